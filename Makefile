@@ -1,0 +1,56 @@
+# `make demo` and `make test` each work as the first command after a clone: what they need is installed into the
+# checkout (.venv, node_modules) from the lock files.
+.DEFAULT_GOAL := help
+.PHONY: help install prerequisites demo test check format bench lock clean
+BIN := .venv/bin
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
+
+install: .venv/.installed node_modules/.package-lock.json ## set up .venv and node_modules, nothing else
+
+prerequisites:
+	@command -v python3 >/dev/null || { echo "missing: python3 (3.11 or later): apt-get install python3 python3-venv" >&2; exit 1; }
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "too old: $$(python3 --version), python3 3.11 or later is needed" >&2; exit 1; }
+	@python3 -c 'import ensurepip, venv' 2>/dev/null || { echo "missing: python3 venv: apt-get install python3-venv" >&2; exit 1; }
+	@command -v node >/dev/null || { echo "missing: node (18 or later): apt-get install nodejs npm" >&2; exit 1; }
+	@node -e 'process.exit(parseInt(process.versions.node) < 18 ? 1 : 0)' || { echo "too old: node $$(node --version), node 18 or later is needed" >&2; exit 1; }
+	@command -v npm >/dev/null || { echo "missing: npm: apt-get install npm" >&2; exit 1; }
+
+.venv/.installed: requirements.lock pyproject.toml | prerequisites
+	test -x $(BIN)/python || python3 -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+node_modules/.package-lock.json: package.json package-lock.json | prerequisites
+	npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	touch $@
+
+demo: install ## the whole gateway on this machine, in a live table; ends by itself
+	$(BIN)/cht-rapidpro demo
+
+test: install ## the whole test suite
+	$(BIN)/pytest
+
+check: install ## format, lint, types, import rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install ## let ruff format and mend what it can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: install ## the benchmarks in small form
+	$(BIN)/python -m bench.outgoing
+	$(BIN)/python -m bench.memory
+
+lock: install ## renew requirements.lock and package-lock.json
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
+		--extra demo --group dev pyproject.toml -o requirements.lock
+	npm install --package-lock-only --ignore-scripts --no-audit --no-fund --omit-lockfile-registry-resolved
+
+clean: ## remove what install made
+	rm -rf .venv node_modules

@@ -1,0 +1,1 @@
+"""The SMS gateway between the Community Health Toolkit (CHT) and RapidPro."""

@@ -1,0 +1,33 @@
+"""The errors that cross the borders between layers.
+
+An adapter translates every foreign error into one of these, once, at its edge; nothing here derives from KeyError or
+OSError, so that no `except` meant for something else catches them. The class answers "again?"; the message says what
+went wrong, where, and what to do, and never holds a message text, a full phone number or a secret.
+"""
+
+
+class GatewayError(Exception):
+    """The root: everything that this project raises on purpose."""
+
+
+class ConfigError(GatewayError):
+    """The configuration cannot be used as it is: the process ends with exit code 78."""
+
+
+class TransientError(GatewayError):
+    """It surely did not take effect, or may be repeated without harm: try again later.
+
+    `retry_after`: seconds until another try makes sense, as the other side said, or None.
+    """
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class PermanentError(GatewayError):
+    """This one thing was refused for what it is: repeating it is refused again."""
+
+
+class TroubleError(GatewayError):
+    """Our own trouble (a bad token, a wrong URL, missing rights): nothing works until a human acts."""

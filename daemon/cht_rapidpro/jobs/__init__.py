@@ -1,0 +1,1 @@
+"""One class per long-running coroutine: collaborators in `__init__`, `async def run`."""
