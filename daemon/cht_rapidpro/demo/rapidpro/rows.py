@@ -1,0 +1,101 @@
+"""The API's JSON shapes of the workspace's records, key by key as RapidPro sends them.
+
+Timestamps are datetimes here; msgspec writes them as RapidPro does (`2026-11-22T07:37:45.550141Z`). In an
+anonymous workspace every URN is null.
+"""
+
+from .records import Broadcast, Contact, Message, Run
+from .workspace import Workspace
+
+Row = dict[str, object]
+CHANNEL: Row = {"uuid": "0192aaaa-0000-7000-8000-000000000001", "name": "Simulated phone company"}
+
+
+def created(broadcast: Broadcast, workspace: Workspace) -> Row:
+    """The answer to the POST: RapidPro has not looked for the recipients yet."""
+    return _broadcast(broadcast, workspace, "pending", {"total": -1, "started": 0})
+
+
+def broadcast(broadcast: Broadcast, workspace: Workspace) -> Row:
+    messages = len(workspace.messages_of(broadcast.id))
+    return _broadcast(broadcast, workspace, broadcast.status, {"total": messages, "started": messages})
+
+
+def _broadcast(broadcast: Broadcast, workspace: Workspace, status: str, progress: Row) -> Row:
+    urns = None if workspace.anonymous else broadcast.urns
+    return {
+        "uuid": broadcast.uuid,
+        "status": status,
+        "progress": progress,
+        "urns": urns,
+        "contacts": [],
+        "groups": [],
+        "text": {"eng": broadcast.text},
+        "attachments": {"eng": []},
+        "quick_replies": {"eng": []},
+        "base_language": "eng",
+        "created_on": broadcast.created_on,
+        "id": broadcast.id,
+    }
+
+
+def message(message: Message, workspace: Workspace) -> Row:
+    return {
+        "uuid": message.uuid,
+        "contact": _contact(message.contact),
+        "urn": None if workspace.anonymous else message.urn,
+        "channel": CHANNEL,
+        "direction": message.direction,
+        "type": "text",
+        "status": message.status,
+        "visibility": "visible",
+        "text": message.text,
+        "attachments": [],
+        "quick_replies": [],
+        "labels": [],
+        "flow": None if message.flow is None else _flow(message.flow, workspace),
+        "broadcast": message.broadcast,
+        "created_on": message.created_on,
+        "sent_on": message.sent_on,
+        "modified_on": message.modified_on,
+        "id": message.id,
+    }
+
+
+def run(run: Run, workspace: Workspace, *, paths: bool) -> Row:
+    urn = None if workspace.anonymous else run.contact.urns[0]
+    result = {"name": "Response", "value": run.input, "input": run.input, "category": "All Responses"}
+    return {
+        "uuid": run.uuid,
+        "flow": _flow(run.flow, workspace),
+        "contact": {**_contact(run.contact), "urn": urn},
+        "responded": True,
+        "path": [] if paths else None,
+        "values": {"response": {**result, "time": run.created_on}},
+        "created_on": run.created_on,
+        "modified_on": run.modified_on,
+        "exited_on": run.modified_on,
+        "exit_type": "completed",
+        "id": run.id,
+    }
+
+
+def workspace(workspace: Workspace) -> Row:
+    return {
+        "uuid": workspace.uuid,
+        "name": "Simulated workspace",
+        "country": workspace.country,
+        "languages": ["eng"],
+        "timezone": "Africa/Nairobi",
+        "date_style": "day_first",
+        "anon": workspace.anonymous,
+        "primary_language": "eng",
+    }
+
+
+def _contact(contact: Contact) -> Row:
+    return {"uuid": contact.uuid, "name": contact.name or None}
+
+
+def _flow(name: str, workspace: Workspace) -> Row:
+    return {"uuid": workspace.flow_uuid(name), "name": name}
