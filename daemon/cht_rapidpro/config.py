@@ -1,0 +1,255 @@
+"""The configuration: one TOML file and a few environment variables, checked whole before anything starts.
+
+The invariant: a `Config` that exists can be used. Every key is known, every value of its type and in its
+range, every secret is there, every file readable; whatever is not makes one ConfigError that names the file,
+the key, what was found and what is allowed. Without it a typing error becomes a default in silence, or a
+failure in the middle of the night. `config.example.toml` is the user's view of the doc lines below.
+"""
+
+import difflib
+import socket
+import tomllib
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from cht_rapidpro.config_values import (
+    NO_SECRET,
+    Duration,
+    Secret,
+    at,
+    check_ca_file,
+    check_url,
+    find_secret,
+    read_text,
+    shown,
+    three_ways,
+    toml_secret,
+)
+from cht_rapidpro.errors import ConfigError
+
+_LATER_SECTIONS: Final = ("incoming", "delivery", "admin")
+_MAY_HOLD_SECRET: Final = ("user",)  # "name:password" is an easy mistake to make
+
+_Database = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_$()+/-]*\Z", description="a-z first, then a-z, 0-9 or _$()+-/")]
+_User = Annotated[str, Meta(pattern=r"^[^:\x00-\x1f\x7f]*\Z", description="a name without a colon")]
+_Filled = Annotated[str, Meta(pattern=r"\S", description='"auto" or the name of a service')]
+_Line = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]*\Z", description="one line of text")]
+_Credentials = Annotated[Literal["config"], Meta(description='"config" ("vault" comes in a later version)')]
+_Count = Annotated[int, Meta(ge=0, description="a whole number, 0 or more")]
+_Concurrency = Annotated[int, Meta(ge=1, le=100, description="a whole number from 1 to 100")]
+_Level = Annotated[
+    Literal["debug", "info", "warning", "error"], Meta(description='"debug", "info", "warning" or "error"')
+]
+_Format = Annotated[Literal["auto", "console", "json"], Meta(description='"auto", "console" or "json"')]
+_Secret = Annotated[Secret, toml_secret]
+_Kind = TypeVar("_Kind", bound=Struct)
+
+
+class Couchdb(Struct, frozen=True, forbid_unknown_fields=True):
+    url: str = "http://127.0.0.1:5984"
+    """Base URL of CouchDB, or of the proxy before it. Without a trailing slash once loaded."""
+    database: _Database = "medic"
+    """CHT's database, where the tasks are."""
+    user: _User = ""
+    """Empty: no authentication. With a user there is a password, and the other way round."""
+    password_file: str = ""
+    """File that holds the password alone. Relative: to the folder of the configuration file."""
+    password: _Secret = NO_SECRET
+    """The password itself: works, and is warned about. Once loaded: the password from whichever source."""
+    allow_plain_http: bool = False
+    """True lets the password cross a network unencrypted, where http goes to another machine."""
+
+
+class Cht(Struct, frozen=True, forbid_unknown_fields=True):
+    outgoing_service: _Filled = "auto"
+    """Which `sms.outgoing_service` of the app settings makes us send; a name is compared for equality."""
+    credentials: _Credentials = "config"
+    """Where RapidPro's token comes from: this file and its environment."""
+    instance: _Line = ""
+    """Readable name of this daemon in `state_details` and logs. Empty: the host name."""
+    state_dir: str = ""
+    """Folder for the instance id and its lock; see `state_dir()` for what an empty text means."""
+
+
+class Rapidpro(Struct, frozen=True, forbid_unknown_fields=True):
+    url: str = ""
+    """Base URL of RapidPro. Empty: `sms.rapidpro.url` of the app settings, whose editor gets our token."""
+    token_file: str = ""
+    """File that holds the API token alone. Relative: to the folder of the configuration file."""
+    token: _Secret = NO_SECRET
+    """The token itself: works, and is warned about. Once loaded: from whichever source, never empty."""
+    timeout: Annotated[float, Duration(least=0.1)] = 30.0
+    """Seconds that one request may take; after it, nobody knows yet whether a broadcast was created."""
+    requests_per_hour: _Count = 3600
+    """Our own limit for each of RapidPro's throttle scopes; 0: none, only its 429 slows us."""
+    max_concurrency: _Concurrency = 16
+    """Requests in flight at once. More is faster, and leaves more messages to look up after a crash."""
+    ca_file: str = ""
+    """PEM certificates to trust instead of the system's. Relative: as above; absolute once loaded."""
+    allow_plain_http: bool = False
+    """True lets the token cross a network unencrypted, where http goes to another machine."""
+
+
+class Outgoing(Struct, frozen=True, forbid_unknown_fields=True):
+    sweep_interval: Annotated[float, Duration(least=0.1)] = 60.0
+    """Seconds between two reads of the due tasks: how long a message waits that the feed missed."""
+    settle_time: Annotated[float, Duration(least=1)] = 120.0
+    """Seconds after an attempt of unknown outcome until RapidPro's list is believed. Too short: two SMS."""
+    claim_timeout: Annotated[float, Duration(least=0.1)] = 600.0
+    """Seconds after which another daemon may take over a claim. At least 4 × [rapidpro] timeout."""
+    expire_after: Annotated[float | None, Duration(least=60, off=True)] = None
+    """Seconds after its due time when a message is `failed` instead of sent. None ("off"): never."""
+
+
+class Log(Struct, frozen=True, forbid_unknown_fields=True):
+    level: _Level = "info"
+    """The least severe lines that are written."""
+    format: _Format = "auto"
+    """One JSON object a line, or colours for people; "auto": console on a terminal, else json."""
+
+
+class Config(Struct, frozen=True, forbid_unknown_fields=True):
+    """What `load` returns: the sections of the file, and what its author should know about it."""
+
+    couchdb: Couchdb = Couchdb()
+    cht: Cht = Cht()
+    rapidpro: Rapidpro = Rapidpro()
+    outgoing: Outgoing = Outgoing()
+    log: Log = Log()
+    warnings: tuple[str, ...] = ()
+
+
+_SECTIONS: Final[tuple[type[Struct], ...]] = (Couchdb, Cht, Rapidpro, Outgoing, Log)
+
+
+def load(path: Path, environ: Mapping[str, str]) -> Config:
+    """The configuration in the file at `path`, with the secrets that `environ` brings or points to.
+
+    Reads files and the host name, so it is called before the event loop starts. Raises ConfigError, the one
+    error for all that can be wrong, with a message for the user.
+    """
+    text = read_text(path)
+    with at(str(path)):
+        document = _parse(text)
+        _check_known("section", document, [*(_name(kind) for kind in _SECTIONS), *_LATER_SECTIONS])
+        couchdb, rapidpro = _read(document, Couchdb), _read(document, Rapidpro)
+        cht = _read(document, Cht)
+        config = Config(
+            couchdb=_complete_couchdb(couchdb, path, environ),
+            cht=msgspec.structs.replace(cht, instance=cht.instance or socket.gethostname()),
+            rapidpro=_complete_rapidpro(rapidpro, path, environ),
+            outgoing=_read(document, Outgoing),
+            log=_read(document, Log),
+            warnings=tuple(_warnings(path, document, couchdb, rapidpro)),
+        )
+        _check_claim_timeout(config)
+    return config
+
+
+def state_dir(config: Config, path: Path, environ: Mapping[str, str]) -> Path:
+    """The folder of the instance id and the lock, the same for every command on the file at `path`."""
+    # systemd lists the folders of a unit that has several, separated by colons.
+    from_systemd = environ.get("STATE_DIRECTORY", "").split(":")[0]
+    return _folder(path) / (config.cht.state_dir or from_systemd)
+
+
+def _name(kind: type[Struct]) -> str:
+    return kind.__name__.lower()
+
+
+def _folder(path: Path) -> Path:
+    return path.absolute().parent
+
+
+def _parse(text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # also a number of 5,000 digits, a thousand nested brackets
+        raise ConfigError(f"not TOML: {error}") from error
+
+
+def _check_known(noun: str, given: Collection[str], known: Collection[str]) -> None:
+    for name in given:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f'; did you mean "{close[0]}"?' if close else ";"
+            raise ConfigError(f"unknown {noun} {shown(name)}{hint} allowed: {', '.join(known)}")
+
+
+def _read(document: Mapping[str, Any], kind: type[_Kind]) -> _Kind:
+    """The section of this kind, each key converted alone, so that an error knows its place."""
+    section = document.get(_name(kind), {})
+    fields = {field.name: field.type for field in msgspec.structs.fields(kind)}
+    with at(f"[{_name(kind)}]"):
+        _check_table(section)
+        _check_known("key", section, fields)
+    values = {}
+    for key, raw in section.items():
+        with at(f"[{_name(kind)}] {key}"):
+            values[key] = _value(key, raw, fields[key])
+    return msgspec.convert(values, kind)
+
+
+def _check_table(section: object) -> None:
+    if not isinstance(section, dict):
+        raise ConfigError(f"found a value of type {type(section).__name__}; allowed: a table of keys")
+
+
+def _value(key: str, raw: object, kind: Any) -> object:
+    """Our own reader, where the annotation names one, then msgspec's check of type and range."""
+    metadata = getattr(kind, "__metadata__", ())
+    for reader in filter(callable, metadata):
+        raw = reader(raw)
+    try:
+        return msgspec.convert(raw, kind)
+    except msgspec.ValidationError as error:
+        allowed = [meta.description for meta in metadata if isinstance(meta, Meta)]
+        found = f"a value of type {type(raw).__name__}" if key in _MAY_HOLD_SECRET else shown(raw)
+        raise ConfigError(f"found {found}; allowed: {allowed[0] if allowed else error}") from error
+
+
+def _complete_couchdb(couchdb: Couchdb, path: Path, environ: Mapping[str, str]) -> Couchdb:
+    with at("[couchdb] url"):
+        url = check_url(couchdb.url, allow_plain_http=couchdb.allow_plain_http)
+    password = find_secret("couchdb-password", couchdb.password, couchdb.password_file, _folder(path), environ)
+    if couchdb.user and not password:
+        raise ConfigError(f"[couchdb] user: found one without a password; {three_ways('couchdb-password')}")
+    if password and not couchdb.user:
+        raise ConfigError("[couchdb] user: found a password but no user; allowed: both or neither")
+    return msgspec.structs.replace(couchdb, url=url, password=password)
+
+
+def _complete_rapidpro(rapidpro: Rapidpro, path: Path, environ: Mapping[str, str]) -> Rapidpro:
+    with at("[rapidpro] url"):
+        url = rapidpro.url and check_url(rapidpro.url, allow_plain_http=rapidpro.allow_plain_http)
+    ca_file = rapidpro.ca_file and str(_folder(path) / rapidpro.ca_file)
+    if ca_file:
+        with at("[rapidpro] ca_file"):
+            check_ca_file(Path(ca_file))
+    token = find_secret("rapidpro-token", rapidpro.token, rapidpro.token_file, _folder(path), environ)
+    if not token:
+        raise ConfigError(f"[rapidpro] token: found none; {three_ways('rapidpro-token')}")
+    return msgspec.structs.replace(rapidpro, url=url, ca_file=ca_file, token=token)
+
+
+def _check_claim_timeout(config: Config) -> None:
+    claim, least = config.outgoing.claim_timeout, 4 * config.rapidpro.timeout
+    if claim < least:
+        raise ConfigError(
+            f"[outgoing] claim_timeout: found {claim:g}s; allowed: 4 × [rapidpro] timeout = {least:g}s or more,"
+            " or another daemon takes over what this one is still sending"
+        )
+
+
+def _warnings(path: Path, document: Collection[str], couchdb: Couchdb, rapidpro: Rapidpro) -> Iterator[str]:
+    if couchdb.password:
+        yield f"{path}: [couchdb] password stands in the file itself; password_file is the safer place"
+    if rapidpro.token:
+        yield f"{path}: [rapidpro] token stands in the file itself; token_file is the safer place"
+    for section in _LATER_SECTIONS:
+        if section in document:
+            yield f"{path}: [{section}] is not used by this version"

@@ -1,0 +1,212 @@
+"""The values that a configuration is made of: durations, secrets and where they come from, URLs, files.
+
+Apart from the sections, because one value also arrives at run time: RapidPro's URL may come from CHT's app
+settings and must pass the same gate. The invariant: whatever is refused is refused by a ConfigError that says
+what was found and what is allowed, and never shows a secret. Without it a password that was typed at the
+wrong place ends in the journal.
+"""
+
+import ipaddress
+import json
+import math
+import os
+import re
+import ssl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from cht_rapidpro.errors import ConfigError
+
+_URL_PRIVATE: Final = re.compile("[@?#]")
+_URL_NEVER: Final = re.compile(r"[\s\\\x00-\x1f\x7f]")
+_DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h|d)", re.ASCII)
+# Decimal, because 700 × 0.001 would be a little more than "0.7s", and limits are compared.
+_UNIT_SECONDS: Final = {
+    unit: Decimal(n) for unit, n in (("ms", "0.001"), ("s", 1), ("m", 60), ("h", 3600), ("d", 86400))
+}
+_LONGEST: Final = 3650 * 86400.0  # beyond it, sums of times leave what a datetime can hold
+
+
+class Secret:
+    """A password or token that no repr, log line or traceback shows. An empty one means "none"."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        return self._text
+
+    def __bool__(self) -> bool:
+        return bool(self._text)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __repr__(self) -> str:
+        return "Secret(…)" if self._text else "Secret()"
+
+
+NO_SECRET: Final = Secret("")
+
+
+def shown(value: object) -> str:
+    """`value` as an error message shows it: like in TOML where it is short, else its type alone."""
+    text = json.dumps(value, ensure_ascii=False) if isinstance(value, str | int | float) else ""
+    return text if 0 < len(text) <= 80 else f"a value of type {type(value).__name__}"
+
+
+@dataclass(frozen=True)
+class Duration:
+    """How a duration is read: "30s" to seconds, no fewer than `least`; with `off`, "off" to None."""
+
+    least: float
+    off: bool = False
+
+    def __call__(self, raw: object) -> float | None:
+        if self.off and raw == "off":
+            return None
+        found = _DURATION.fullmatch(raw) if isinstance(raw, str) else None
+        seconds = float(Decimal(found[1]) * _UNIT_SECONDS[found[2]]) if found else math.nan
+        if not self.least <= seconds <= _LONGEST:  # NaN is between nothing
+            raise ConfigError(f"found {shown(raw)}; allowed: {self._allowed()}")
+        return seconds
+
+    def _allowed(self) -> str:
+        also = ', or "off"' if self.off else ""
+        return f'a number and its unit (ms, s, m, h, d) such as "90s", from "{self.least:g}s" to "3650d"{also}'
+
+
+@contextmanager
+def at(place: str) -> Iterator[None]:
+    """Puts before whatever is refused inside where it stands."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error}") from error
+
+
+def toml_secret(raw: object) -> Secret:
+    """A secret that stands in the TOML itself; an empty text means that it does not."""
+    if not isinstance(raw, str):
+        raise ConfigError(f"found a value of type {type(raw).__name__}; allowed: a text")
+    return checked_secret(raw) if raw else NO_SECRET
+
+
+def checked_secret(text: str) -> Secret:
+    """Refuses what nobody means: nothing at all, or what breaks the HTTP header that carries it."""
+    if not text:
+        raise ConfigError("found nothing in it; allowed: the secret alone")
+    if not text.isprintable():
+        raise ConfigError("found a second line or a control character in it; allowed: the secret alone")
+    return Secret(text)
+
+
+def file_secret(path: Path) -> Secret:
+    """The secret in the file; the newline with which an editor ends the last line is no part of it."""
+    text = read_text(path)
+    with at(str(path)):
+        return checked_secret(text.removesuffix("\n").removesuffix("\r"))
+
+
+def find_secret(name: str, given: Secret, file: str, folder: Path, environ: Mapping[str, str]) -> Secret:
+    """From the first source that has it: environment, systemd's credentials, the file named, the TOML itself.
+
+    `name` is "section-key", as the systemd credential is called; `folder` is where a relative `file` starts.
+    """
+    section, _, key = name.partition("-")
+    variable, credentials = _variable(name), environ.get("CREDENTIALS_DIRECTORY")
+    if variable in environ:
+        with at(f"[{section}] {key}: environment variable {variable}"):
+            return checked_secret(environ[variable])
+    if credentials and os.access(credential := Path(credentials, name), os.F_OK):
+        with at(f"[{section}] {key}: systemd credential"):
+            return file_secret(credential)
+    if file:
+        with at(f"[{section}] {key}_file"):
+            return file_secret(folder / file)
+    return given
+
+
+def three_ways(name: str) -> str:
+    """How to give the secret `name`, for whoever forgot to."""
+    key = name.partition("-")[2]
+    return (
+        f'give it by {key}_file = "FILE", by the environment variable {_variable(name)} '
+        f"or as the systemd credential {name}"
+    )
+
+
+def _variable(name: str) -> str:
+    return f"CHT_RAPIDPRO_{name.replace('-', '_').upper()}"
+
+
+def read_text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"cannot read {path}: byte {error.start} is not UTF-8") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read {path}: {_reason(error)}") from error
+
+
+def check_ca_file(path: Path) -> None:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)
+    except (OSError, ValueError) as error:
+        found = f"cannot read {path}: {_reason(error)}"
+        raise ConfigError(f"{found}; allowed: a file of PEM certificates") from error
+
+
+def _reason(error: OSError | ValueError) -> str:
+    """Without the path, which the message names already; a ValueError is a NUL in the path."""
+    return str(getattr(error, "strerror", None) or error)
+
+
+def check_url(url: str, *, allow_plain_http: bool) -> str:
+    """The base URL of a service without its trailing slash; ConfigError if we must not talk to it.
+
+    For the configuration and for `sms.rapidpro.url` of CHT's app settings. Plain http shows the token to the
+    whole network, so it needs `allow_plain_http` unless the host is this machine. The error never shows a URL
+    that has room for a credential.
+    """
+    if _URL_PRIVATE.search(url):
+        raise ConfigError("found a user, password, query or fragment in the URL; allowed: scheme, host, port, path")
+    scheme, host = _scheme_and_host(url)
+    if scheme not in ("http", "https") or not host:
+        raise ConfigError(f'found {shown(url)}; allowed: a URL such as "https://rapidpro.example.org"')
+    if scheme == "http" and not (allow_plain_http or _is_loopback(host)):
+        raise ConfigError(
+            f"found {shown(url)}; allowed: https, or http to this machine; allow_plain_http = true in this "
+            "section lets secrets cross a network in plain sight"
+        )
+    return url.rstrip("/")
+
+
+def _scheme_and_host(url: str) -> tuple[str, str]:
+    """Both empty if this is no URL that an HTTP client can use."""
+    if _URL_NEVER.search(url):  # urlsplit would drop some of these in silence
+        return "", ""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        host.encode("idna")
+        return ("", "") if parts.port == 0 else (parts.scheme, host)
+    except ValueError:
+        return "", ""
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # another name
+        return False

@@ -1,0 +1,152 @@
+"""Log lines: one JSON object each, with every phone number cut to its last three digits.
+
+The invariant: whatever goes to the log, ours or a library's, event, data or traceback, is masked on its way.
+Message texts are never handed to a logger; but numbers hide in document ids, URNs, URLs and the texts of
+foreign errors, where no caller's care would find them all. Without the mask the journal, which is copied to
+log servers and mailed to supporters, becomes a list of patients' numbers and of CHT's login tokens.
+"""
+
+import io
+import logging
+import re
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Final, Literal, TextIO
+
+import structlog
+from structlog.typing import EventDict, Processor
+
+# What people and programs put between the digits of one number: blanks of all kinds but a line break, dashes,
+# dots, brackets, slashes, invisible marks, and any of these as a URL or a repr escapes it.
+_SEPARATOR: Final = (
+    r"(?:[^\S\r\n]|[-+./()\u00ad\u2010-\u2015\u2212\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]"
+    r"|%[0-9A-Fa-f]{2}|\\+x[0-9A-Fa-f]{2}|\\+u[0-9A-Fa-f]{4})"
+)
+# No upper limit: a longer run may be a number with something stuck to it.
+_DIGITS: Final = rf"\d(?:{_SEPARATOR}{{0,4}}\d){{8,}}"
+_NUMBER: Final = re.compile(rf"\+?{_DIGITS}")
+_MARKED_NUMBER: Final = re.compile(rf"(?:\+|%2B|tel:|tel%3A){_DIGITS}", re.IGNORECASE)
+_SEPARATORS: Final = re.compile(_SEPARATOR)
+
+_OCTET: Final = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
+# What looks like a number to the pattern above and must stay greppable.
+_KEPT: Final = re.compile(
+    r"((?<![0-9A-Za-z])(?:"
+    r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"  # a UUID
+    r"|(?:\d{1,6}-)?(?=\d*[a-f])[0-9a-f]{32}"  # a document id or a revision of CouchDB
+    r"|\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d{1,6})?(?:Z|[+-]\d\d:?\d\d)?"  # a time
+    rf"|(?<![.+])(?:{_OCTET}\.){{3}}{_OCTET}(?!\.?\d)"  # an IPv4 address
+    r"|(?<!\d[^\w])(?<![.+])\d{1,2}\.\d{7,}(?![-+./() ]{0,4}\d)"  # a float
+    r")(?![0-9A-Za-z]))",
+    re.IGNORECASE | re.ASCII,
+)
+_LOGIN: Final = re.compile(r"(token(?::|%3A)login(?::|%3A))[^\s\"'<>/?&,)\]}]+", re.IGNORECASE)
+
+_BLANK: Final = re.compile(r"\s")
+
+_ID_KEYS: Final = frozenset({"doc", "message", "task", "gateway_ref", "instance", "broadcast", "timestamp"})
+_SHORT: Final = 10**8  # an int of fewer than nine digits is no phone number
+
+
+def configure(level: str, layout: Literal["auto", "console", "json"] = "auto", stream: TextIO = sys.stdout) -> None:
+    """From now on all loggers, structlog's and the standard library's, write to `stream`.
+
+    `level` is "debug", "info", "warning" or "error"; `layout` is `[log] format`: one JSON object a line, or
+    colours for people, or "auto", which is colours on a terminal only. A structlog logger keeps the set-up
+    with which it wrote its first line.
+    """
+    if isinstance(stream, io.TextIOWrapper):  # a lone surrogate must not make a log line raise
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    threshold = logging.getLevelNamesMapping()[level.upper()]
+    processors = [*_PROCESSORS, _renderer(layout, stream)]
+    structlog.configure(
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=structlog.WriteLoggerFactory(stream),
+        cache_logger_on_first_use=True,
+    )
+    _configure_stdlib(threshold, processors, stream)
+
+
+def _configure_stdlib(threshold: int, processors: list[Processor], stream: TextIO) -> None:
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *processors],
+        )
+    )
+    # Never a library's debug lines: what they hold, a request's body for one, is not ours to promise.
+    logging.basicConfig(handlers=[handler], level=max(threshold, logging.INFO), force=True)
+    logging.captureWarnings(capture=True)
+    logging.getLogger("aiohttp.access").disabled = True  # a line a request, which our own events say better
+
+
+def _renderer(layout: str, stream: TextIO) -> Processor:
+    if layout == "json" or (layout == "auto" and not stream.isatty()):
+        return structlog.processors.JSONRenderer(ensure_ascii=False)  # greppable: "…678", not "\\u2026678"
+    # Plain tracebacks: the pretty ones show local variables, and with them message texts.
+    return structlog.dev.ConsoleRenderer(
+        colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback, sort_keys=False
+    )
+
+
+def masked(text: str) -> str:
+    """The text without what identifies a person: "+254 712 345 678" is "…678", `token:login:` ids end there.
+
+    A number is nine digits or more in any usual spelling, also `0712/345678` and a URL's `%2B254…`. UUIDs,
+    CouchDB's ids and revisions, times, IPv4 addresses and floats stay as they are.
+    """
+    if "login" in text:
+        text = _LOGIN.sub(r"\1…", text)
+    if not _NUMBER.search(text):
+        return text
+    parts = _KEPT.split(text)  # every second one is kept
+    parts[::2] = [_NUMBER.sub(_last_three, part) for part in parts[::2]]
+    return "".join(parts)
+
+
+def _last_three(number: re.Match[str]) -> str:
+    return "…" + _SEPARATORS.sub("", number[0])[-3:]
+
+
+def _masked_id(text: str) -> str:
+    """Of an id only what is marked as a number: bare digits may be RapidPro's, and must stay greppable."""
+    return _MARKED_NUMBER.sub(_last_three, _LOGIN.sub(r"\1…", text))
+
+
+def _mask(key: str, value: object) -> object:
+    """What `value` may show under `key`: str, int, float, bool, None, and lists and dicts of these."""
+    match value:
+        case str():
+            return _masked_id(value) if key in _ID_KEYS and not _BLANK.search(value) else masked(value)
+        case int():
+            return value if -_SHORT < value < _SHORT or key in _ID_KEYS else masked(str(value))
+        case None | float():
+            return value
+        case Mapping():
+            return {masked(str(name)): _mask(str(name), item) for name, item in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_mask(key, item) for item in value]
+        case _:
+            return masked(repr(value))
+
+
+def _mask_line(_logger: object, _method: str, line: EventDict) -> EventDict:
+    return {key: _mask(key, value) for key, value in line.items()}
+
+
+def _put_head_first(_logger: object, _method: str, line: EventDict) -> EventDict:
+    """`timestamp`, `level`, `event`, then the data: people read lines from the left."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return {"timestamp": now, "level": line.pop("level"), "event": line.pop("event"), **line}
+
+
+# Tracebacks become text before the mask, which is the last to touch what the renderer shows.
+_PROCESSORS: Final[list[Processor]] = [
+    structlog.processors.add_log_level,
+    structlog.processors.format_exc_info,
+    _put_head_first,
+    _mask_line,
+]

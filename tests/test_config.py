@@ -1,0 +1,305 @@
+"""A configuration is usable as a whole or refused with one message that helps, and no message shows a secret."""
+
+import socket
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from cht_rapidpro.config import Cht, Config, Couchdb, Log, Outgoing, Rapidpro, load, state_dir
+from cht_rapidpro.config_values import Secret, check_url
+from cht_rapidpro.errors import ConfigError
+
+EXAMPLE = Path(__file__).parents[1] / "config.example.toml"
+SECRET = "s3cr3t"
+TOKEN = {"CHT_RAPIDPRO_RAPIDPRO_TOKEN": "T0ken"}
+CERTIFICATE = """-----BEGIN CERTIFICATE-----
+MIIBhzCCAS2gAwIBAgIUSonUPruJ5AAeZi0zo+7IIiI2/TswCgYIKoZIzj0EAwIw
+GTEXMBUGA1UEAwwOY2EuZXhhbXBsZS5vcmcwHhcNMjYxMTIyMjI0OTI3WhcNMzYx
+MTE5MjI0OTI3WjAZMRcwFQYDVQQDDA5jYS5leGFtcGxlLm9yZzBZMBMGByqGSM49
+AgEGCCqGSM49AwEHA0IABMZ1TOe2Ysja9SDJJjArl5IesSAhGTAkI41Dgsh++Z19
+WTai1HP77rA3/ZhD3xfQHMKFLMf5WjYntNNz8kgbAzOjUzBRMB0GA1UdDgQWBBRQ
+n0x4NwoNRqZg8r5jwMU8eFN6VzAfBgNVHSMEGDAWgBRQn0x4NwoNRqZg8r5jwMU8
+eFN6VzAPBgNVHRMBAf8EBTADAQH/MAoGCCqGSM49BAMCA0gAMEUCIDe4k4baQyx6
+LU0nOTQRl2+it23OI01XW+4oQRkQUJT9AiEA6MSU6ZhQi0+UhJ6YKCmAlaaEmo1W
+hhKasWiPZKX/Mlg=
+-----END CERTIFICATE-----
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str | bytes], Path]:
+    """Writes the configuration file, and returns where."""
+
+    def write(content: str | bytes) -> Path:
+        path = tmp_path / "gateway.toml"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+def refusal(path: Path, environ: dict[str, str] | None = None) -> str:
+    """The message with which the file is refused; none may ever show the secret."""
+    with pytest.raises(ConfigError) as caught:
+        load(path, TOKEN if environ is None else environ)
+    message = str(caught.value)
+    assert message.startswith((str(path), f"cannot read {path}"))
+    assert SECRET not in message
+    return message
+
+
+def test_the_example_holds_every_key_with_its_default(write: Callable[[str], Path]) -> None:
+    assert load(EXAMPLE, TOKEN) == load(write(""), TOKEN)
+    keys = {section: set(table) for section, table in tomllib.loads(EXAMPLE.read_text()).items()}
+    assert keys == {
+        kind.__name__.lower(): {field.name for field in msgspec.structs.fields(kind)}
+        for kind in (Couchdb, Cht, Rapidpro, Outgoing, Log)
+    }
+
+
+def test_values_arrive_as_their_keys_and_units(write: Callable[[str], Path]) -> None:
+    path = write("""
+        [couchdb]
+        url = "https://cht.example.org/couch/"
+        user = "gateway"
+        password = "s3cr3t"
+        [cht]
+        outgoing_service = "rapidpro"
+        instance = "north"
+        [rapidpro]
+        url = "http://[::1]:8000/"
+        timeout = "700ms"
+        requests_per_hour = 0
+        max_concurrency = 100
+        [outgoing]
+        sweep_interval = "0.2s"
+        claim_timeout = "2.8s"
+        expire_after = "7d"
+        [log]
+        level = "debug"
+        format = "json"
+        [incoming]
+        anything = 1
+    """)
+    assert load(path, TOKEN) == Config(
+        couchdb=Couchdb(url="https://cht.example.org/couch", user="gateway", password=Secret(SECRET)),
+        cht=Cht(outgoing_service="rapidpro", instance="north"),
+        rapidpro=Rapidpro(
+            url="http://[::1]:8000", token=Secret("T0ken"), timeout=0.7, requests_per_hour=0, max_concurrency=100
+        ),
+        outgoing=Outgoing(sweep_interval=0.2, claim_timeout=2.8, expire_after=7 * 86400.0),
+        log=Log(level="debug", format="json"),
+        warnings=(
+            f"{path}: [couchdb] password stands in the file itself; password_file is the safer place",
+            f"{path}: [incoming] is not used by this version",
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("toml", "parts"),
+    [
+        ('[couchdb]\nurl = "x" "y"', ["line 2, column 11"]),
+        (b"[log]\n# caf\xe9", ["byte 11 is not UTF-8"]),
+        ("[log]\nlevel = " + "9" * 5000, ["not TOML"]),
+        ("[log]\nlevel = " + "[" * 5000, ["not TOML"]),
+        ('[rapidpr]\nurl = ""', ['unknown section "rapidpr"; did you mean "rapidpro"?', "couchdb, cht, rapidpro"]),
+        ('token = "s3cr3t"', ['unknown section "token"', "outgoing, log, incoming, delivery, admin"]),
+        ('rapidpro = "s3cr3t"', ["[rapidpro]: found a value of type str", "a table"]),
+        ('[rapidpro]\ntokn = "s3cr3t"', ['[rapidpro]: unknown key "tokn"; did you mean "token"?', "token_file"]),
+        ("[log]\nx = 1", ['[log]: unknown key "x"; allowed: level, format']),
+        ('[rapidpro]\ntimeout = "soon"', ['[rapidpro] timeout: found "soon"', '"90s"', 'from "0.1s"']),
+        ('[rapidpro]\ntimeout = "50ms"', ['[rapidpro] timeout: found "50ms"']),
+        ("[rapidpro]\ntimeout = 30", ["[rapidpro] timeout: found 30;"]),
+        ('[outgoing]\nsweep_interval = "9999d"', ['found "9999d"', 'to "3650d"']),
+        ('[outgoing]\nsettle_time = "-1s"', ['[outgoing] settle_time: found "-1s"']),
+        ('[outgoing]\nexpire_after = "never"', ['found "never"', 'or "off"']),
+        (
+            '[outgoing]\nclaim_timeout = "119s"',
+            ["[outgoing] claim_timeout: found 119s", "4 × [rapidpro] timeout = 120s"],
+        ),
+        ("[rapidpro]\nmax_concurrency = 0", ["max_concurrency: found 0; allowed: a whole number from 1 to 100"]),
+        ("[rapidpro]\nmax_concurrency = 1.5", ["found 1.5; allowed: a whole number from 1 to 100"]),
+        ("[rapidpro]\nmax_concurrency = true", ["found true; allowed: a whole number from 1 to 100"]),
+        ("[rapidpro]\nrequests_per_hour = -1", ["found -1; allowed: a whole number, 0 or more"]),
+        ('[couchdb]\nallow_plain_http = "yes"', ['[couchdb] allow_plain_http: found "yes"', "Expected `bool`"]),
+        ('[couchdb]\ndatabase = "Medic"', ['[couchdb] database: found "Medic"; allowed: a-z first']),
+        ('[couchdb]\ndatabase = "medic\\n"', ["[couchdb] database"]),
+        ('[cht]\noutgoing_service = " "', ['[cht] outgoing_service: found " "; allowed: "auto"']),
+        ('[cht]\ncredentials = "vault"', ['[cht] credentials: found "vault"; allowed: "config"']),
+        ('[cht]\ninstance = "a\\u0007"', ["[cht] instance"]),
+        ('[log]\nlevel = "loud"', ['[log] level: found "loud"; allowed: "debug", "info", "warning" or "error"']),
+        ("[log]\nformat = 1979-05-27", ["[log] format: found a value of type date", '"json"']),
+        ('[couchdb]\nuser = "admin:s3cr3t"', ["[couchdb] user: found a value of type str", "without a colon"]),
+        ('[couchdb]\nuser = "admin"', ["[couchdb] user", "password_file", "CHT_RAPIDPRO_COUCHDB_PASSWORD"]),
+        ('[couchdb]\npassword = "s3cr3t"', ["[couchdb] user: found a password but no user"]),
+        ('[couchdb]\nuser = "u"\npassword = ["s3cr3t"]', ["[couchdb] password: found a value of type list"]),
+        ('[couchdb]\nuser = "u"\npassword = "s3cr3t\\n"', ["[couchdb] password: found a second line"]),
+        ('[couchdb]\nuser = "u"\npassword_file = "none"', ["[couchdb] password_file: cannot read", "/none: No such"]),
+        ('[couchdb]\nuser = "u"\npassword_file = "."', ["[couchdb] password_file: cannot read", "Is a directory"]),
+        ('[couchdb]\nuser = "u"\npassword_file = "a\\u0000b"', ["[couchdb] password_file: cannot read", "null byte"]),
+        ('[couchdb]\nurl = "http://u:s3cr3t@127.0.0.1"', ["[couchdb] url: found a user, password"]),
+        ('[couchdb]\nurl = ""', ['[couchdb] url: found ""']),
+        ('[rapidpro]\nurl = "http://rapidpro.example.org"', ["[rapidpro] url", "allow_plain_http = true"]),
+        ('[rapidpro]\nca_file = "none.pem"', ["[rapidpro] ca_file: cannot read", "No such file", "PEM"]),
+        ('[rapidpro]\nca_file = "gateway.toml"', ["[rapidpro] ca_file: cannot read", "PEM"]),
+    ],
+    ids=lambda value: value[:40] if isinstance(value, str | bytes) else "",
+)
+def test_a_wrong_file_is_refused_by_file_key_found_and_allowed(
+    write: Callable[[str | bytes], Path], toml: str | bytes, parts: list[str]
+) -> None:
+    message = refusal(write(toml))
+    assert [part for part in parts if part not in message] == [], message
+
+
+def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
+    assert "No such file" in refusal(tmp_path / "gateway.toml")
+    assert "Is a directory" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("sources", "expected"),
+    [
+        ({"environ", "credential", "file", "toml"}, "environ"),
+        ({"credential", "file", "toml"}, "credential"),
+        ({"file", "toml"}, "file"),
+        ({"toml"}, "toml"),
+    ],
+)
+def test_the_nearest_source_of_a_secret_wins(
+    tmp_path: Path, write: Callable[[str], Path], sources: set[str], expected: str
+) -> None:
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    environ = {"CREDENTIALS_DIRECTORY": str(credentials)}
+    couchdb, rapidpro = ["user = 'u'"], [""]
+    if "environ" in sources:
+        environ |= {f"CHT_RAPIDPRO_{name}": "environ" for name in ("COUCHDB_PASSWORD", "RAPIDPRO_TOKEN")}
+    if "credential" in sources:
+        for name in ("couchdb-password", "rapidpro-token"):
+            (credentials / name).write_text("credential\n")
+    if "file" in sources:
+        (tmp_path / "secret").write_text("file\r\n")
+        couchdb.append("password_file = 'secret'")
+        rapidpro.append("token_file = 'secret'")
+    if "toml" in sources:
+        couchdb.append("password = 'toml'")
+        rapidpro.append("token = 'toml'")
+    config = load(write("\n".join(["[couchdb]", *couchdb, "[rapidpro]", *rapidpro])), environ)
+    assert config.couchdb.password.reveal() == expected
+    assert config.rapidpro.token.reveal() == expected
+    assert [warning.split()[1] for warning in config.warnings] == ["[couchdb]", "[rapidpro]"]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "found nothing in it"),
+        (b"\n", "found nothing in it"),
+        (b"s3cr3t\ns3cr3t\n", "found a second line"),
+        (b"s3cr3t\x00", "found a second line or a control character"),
+        (b"s3cr3t\xff", "byte 6 is not UTF-8"),
+    ],
+)
+def test_a_secret_that_cannot_be_meant_is_refused(
+    tmp_path: Path, write: Callable[[str], Path], content: bytes, reason: str
+) -> None:
+    secret = tmp_path / "rapidpro-token"
+    secret.write_bytes(content)
+    for toml, environ in (
+        ('[rapidpro]\ntoken_file = "rapidpro-token"', {}),
+        ("", {"CREDENTIALS_DIRECTORY": str(tmp_path)}),
+    ):
+        message = refusal(write(toml), environ)
+        assert "[rapidpro] token" in message
+        assert str(secret) in message
+        assert reason in message
+
+
+def test_an_empty_variable_and_no_token_at_all_are_refused(write: Callable[[str], Path]) -> None:
+    message = refusal(write(""), {"CHT_RAPIDPRO_RAPIDPRO_TOKEN": ""})
+    assert "environment variable CHT_RAPIDPRO_RAPIDPRO_TOKEN: found nothing" in message
+    message = refusal(write(""), {})
+    for way in ("[rapidpro] token", "token_file", "CHT_RAPIDPRO_RAPIDPRO_TOKEN", "credential rapidpro-token"):
+        assert way in message
+
+
+def test_a_secret_shows_itself_only_when_asked(write: Callable[[str], Path]) -> None:
+    config = load(write(""), {"CHT_RAPIDPRO_RAPIDPRO_TOKEN": SECRET})
+    token = config.rapidpro.token
+    for text in (repr(token), str(token), f"{token}", repr(config), repr([token])):
+        assert SECRET not in text
+    assert token.reveal() == SECRET
+    with pytest.raises(TypeError):
+        msgspec.json.encode(config)
+
+
+def test_a_certificate_is_found_beside_the_file(tmp_path: Path, write: Callable[[str], Path]) -> None:
+    (tmp_path / "ca.pem").write_text(CERTIFICATE)
+    config = load(write('[rapidpro]\nca_file = "ca.pem"'), TOKEN)
+    assert config.rapidpro.ca_file == str(tmp_path / "ca.pem")
+
+
+@pytest.mark.parametrize(
+    ("url", "plain", "checked"),
+    [
+        ("https://rapidpro.example.org", False, "https://rapidpro.example.org"),
+        ("https://example.org:8443/rapidpro/", False, "https://example.org:8443/rapidpro"),
+        ("http://localhost:5984/", False, "http://localhost:5984"),
+        ("http://127.1.2.3", False, "http://127.1.2.3"),
+        ("http://[::1]:80", False, "http://[::1]:80"),
+        ("http://couchdb:5984", True, "http://couchdb:5984"),
+        ("http://couchdb:5984", False, None),
+        ("http://127.0.0.1.example.org", False, None),
+        ("http://10.0.0.1", False, None),
+        ("https://s3cr3t@example.org", True, None),
+        ("https://u:s3cr3t@example.org", True, None),
+        ("https://u:s3#cr3t@example.org", True, None),
+        ("https://example.org?token=s3cr3t", True, None),
+        ("https://example.org#s3cr3t", True, None),
+        ("ftp://example.org", True, None),
+        ("example.org", True, None),
+        ("https://", True, None),
+        ("https://:443", True, None),
+        ("https://example.org:0", True, None),
+        ("https://example.org:99999", True, None),
+        ("https://example.org:s3", True, None),
+        ("https://exa mple.org", True, None),
+        ("https://example.org\n", True, None),
+        ("https://127.0.0.1\\example.org", True, None),
+        ("https://example..org", True, None),
+        ("https://[::1", True, None),
+        ("", True, None),
+    ],
+)
+def test_urls(url: str, plain: bool, checked: str | None) -> None:
+    if checked is not None:
+        assert check_url(url, allow_plain_http=plain) == checked
+        return
+    with pytest.raises(ConfigError, match=r"found .*; allowed: ") as caught:
+        check_url(url, allow_plain_http=plain)
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "environ", "expected"),
+    [
+        ("", {}, "."),
+        ("", {"STATE_DIRECTORY": "/var/lib/a:/var/lib/b"}, "/var/lib/a"),
+        ("state", {"STATE_DIRECTORY": "/var/lib/a"}, "state"),
+        ("/srv/state", {}, "/srv/state"),
+    ],
+)
+def test_the_state_directory(
+    tmp_path: Path, write: Callable[[str], Path], key: str, environ: dict[str, str], expected: str
+) -> None:
+    path = write(f'[cht]\nstate_dir = "{key}"')
+    assert state_dir(load(path, TOKEN), path, environ) == tmp_path / expected
+
+
+def test_the_instance_is_called_like_the_host(write: Callable[[str], Path]) -> None:
+    assert load(write(""), TOKEN).cht.instance == socket.gethostname()
