@@ -1,0 +1,191 @@
+"""Claim, release, settle: what the gateway writes into a task, as edits of a whole document.
+
+RapidPro has no idempotency key, so the intent to send is logged in the document itself before the send: the task goes
+to `forwarded-to-gateway` with `state_details` that name this instance, and CouchDB's revision check lets only one
+instance do so. Every edit decides anew on the document it is given and may be applied again to a newer revision (a
+conflict, a lost answer) without harm: it returns the same object where there is nothing left to do.
+"""
+
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Final
+
+from cht_rapidpro.domain.statuses import State
+from cht_rapidpro.domain.task import (
+    Change,
+    Doc,
+    MessageId,
+    Task,
+    due,
+    enter_state,
+    history,
+    holds,
+    is_sendable,
+    map_tasks,
+    messages,
+    parse_timestamp,
+    set_state,
+    tasks,
+)
+
+Edit = Callable[[Doc], Doc]
+
+_DETAILS: Final = re.compile(r"Claimed by cht-rapidpro (?P<instance>[0-9a-f]{32})\b")
+EXPIRED: Final = Change(State.FAILED, "Expired")
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """Who claims: `id`, 32 hex digits, is unique and survives a restart; `name` is for the reader only."""
+
+    id: str
+    name: str
+
+    @property
+    def details(self) -> str:
+        return f"Claimed by cht-rapidpro {self.id} on {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A claim found in a task: whose it is and when it was made or last renewed (ms since the epoch)."""
+
+    instance: str
+    at: int
+
+
+def claim_of(task: Task) -> Claim | None:
+    """The claim that stands in a task, or None; a `forwarded-to-gateway` of another gateway is no claim."""
+    if task.get("state") != State.FORWARDED_TO_GATEWAY or task.get("gateway_ref"):
+        return None
+    return _read_claim(task.get("state_details"), _entry(task, -1).get("timestamp"))
+
+
+def earlier_claim(task: Task) -> Claim | None:
+    """The claim that the present one followed directly: its holder may have sent the message without settling it."""
+    entry = _entry(task, -2)
+    return _read_claim(entry.get("state_details"), entry.get("timestamp"))
+
+
+def _entry(task: Task, index: int) -> dict[str, object]:
+    """An entry of the state history; empty where there is none."""
+    entries = history(task)
+    found = entries[index] if len(entries) >= -index else None
+    return found if isinstance(found, dict) else {}
+
+
+def _read_claim(details: object, moment: object) -> Claim | None:
+    found = _DETAILS.match(str(details))
+    if not found:
+        return None
+    try:
+        at = parse_timestamp(str(moment))
+    except (OverflowError, ValueError):
+        at = 0
+    return Claim(found["instance"], at)
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimTasks:
+    """Claims the tasks of a document that hold one of the wanted messages and may be sent by us.
+
+    `now`: ms since the epoch, the moment of the claim. A claim of another instance is taken over when it was made
+    before `takeover_before`; one of our own is an earlier process's and is renewed. A task that nobody has claimed
+    and that was due before `expire_before` fails with details `Expired` instead.
+    """
+
+    me: Instance
+    wanted: Collection[MessageId]
+    now: int
+    takeover_before: int
+    expire_before: int | None = None
+
+    def __call__(self, doc: Doc) -> Doc:
+        return map_tasks(doc, lambda task: self._claim(task, doc) if self.wants(task) else task)
+
+    def won(self, doc: Doc) -> list[Task]:
+        """The tasks in the stored document that this very claim holds."""
+        return [task for task in tasks(doc) if self.wants(task) and claim_of(task) == Claim(self.me.id, self.now)]
+
+    def wants(self, task: Task) -> bool:
+        return is_sendable(task) and any(message.uuid in self.wanted for message in messages(task))
+
+    def _claim(self, task: Task, doc: Doc) -> Task:
+        claim = claim_of(task)
+        if claim is None:
+            return set_state(task, EXPIRED, self.now) if self._is_expired(task, doc) else self._enter(task)
+        if claim.instance == self.me.id:
+            return task if claim.at == self.now else self._enter(task)
+        return self._enter(task) if claim.at < self.takeover_before else task
+
+    def _enter(self, task: Task) -> Task:
+        return enter_state(task, Change(State.FORWARDED_TO_GATEWAY, self.me.details, gateway_ref=""), self.now)
+
+    def _is_expired(self, task: Task, doc: Doc) -> bool:
+        moment = due(task, doc)
+        return self.expire_before is not None and moment is not None and moment < self.expire_before
+
+
+def renew(me: Instance, uuid: MessageId, held_since: int, now: int) -> Edit:
+    """Renews the claim of `held_since` on the task of a message; nothing where another instance has it by now."""
+
+    def edit(task: Task) -> Task:
+        if not holds(task, uuid) or claim_of(task) != Claim(me.id, held_since):
+            return task
+        return enter_state(task, Change(State.FORWARDED_TO_GATEWAY, me.details, gateway_ref=""), now)
+
+    return lambda doc: map_tasks(doc, edit)
+
+
+def release(me: Instance, uuid: MessageId, now: int) -> Edit:
+    """Gives an unused claim back: the task is `pending` again.
+
+    Where the claim is the last history entry and the task was `pending` before, the entry is taken back, so that an
+    outage of hours, with a trial a minute, leaves no hundreds of entries in a document that replicates to phones.
+    """
+
+    def edit(task: Task) -> Task:
+        claim = claim_of(task)
+        if not holds(task, uuid) or claim is None or claim.instance != me.id:
+            return task
+        before = _entry(task, -2)
+        if before.get("state") == State.PENDING:
+            return _taken_back(task, before.get("state_details"))
+        return enter_state(task, Change(State.PENDING, "Released by cht-rapidpro"), now)
+
+    return lambda doc: map_tasks(doc, edit)
+
+
+def _taken_back(task: Task, details: object) -> Task:
+    new = {**task, "state": str(State.PENDING), "state_details": details, "state_history": history(task)[:-1]}
+    if details is None:
+        del new["state_details"]
+    return new
+
+
+def settle(me: Instance, uuid: MessageId, change: Change, now: int) -> Edit:
+    """Writes what became of a message into its task, whatever others made of the task meanwhile: it is a fact.
+
+    Only `delivered` stays: it can but come from the same broadcast. Where several tasks of the document hold the
+    uuid, the one that we have claimed is meant.
+    """
+
+    def edit(doc: Doc) -> Doc:
+        mine = [task for task in tasks(doc) if holds(task, uuid)]
+        target = next((task for task in mine if _is_claimed_by(task, me)), mine[0] if mine else None)
+        if target is None or target.get("state") == State.DELIVERED:
+            return doc
+        return map_tasks(doc, lambda task: set_state(task, change, now) if task is target else task)
+
+    return edit
+
+
+def _is_claimed_by(task: Task, me: Instance) -> bool:
+    claim = claim_of(task)
+    return claim is not None and claim.instance == me.id
+
+
+def find_task(doc: Doc, uuid: MessageId) -> Task | None:
+    """The task that holds a message, or None."""
+    return next((task for task in tasks(doc) if holds(task, uuid)), None)

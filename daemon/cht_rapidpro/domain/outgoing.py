@@ -1,0 +1,157 @@
+"""What is sent to RapidPro and what its answers mean: the rules of RAPIDPRO.md and DESIGN.md as pure functions.
+
+The one question behind every answer is "may the broadcast exist?". `NotSent`, `Throttled`, `Trouble` and `Refused` say
+surely not; `Created` says yes; `Doubtful` says perhaps, and a message in doubt is never sent again without a look or a
+long wait. A message fails only for what RapidPro says about *it*, never for our trouble.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NewType
+
+from cht_rapidpro.domain import phone
+from cht_rapidpro.domain.statuses import State, broadcast_outcome
+from cht_rapidpro.domain.task import Change, Message
+
+Urn = NewType("Urn", str)
+BroadcastId = NewType("BroadcastId", str)
+
+TEXT_LIMIT: Final = 4096  # code points, after escaping (RAPIDPRO.md)
+_TEXT_MISSING: Final = "Must provide either text or attachments."
+_REFUSING: Final = ("urns", "text")
+
+
+@dataclass(frozen=True, slots=True)
+class Broadcast:
+    """The body of a POST to broadcasts.json."""
+
+    urn: Urn
+    text: str
+
+    def body(self) -> dict[str, Any]:
+        return {"urns": [self.urn], "text": self.text}
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """The broadcast exists."""
+
+    id: BroadcastId
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """RapidPro will never take this message; `reason` in its own words."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotSent:
+    """The request never reached RapidPro."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Throttled:
+    """Nothing was created; the scope is closed for `retry_after` seconds (None: RapidPro did not say)."""
+
+    retry_after: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Nothing was created, and the fault is ours: `why` says what a human has to look at."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Doubtful:
+    """The broadcast may exist."""
+
+    why: str
+
+
+Answer = Created | Refused | NotSent | Throttled | Trouble | Doubtful
+
+
+def escape(text: str) -> str:
+    """RapidPro evaluates broadcast texts; with every `@` doubled the phone shows what CHT wrote (RAPIDPRO.md)."""
+    return text.replace("@", "@@")
+
+
+def prepare(message: Message, settings: Mapping[str, object]) -> Broadcast | Refused:
+    """The broadcast of a message, its number normalised where that is possible, else as CHT wrote it.
+
+    A text over the limit is refused here in RapidPro's own words: beyond 3 MB RapidPro answers a 500, which would
+    leave the message in doubt for ever.
+    """
+    text = escape(message.text)
+    if len(text.strip()) > TEXT_LIMIT:
+        return Refused(f"Ensure this field has no more than {TEXT_LIMIT} characters.")
+    number = phone.normalize(message.to, settings) or message.to
+    return Broadcast(Urn(f"tel:{number}"), text)
+
+
+def read_answer(status: int, body: object, retry_after: float | None = None) -> Answer:
+    """What an HTTP answer to the POST means. `body`: decoded JSON, or None where it was something else."""
+    if 200 <= status < 300:
+        return _read_created(body)
+    if status == 429:
+        return Throttled(retry_after)
+    if status == 408 or status >= 500:
+        return Doubtful(f"HTTP {status}")
+    reason = _refusal(body) if status == 400 else None
+    return Refused(reason) if reason else Trouble(_describe(status, body))
+
+
+def _read_created(body: object) -> Answer:
+    match body:
+        case {"id": int() as number, **rest} if not isinstance(number, bool):
+            return Created(BroadcastId(str(number)), str(rest.get("status", "")))
+        case _:
+            return Doubtful("a success without a broadcast id")
+
+
+def _refusal(body: object) -> str | None:
+    """RapidPro's reason, where the 400 is about the message itself and not, say, about a suspended workspace."""
+    if not isinstance(body, dict):
+        return None
+    about = [body[key] for key in _REFUSING if key in body]
+    if _TEXT_MISSING in _texts(body.get("non_field_errors")):
+        about.append(_TEXT_MISSING)
+    return " ".join(dict.fromkeys(text for value in about for text in _texts(value))) or None
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from (text for inner in value.values() for text in _texts(inner))
+    elif isinstance(value, list):
+        yield from (text for inner in value for text in _texts(inner))
+
+
+def _describe(status: int, body: object) -> str:
+    """One line for the operator; only JSON is quoted, a proxy's page could hold anything."""
+    if isinstance(body, dict):
+        said = " ".join(_texts(body.get("detail") or body.get("non_field_errors")))[:200]
+        return f"HTTP {status}: {said}" if said else f"HTTP {status}"
+    return f"HTTP {status} that is not RapidPro's JSON"
+
+
+def settled(results: list[Created | Refused]) -> Change:
+    """The state of a task whose messages all have a result: failed if any failed; the ref of the first broadcast."""
+    changes = [_change(result) for result in results]
+    worst = next((change for change in changes if change.state == State.FAILED), changes[0])
+    ref = next((result.id for result in results if isinstance(result, Created)), None)
+    return Change(worst.state, worst.details, gateway_ref=ref)
+
+
+def _change(result: Created | Refused) -> Change:
+    if isinstance(result, Refused):
+        return Change(State.FAILED, result.reason)
+    return Change(*broadcast_outcome(result.status))

@@ -1,0 +1,119 @@
+"""CHT's normalisation of phone numbers, of senders and of recipients.
+
+CHT asks google-libphonenumber 3.2.44 (JavaScript), we ask the Python port of the same library. Invariant:
+both give the same text for the same settings and value; where the two part, JavaScript's way is written out
+below, beside the word "quirk". Without that, a site that moves over would see its people under other numbers:
+CHT finds the contact behind a message by comparing texts. Only the numbering plans are the installed data's.
+"""
+
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Final
+
+import phonenumbers
+from phonenumbers import NumberParseException, PhoneNumber, PhoneNumberFormat
+
+# The four sets of digits that the JavaScript library knows; the Python one takes every set in Unicode.
+_DIGITS: Final = "0-9\uff10-\uff19\u0660-\u0669\u06f0-\u06f9"
+_CANDIDATE: Final = re.compile(rf"[+\uff0b{_DIGITS}].*[{_DIGITS}#]", re.DOTALL)
+# What only Python takes for a digit, or, as it ignores case, for an ASCII letter (I, s and k).
+_ONLY_PYTHON: Final = re.compile(rf"[^\D{_DIGITS}]|[\u0130\u0131\u017f\u212a]")
+_ASCII_LETTER: Final = re.compile("[A-Za-z]")
+_CALLING_CODE: Final = re.compile("[1-9][0-9]{0,2}")
+_NO_CALLING_CODE: Final = 0
+_MAX_UTF16_UNITS: Final = 250
+
+
+def normalize(phone: object, settings: Mapping[str, object]) -> str | None:
+    """E.164, or the national form of a short number ("999"); None where CHT leaves the value as it is.
+
+    `settings` are CHT's app settings; of them `default_country_code` and `phone_validation` are read, each of
+    any JSON type. Never raises.
+    """
+    # Letters could be a vanity number, an extension or a `tel:` URI for the library: CHT refuses all of them.
+    if not isinstance(phone, str) or _ASCII_LETTER.search(phone):
+        return None
+    number = _parse(phone, _default_region(settings.get("default_country_code")))
+    if number is None or not _accepts(settings.get("phone_validation"), number):
+        return None
+    return _format(number, phone)
+
+
+def _default_region(default_country_code: object) -> str | None:
+    region = phonenumbers.region_code_for_country_code(_calling_code(default_country_code))
+    return region if region in phonenumbers.SUPPORTED_REGIONS else None
+
+
+def _calling_code(setting: object) -> int:
+    """The calling code that JavaScript finds when it looks the setting up as the key of an object.
+
+    Quirk: the key is the setting's text, compared as it is. So `[254]` and `["254"]` are the key "254", while
+    "0254", "+254", "254 ", `true` and 254.5 are keys that the object does not have.
+    """
+    while isinstance(setting, list) and len(setting) == 1:
+        setting = setting[0]
+    match setting:
+        case bool():
+            return _NO_CALLING_CODE
+        case int():
+            return setting
+        case float() if setting.is_integer():
+            return int(setting)
+        case str() if _CALLING_CODE.fullmatch(setting):
+            return int(setting)
+        case _:
+            return _NO_CALLING_CODE
+
+
+def _parse(phone: str, region: str | None) -> PhoneNumber | None:
+    # Quirk: without a region the very first character has to be an ASCII plus; a blank before it is too much.
+    if region is None and not phone.startswith("+"):
+        return None
+    candidate = _candidate(phone)
+    if candidate is None:
+        return None
+    try:
+        number = phonenumbers.parse(candidate, region)
+    except NumberParseException:
+        return None
+    number.national_number = _through_double(number.national_number or 0)
+    return number
+
+
+def _candidate(phone: str) -> str | None:
+    """The part of the text that JavaScript goes on with: from the first plus or digit to the last digit or #.
+
+    Quirk: Devanagari digits are no digits to it. Around the number they are cut off, like any letter (the
+    Python library cuts differently); inside they spoil it. The limit counts UTF-16 units, before the cut.
+    """
+    if len(phone.encode("utf-16-le", "surrogatepass")) > 2 * _MAX_UTF16_UNITS:
+        return None
+    found = _CANDIDATE.search(phone)
+    return None if found is None or _ONLY_PYTHON.search(found[0]) else found[0]
+
+
+def _through_double(national_number: int) -> int:
+    """Quirk: JavaScript keeps an IEEE double, and prints only the digits that tell it from its neighbours."""
+    return int(Decimal(repr(float(national_number))))
+
+
+def _accepts(phone_validation: object, number: PhoneNumber) -> bool:
+    # Quirk: CHT calls toLowerCase() of whatever is truthy, [] and {} too, and only a text has it.
+    mode = "" if phone_validation in (None, False, 0) else phone_validation
+    if not isinstance(mode, str):
+        return False
+    match mode.lower():
+        case "none":
+            return True
+        case "partial":
+            return phonenumbers.is_possible_number(number)
+        case _:
+            return phonenumbers.is_valid_number(number)
+
+
+def _format(number: PhoneNumber, phone: str) -> str:
+    if not number.national_number:
+        return phone  # quirk: nothing but zeros comes back as typed; Python puts the calling code before it
+    short = phonenumbers.is_valid_short_number(number)
+    return phonenumbers.format_number(number, PhoneNumberFormat.NATIONAL if short else PhoneNumberFormat.E164)

@@ -1,0 +1,106 @@
+"""CHT's app settings, and whether they choose us to send.
+
+Two gateways that send are two SMS for every message, since CHT treats our claim as sendable; so nothing is sent unless
+the settings choose us (CHT.md, "Only one gateway may send"). Fields are read leniently: a field of the wrong type
+counts as absent. The document itself must hold an object, else the last good one stays in force.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from cht_rapidpro.domain.task import Doc
+
+OUR_SERVICE: Final = "cht-rapidpro"
+BUILT_IN_SERVICE: Final = "rapidpro"
+_BUILT_IN_SINCE: Final = (3, 11, 0)
+_VERSION: Final = re.compile(r"(\d+)\.(\d+)\.(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class AppSettings:
+    """A snapshot of the `settings` document, and of the CHT version that `_design/medic` names ("": none)."""
+
+    values: Mapping[str, Any]
+    cht_version: str = ""
+
+    @property
+    def outgoing_service(self) -> str:
+        """`sms.outgoing_service`; "" where it is absent, which to CHT means medic-gateway."""
+        return _text(self._sms.get("outgoing_service"))
+
+    @property
+    def rapidpro_url(self) -> str:
+        """`sms.rapidpro.url`, "" where it is absent."""
+        rapidpro = self._sms.get("rapidpro")
+        return _text(rapidpro.get("url")) if isinstance(rapidpro, Mapping) else ""
+
+    @property
+    def _sms(self) -> Mapping[str, Any]:
+        sms = self.values.get("sms")
+        return sms if isinstance(sms, Mapping) else {}
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def read_settings(settings: Doc | None, medic: Doc | None) -> AppSettings | str:
+    """The snapshot of the documents `settings` and `_design/medic` (None: absent), or what is wrong with them."""
+    if settings is None:
+        return "the document `settings` does not exist"
+    values = settings.get("settings")
+    if not isinstance(values, dict):
+        return "the document `settings` has no object under the key `settings`"
+    return AppSettings(values, _cht_version(medic or {}))
+
+
+def _cht_version(medic: Doc) -> str:
+    """`build_info.version`, else `deploy_info.build`, else `version` (CHT.md)."""
+    places = (
+        _inner(medic, "build_info", "version"),
+        _inner(medic, "deploy_info", "build"),
+        medic.get("version"),
+    )
+    return next((str(place) for place in places if place), "")
+
+
+def _inner(doc: Doc, outer: str, inner: str) -> object:
+    value = doc.get(outer)
+    return value.get(inner) if isinstance(value, dict) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Whether we send and why; `conflict`: another gateway may be sending, a human must decide."""
+
+    sends: bool
+    why: str
+    conflict: bool = False
+
+
+def choose(settings: AppSettings, configured: str) -> Choice:
+    """Whether the app settings choose us. `configured`: `[cht] outgoing_service`, "auto" or the value to expect."""
+    service = settings.outgoing_service
+    if configured != "auto":
+        return Choice(service == configured, f"sms.outgoing_service is {service!r}, configured is {configured!r}")
+    if service == OUR_SERVICE:
+        return Choice(True, f"sms.outgoing_service is {service!r}")
+    if service != BUILT_IN_SERVICE:
+        return Choice(False, f"sms.outgoing_service is {service!r}: another gateway is chosen")
+    if not _has_built_in_gateway(settings.cht_version):
+        return Choice(True, f"sms.outgoing_service is {service!r}, and this CHT has no RapidPro gateway of its own")
+    return Choice(
+        False,
+        f"sms.outgoing_service is {service!r}, and CHT {settings.cht_version} runs a RapidPro gateway of its own:"
+        f" set sms.outgoing_service to {OUR_SERVICE!r} in the app settings, or, if that gateway is known to be off,"
+        f" set [cht] outgoing_service = {service!r} in the configuration",
+        conflict=True,
+    )
+
+
+def _has_built_in_gateway(version: str) -> bool:
+    """CHT sends to RapidPro itself since 3.11.0; a version that cannot be read counts as new, none named as old."""
+    found = _VERSION.search(version)
+    return bool(version) and (not found or tuple(map(int, found.groups())) >= _BUILT_IN_SINCE)

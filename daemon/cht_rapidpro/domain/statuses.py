@@ -1,0 +1,49 @@
+"""CHT's task states, and which of them a status of RapidPro stands for.
+
+The two vocabularies meet only here. Invariant: every status has a state, also one that RapidPro invents
+tomorrow: a broadcast that exists has at least been received. Without that rule a new status would leave the
+task in its claim, and a message that went out would look as if it still had to be sent.
+"""
+
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+
+class State(StrEnum):
+    """The states of a task, as they stand in CHT's documents (CHT.md)."""
+
+    SCHEDULED = "scheduled"
+    PENDING = "pending"
+    FORWARDED_TO_GATEWAY = "forwarded-to-gateway"
+    RECEIVED_BY_GATEWAY = "received-by-gateway"
+    FORWARDED_BY_GATEWAY = "forwarded-by-gateway"
+    SENT = "sent"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+    MUTED = "muted"
+    CLEARED = "cleared"
+    DENIED = "denied"
+    DUPLICATE = "duplicate"
+
+
+class StateChange(NamedTuple):
+    """The state a task is to be set to, and the `state_details` beside it."""
+
+    state: State
+    details: str
+
+
+_RECEIVED: Final = StateChange(State.RECEIVED_BY_GATEWAY, "Queued")
+_BROADCAST_OUTCOMES: Final = {
+    "sent": StateChange(State.SENT, "Sent"),
+    "failed": StateChange(State.FAILED, "Failed"),
+    "interrupted": StateChange(State.FAILED, "Interrupted"),
+}
+
+
+def broadcast_outcome(status: str) -> StateChange:
+    """What the status of a broadcast means for its task; an empty one stands for a missing one.
+
+    Broadcast statuses are no message statuses: `completed` says that messages were made, not that one left.
+    """
+    return _BROADCAST_OUTCOMES.get(status, _RECEIVED)

@@ -1,0 +1,156 @@
+"""A CHT document and the message tasks inside it, as plain JSON values.
+
+Documents stay plain dicts: a closed model would drop the fields it does not know when the document is written back.
+Nothing here changes a document in place; a change makes a copy along the changed path and returns the *same* object
+when there was nothing to change, so that no revision is written that changes nothing. Tasks are found by the uuid of a
+message and never by index, because others re-order and delete them at any time (CHT.md).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, NewType
+
+from cht_rapidpro.domain.statuses import State
+
+DocId = NewType("DocId", str)
+MessageId = NewType("MessageId", str)
+
+Doc = dict[str, Any]
+Task = dict[str, Any]
+
+TASK_LISTS: Final = ("tasks", "scheduled_tasks")
+SENDABLE: Final = frozenset({State.PENDING, State.FORWARDED_TO_GATEWAY})
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One SMS of a task: `to` as CHT wrote it (not normalised), `text` as it shall stand on the phone."""
+
+    uuid: MessageId
+    to: str
+    text: str
+
+
+def read_message(value: object) -> Message | None:
+    """The message, or None where one of uuid, to and message is missing or empty (CHT sends no such message)."""
+    if not isinstance(value, dict):
+        return None
+    uuid, to, text = value.get("uuid"), value.get("to"), value.get("message")
+    if isinstance(to, int) and not isinstance(to, bool):
+        to = str(to)
+    if isinstance(uuid, str) and isinstance(to, str) and isinstance(text, str) and uuid and to and text:
+        return Message(MessageId(uuid), to, text)
+    return None
+
+
+def messages(task: Task) -> tuple[Message, ...]:
+    """The messages of a task that can be sent, in their order, each uuid once."""
+    found = task.get("messages")
+    if not isinstance(found, list):
+        return ()
+    read = [message for message in map(read_message, found) if message]
+    return tuple({message.uuid: message for message in reversed(read)}.values())[::-1]
+
+
+def tasks(doc: Doc) -> Iterator[Task]:
+    """Every task of a document, whatever else stands in its task lists."""
+    for name in TASK_LISTS:
+        found = doc.get(name)
+        if isinstance(found, list):
+            yield from (task for task in found if isinstance(task, dict))
+
+
+def map_tasks(doc: Doc, change: Callable[[Task], Task]) -> Doc:
+    """The document with every task replaced by what `change` makes of it; `doc` itself when nothing changed."""
+    changed = {}
+    for name in TASK_LISTS:
+        found = doc.get(name)
+        if isinstance(found, list):
+            new = [change(task) if isinstance(task, dict) else task for task in found]
+            if any(a is not b for a, b in zip(new, found, strict=True)):
+                changed[name] = new
+    return {**doc, **changed} if changed else doc
+
+
+def is_sendable(task: Task) -> bool:
+    return task.get("state") in SENDABLE and bool(messages(task))
+
+
+def holds(task: Task, uuid: MessageId) -> bool:
+    return any(message.uuid == uuid for message in messages(task))
+
+
+def due(task: Task, doc: Doc) -> int | None:
+    """When the task was to be sent, in ms since the epoch, as the view `messages_by_state` computes it."""
+    for value in (task.get("due"), task.get("timestamp"), doc.get("reported_date")):
+        if value:
+            return _milliseconds(value)
+    return None
+
+
+def _milliseconds(value: object) -> int | None:
+    try:
+        return int(value) if isinstance(value, int | float) else parse_timestamp(str(value))
+    except (OverflowError, ValueError):
+        return None
+
+
+def parse_timestamp(text: str) -> int:
+    """Milliseconds since the epoch of an ISO-8601 text (without offset: UTC). Raises ValueError, OverflowError."""
+    moment = datetime.fromisoformat(text)
+    return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def timestamp(ms: int) -> str:
+    """A moment as CHT writes it: ISO-8601, UTC, milliseconds."""
+    moment = datetime.fromtimestamp(ms // 1000, UTC).replace(microsecond=ms % 1000 * 1000)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A state to be set: `gateway_ref` None keeps the one that stands there, an empty one drops it (a claim)."""
+
+    state: State
+    details: str
+    gateway_ref: str | None = None
+
+
+def history(task: Task) -> list[Any]:
+    found = task.get("state_history")
+    return found if isinstance(found, list) else []
+
+
+def set_state(task: Task, change: Change, now: int) -> Task:
+    """The task in its new state with one history entry more; the same object when it is in that state already."""
+    return task if _is_already(task, change) else enter_state(task, change, now)
+
+
+def enter_state(task: Task, change: Change, now: int) -> Task:
+    """The task with one history entry more, also where state and details stay as they were (a renewed claim)."""
+    new = {**task, "state": str(change.state), "state_details": change.details}
+    if change.gateway_ref:
+        new["gateway_ref"] = change.gateway_ref
+    elif change.gateway_ref is not None:
+        new.pop("gateway_ref", None)
+    entry = {"state": str(change.state), "state_details": change.details, "timestamp": timestamp(now)}
+    return {**new, "state_history": [*history(task), entry]}
+
+
+def _is_already(task: Task, change: Change) -> bool:
+    entries = history(task)
+    last = entries[-1] if entries else None
+    return (
+        task.get("state") == change.state
+        and isinstance(last, dict)
+        and last.get("state") == change.state
+        and task.get("state_details") == change.details
+        and (change.gateway_ref is None or _ref(task) == change.gateway_ref)
+    )
+
+
+def _ref(task: Task) -> str:
+    """The gateway_ref as text: CHT's own gateway stores a number, and number and text are the same ref (CHT.md)."""
+    ref = task.get("gateway_ref")
+    return "" if ref is None else str(ref)

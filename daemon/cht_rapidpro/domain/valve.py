@@ -1,0 +1,78 @@
+"""When and how many broadcasts may be posted, learned from RapidPro's answers.
+
+A fault that is not one message's own (RapidPro away, a bad token, every answer a 500) must neither spend the budget nor
+put message after message into doubt; and one bad message must not stop the others. So a fault closes the valve for a
+while and narrows it to one request, a definite answer opens it again and doubles the width up to the configured one.
+Time is an argument, in seconds of any steady clock.
+"""
+
+from typing import Final
+
+from cht_rapidpro.domain.outgoing import Answer, Created, Doubtful, NotSent, Refused, Throttled, Trouble
+
+TROUBLE_PAUSE: Final = 60.0
+DOUBTS_IN_A_ROW: Final = 8
+PROBE_AFTER: Final = 5.0  # a closure longer than this wants a harmless request to succeed first
+_LONGEST_PAUSE: Final = 60.0
+
+
+class Valve:
+    """`width`: how many requests may be in flight; `needs_probe`: ask a harmless question before the next send."""
+
+    def __init__(self, max_width: int) -> None:
+        self._max_width = max_width
+        self.width = max_width
+        self.needs_probe = False
+        self._closed_until = 0.0
+        self._faults = 0
+        self._doubts = 0
+
+    def delay(self, now: float) -> float:
+        """Seconds until the valve opens; 0: it is open."""
+        return max(0.0, self._closed_until - now)
+
+    def learn(self, answer: Answer, now: float) -> None:
+        """Takes note of the answer to a broadcast."""
+        match answer:
+            case Created() | Refused():
+                self._open()
+            case Throttled():
+                self.width = 1
+            case Trouble():
+                self._close(now, TROUBLE_PAUSE)
+            case NotSent():
+                self._fault(now)
+            case Doubtful():
+                self._doubts += 1
+                if self._doubts >= DOUBTS_IN_A_ROW:
+                    self._fault(now)
+
+    def probed(self, answer: Answer | None, now: float) -> None:
+        """Takes note of the answer to the harmless question; None: it was answered well."""
+        if answer is None:
+            self.needs_probe = False
+        elif isinstance(answer, Trouble):
+            self._close(now, TROUBLE_PAUSE)
+        elif not isinstance(answer, Throttled):
+            self._fault(now)
+
+    def reset(self) -> None:
+        """Forgets what was learned: RapidPro's address or our token is another one now."""
+        self._open()
+        self.width = self._max_width
+
+    def _open(self) -> None:
+        self.width = min(self._max_width, self.width * 2)
+        self.needs_probe = False
+        self._closed_until = 0.0
+        self._faults = self._doubts = 0
+
+    def _fault(self, now: float) -> None:
+        if now >= self._closed_until:  # requests that were in flight together are one fault
+            self._faults = min(self._faults + 1, 10)
+            self._close(now, min(2.0 ** (self._faults - 1), _LONGEST_PAUSE))
+
+    def _close(self, now: float, pause: float) -> None:
+        self.width = 1
+        self._closed_until = max(self._closed_until, now + pause)
+        self.needs_probe = self.needs_probe or pause > PROBE_AFTER

@@ -1,0 +1,37 @@
+"""What RapidPro says about a broadcast becomes one of CHT's states, in CHT's own spelling."""
+
+import pytest
+from cht_rapidpro.domain.statuses import State, StateChange, broadcast_outcome
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [
+        ("sent", StateChange(State.SENT, "Sent")),
+        ("failed", StateChange(State.FAILED, "Failed")),
+        ("interrupted", StateChange(State.FAILED, "Interrupted")),
+        *(
+            (status, StateChange(State.RECEIVED_BY_GATEWAY, "Queued"))
+            for status in ("pending", "queued", "started", "completed", "", "invented", "FAILED")
+        ),
+    ],
+)
+def test_broadcast_outcome(status: str, outcome: StateChange) -> None:
+    assert broadcast_outcome(status) == outcome
+
+
+def test_states_are_spelled_as_in_cht() -> None:
+    assert [str(state) for state in State] == [
+        "scheduled",
+        "pending",
+        "forwarded-to-gateway",
+        "received-by-gateway",
+        "forwarded-by-gateway",
+        "sent",
+        "delivered",
+        "failed",
+        "muted",
+        "cleared",
+        "denied",
+        "duplicate",
+    ]
