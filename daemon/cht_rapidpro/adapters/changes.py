@@ -1,0 +1,133 @@
+"""The `_changes` feed of a CHT database, as hints about documents that may hold something to send.
+
+Longpoll with a `_selector`, evaluated by CouchDB. A filtered longpoll on a busy database may never end by itself and
+gives no position while nothing matches (COUCHDB.md), so the caller drops it and begins anew from an `update_seq` from
+time to time; here every wait has a limit of its own as well. What is missed here costs time and never a message: the
+sweep of the view is the truth.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import aiohttp
+import msgspec
+import structlog
+
+from cht_rapidpro.adapters.couchdb import Couch, Seq, raise_for_status
+from cht_rapidpro.domain.statuses import State
+from cht_rapidpro.domain.task import TASK_LISTS, Doc, DocId, tasks
+from cht_rapidpro.errors import TransientError
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+SETTINGS_DOCS: Final = (DocId("settings"), DocId("_design/medic"))
+SELECTOR: Final[Mapping[str, Any]] = {
+    "$or": [
+        *({name: {"$elemMatch": {"state": str(State.PENDING)}}} for name in TASK_LISTS),
+        {"_id": {"$in": list(SETTINGS_DOCS)}},
+    ]
+}
+_ROWS: Final = 100
+_BYTES: Final = 16 * 1024 * 1024
+_IDLE_MS: Final = 50_000  # the server ends an idle longpoll after this; it caps the value at 60 s
+_WAIT: Final = aiohttp.ClientTimeout(total=300, sock_connect=10)
+_NO_SELECTOR: Final = frozenset({400, 404, 405, 415, 501})
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """A changed document: its body as of that change (None: deleted) and the bytes of its JSON."""
+
+    doc_id: DocId
+    doc: Doc | None
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What one longpoll brought, and the position to go on from."""
+
+    hints: list[Hint]
+    last_seq: Seq
+
+
+class _Row(msgspec.Struct):
+    id: str
+    deleted: bool = False
+    doc: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _Body(msgspec.Struct):
+    results: list[_Row]
+    last_seq: str | int
+
+
+_decoder = msgspec.json.Decoder(_Body)
+
+
+class ChangesFeed:
+    """Follows one database; raises TransientError and TroubleError like every other call to CouchDB."""
+
+    def __init__(self, couch: Couch) -> None:
+        self._couch = couch
+        self._selects = True
+
+    async def wait(self, since: Seq) -> Changes:
+        """The next changes after `since` that matter to us; waits until there are any or the server ends the wait."""
+        if self._selects:
+            answer = await self._longpoll(since, selects=True)
+            if answer is not None:
+                return answer
+        answer = await self._longpoll(since, selects=False)
+        if answer is None:
+            raise TransientError(f"CouchDB refuses the feed from position {str(since)[:40]!r}")
+        if self._selects:
+            self._selects = False
+            log.warning("feed.unfiltered", reason="this CouchDB cannot filter by _selector: every change is read")
+        return answer
+
+    async def _longpoll(self, since: Seq, *, selects: bool) -> Changes | None:
+        """One request; None where the server does not understand it."""
+        params: dict[str, str | int] = {
+            "feed": "longpoll",
+            "include_docs": "true",
+            "since": since,
+            "limit": _ROWS,
+            "timeout": _IDLE_MS,
+        }
+        if selects:
+            params["filter"] = "_selector"
+        with self._couch.edge():
+            async with self._couch.session.post(
+                f"{self._couch.url}/_changes",
+                params=params,
+                json={"selector": SELECTOR} if selects else {},
+                timeout=_WAIT,
+            ) as response:
+                if response.status in _NO_SELECTOR:
+                    return None
+                raise_for_status(response, self._couch.config)
+                body = _decoder.decode(await _read_bounded(response))
+        return Changes([hint for row in body.results if _matters(hint := _hint(row))], Seq(str(body.last_seq)))
+
+
+async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > _BYTES:
+            raise TransientError(f"the feed brought more than {_BYTES} bytes at once: left to the sweep")
+    return bytes(body)
+
+
+def _hint(row: _Row) -> Hint:
+    doc = None if row.deleted else msgspec.json.decode(row.doc)
+    return Hint(DocId(row.id), doc, len(bytes(row.doc)))
+
+
+def _matters(hint: Hint) -> bool:
+    """What SELECTOR says, for a server that cannot."""
+    if hint.doc_id in SETTINGS_DOCS:
+        return True
+    return hint.doc is not None and any(task.get("state") == State.PENDING for task in tasks(hint.doc))

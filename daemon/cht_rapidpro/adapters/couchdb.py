@@ -1,0 +1,251 @@
+"""The CouchDB database of a CHT: documents, views and bulk writes.
+
+aiocouch brings the session, the database and the views. The two calls that it cannot do go through its session by
+aiohttp: `_bulk_docs` with a body that is bounded in bytes, and the feed (changes.py). Documents are encoded by msgspec,
+which keeps integers of any size. aiocouch's and aiohttp's errors (some derive from KeyError, OSError, ValueError) are
+translated here and nowhere else; a caller sees TransientError and TroubleError, and for a single document a `Rejected`.
+"""
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, NewType, Self
+
+import aiocouch
+import aiocouch.database
+import aiohttp
+import msgspec
+
+from cht_rapidpro.config import Couchdb
+from cht_rapidpro.domain.task import Doc, DocId
+from cht_rapidpro.errors import GatewayError, PermanentError, TransientError, TroubleError
+from cht_rapidpro.health import Health
+
+Seq = NewType("Seq", str)
+Rev = NewType("Rev", str)
+
+BULK_BYTES: Final = 4 * 1024 * 1024
+BULK_ROWS: Final = 500
+_TIMEOUT: Final = aiohttp.ClientTimeout(total=60, sock_connect=10)
+_TOO_LARGE_OR_MALFORMED: Final = frozenset({400, 413})
+
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The document is stored as this revision; `size`: bytes of its JSON."""
+
+    rev: Rev
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """The revision written against was not the latest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """CouchDB will not take this document as it is: too large, malformed, or a validation function said no."""
+
+    reason: str
+
+
+WriteResult = Written | Conflict | Rejected
+
+
+@dataclass(frozen=True, slots=True)
+class SendableRow:
+    """A row of the view `medic/messages_by_state`: `due` is the key's second element, ms or whatever CHT emitted."""
+
+    doc_id: DocId
+    due: Any
+    value: Any
+
+
+class Couch:
+    """One database. Every method raises TransientError (try again) or TroubleError (a human must act)."""
+
+    def __init__(self, config: Couchdb) -> None:
+        self.config = config
+        self.health = Health("couchdb")
+
+    async def __aenter__(self) -> Self:
+        password = self.config.password.reveal() if self.config.password else None
+        self._server = aiocouch.CouchDB(
+            self.config.url,
+            user=self.config.user or None,
+            password=password,
+            timeout=_TIMEOUT,
+            trust_env=False,
+        )
+        self._database = aiocouch.database.Database(self._server, self.config.database)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._server.close()
+
+    @property
+    def session(self) -> aiohttp.ClientSession:
+        """The session that aiocouch holds, for what aiocouch cannot do (COUCHDB.md, "aiocouch traps")."""
+        return self._server._server._http_session
+
+    @property
+    def url(self) -> str:
+        return f"{self.config.url}/{self.config.database}"
+
+    @contextmanager
+    def edge(self, *, heals: bool = True) -> Iterator[None]:
+        """Translates foreign errors and tells `health` how the call went; `heals=False`: success proves nothing."""
+        try:
+            yield
+        except GatewayError as error:
+            self.health.fails(error)
+            raise
+        except _FOREIGN as error:
+            translated = _translate(error, self.config)
+            self.health.fails(translated)
+            raise translated from error
+        if heals:
+            self.health.works()
+
+    async def update_seq(self) -> Seq:
+        """A position of the feed that is valid as `since`: a later write is delivered, none is missed."""
+        with self.edge():
+            return Seq(str((await self._database.info())["update_seq"]))
+
+    async def sendable(self, *, start: object, skip: int, limit: int) -> list[SendableRow]:
+        """A page of the messages that may be sent, oldest due first, from the due time `start` (None: the oldest)."""
+        first = ["pending-or-forwarded"] if start is None else ["pending-or-forwarded", start]
+        with self.edge():
+            response = await self._database.view("medic", "messages_by_state").get(
+                startkey=_json(first), endkey=_json(["pending-or-forwarded", {}]), skip=skip, limit=limit
+            )
+        return [SendableRow(DocId(row["id"]), row["key"][1], row["value"]) for row in response.rows]
+
+    async def read(self, ids: Sequence[DocId]) -> dict[DocId, Doc]:
+        """The latest revisions of these documents; one that is deleted or never existed is not among them."""
+        if not ids:
+            return {}
+        with self.edge():
+            response = await self._database.all_docs.post(list(ids), include_docs=True)
+        return {DocId(row["id"]): row["doc"] for row in response.rows if row.get("doc")}
+
+    async def write(self, docs: Sequence[Doc]) -> list[WriteResult]:
+        """Stores the documents, each on condition that its `_rev` is the latest; one result a document, in order.
+
+        Sent in as many requests as `BULK_ROWS` and `BULK_BYTES` ask for. After an error none, some or all may be
+        stored: read again to know.
+        """
+        results: list[WriteResult] = []
+        for chunk in _chunks([_encode(doc) for doc in docs]):
+            results += await self._write(chunk)
+        return results
+
+    async def _write(self, bodies: list[bytes]) -> list[WriteResult]:
+        """CouchDB refuses a whole request for one bad document in it: halves it until the bad one stands alone."""
+        try:
+            rows = await self._bulk_docs(bodies)
+        except PermanentError as error:
+            if len(bodies) == 1:
+                return [Rejected(str(error))]
+            middle = len(bodies) // 2
+            return [*await self._write(bodies[:middle]), *await self._write(bodies[middle:])]
+        return [_result(row, len(body)) for row, body in zip(rows, bodies, strict=True)]
+
+    async def _bulk_docs(self, bodies: list[bytes]) -> list[dict[str, Any]]:
+        body = io.BytesIO(b'{"docs":[' + b",".join(bodies) + b"]}")  # aiohttp warns of megabytes of plain bytes
+        with self.edge():
+            async with self.session.post(
+                f"{self.url}/_bulk_docs", data=body, headers={"Content-Type": "application/json"}
+            ) as response:
+                answer = await response.read()
+                if response.status not in _TOO_LARGE_OR_MALFORMED:
+                    raise_for_status(response, self.config)
+                    rows: list[dict[str, Any]] = msgspec.json.decode(answer)
+                    return rows
+        raise PermanentError(f"CouchDB answers HTTP {response.status}: {_reason(answer)}")
+
+
+def _chunks(bodies: list[bytes]) -> Iterator[list[bytes]]:
+    chunk: list[bytes] = []
+    size = 0
+    for body in bodies:
+        if chunk and (len(chunk) >= BULK_ROWS or size + len(body) > BULK_BYTES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(body)
+        size += len(body)
+    if chunk:
+        yield chunk
+
+
+def _result(row: dict[str, Any], size: int) -> WriteResult:
+    if "rev" in row:
+        return Written(Rev(row["rev"]), size)
+    if row.get("error") == "conflict":
+        return Conflict()
+    return Rejected(f"CouchDB answers {row.get('error')}: {row.get('reason')}")
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _reason(answer: bytes) -> str:
+    """CouchDB's own word for the error; the reason is left out, it may quote the document."""
+    try:
+        return str(msgspec.json.decode(answer)["error"])
+    except (msgspec.DecodeError, KeyError, TypeError):
+        return "no reason given"
+
+
+# aiocouch's errors have no root of their own; msgspec's and json's are ValueErrors, as is aiocouch's BadRequestError.
+_FOREIGN: Final = (aiohttp.ClientError, OSError, ValueError, aiocouch.NotFoundError, aiocouch.ConflictError)
+
+
+def raise_for_status(response: aiohttp.ClientResponse, config: Couchdb) -> None:
+    """Raises what an HTTP status of 400 or above means."""
+    if response.status >= 400:
+        raise _by_status(response.status, config)
+
+
+def _by_status(status: int, config: Couchdb) -> GatewayError:
+    where = f"CouchDB at {config.url}, database {config.database!r}"
+    match status:
+        case 401:
+            return TroubleError(f"{where}: HTTP 401, check [couchdb] user and password")
+        case 403:
+            return TroubleError(
+                f"{where}: HTTP 403, the user {config.user!r} has no access, or is locked for minutes after wrong"
+                " passwords"
+            )
+        case 404:
+            return TroubleError(
+                f"{where}: HTTP 404, the database or a view of CHT's is missing: check [couchdb] database"
+            )
+        case _:
+            return TransientError(f"{where}: HTTP {status}")
+
+
+def _translate(error: BaseException, config: Couchdb) -> GatewayError:
+    if isinstance(error, aiocouch.UnauthorizedError):
+        return _by_status(401, config)
+    if isinstance(error, aiocouch.ForbiddenError):
+        return _by_status(403, config)
+    if isinstance(error, aiocouch.NotFoundError):
+        return _by_status(404, config)
+    if isinstance(error, aiohttp.ClientResponseError):
+        return _by_status(error.status, config)
+    name = type(error).__name__
+    return TransientError(f"CouchDB at {config.url}, database {config.database!r}: {name}{_detail(error)}")
+
+
+def _detail(error: BaseException) -> str:
+    """The text of errors that cannot quote a document: those of the network, and msgspec's, which names types."""
+    return f": {error}" if isinstance(error, OSError | msgspec.ValidationError) and str(error) else ""

@@ -1,0 +1,97 @@
+"""The daemon: what is made from what, in which order it starts, and in which it stops.
+
+The nesting is the dependency order. At a stop the finders of work end first, then the relay gives back and settles what
+it holds, and the writer, which it needs for that, ends last.
+"""
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from typing import Final
+
+import structlog
+
+from cht_rapidpro.adapters.couchdb import Couch
+from cht_rapidpro.adapters.rapidpro import RapidPro
+from cht_rapidpro.config import Config
+from cht_rapidpro.domain.claim import Instance
+from cht_rapidpro.jobs.backlog import Backlog
+from cht_rapidpro.jobs.claims import Claims
+from cht_rapidpro.jobs.feed import Feed
+from cht_rapidpro.jobs.outgoing import Outgoing
+from cht_rapidpro.jobs.settings import SettingsWatch
+from cht_rapidpro.jobs.writer import Writer
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+# A stop takes at most [rapidpro] timeout for the sends in flight, and this for settling and releasing: two writes.
+_WRITE_BUDGET: Final = 15.0
+
+
+async def run(config: Config, instance_id: str) -> None:
+    """Runs the daemon until SIGTERM or SIGINT. Whatever it cannot handle is raised: a restart is the recovery."""
+    stop = asyncio.Event()
+    with _stop_signals(stop):
+        log.info(
+            "daemon.started",
+            version=version("cht-rapidpro"),
+            instance=instance_id,
+            couchdb=config.couchdb.url,
+            database=config.couchdb.database,
+        )
+        await serve(config, Instance(instance_id, config.cht.instance), stop, _wall_clock)
+        log.info("daemon.stopped")
+
+
+async def serve(config: Config, me: Instance, stop: asyncio.Event, wall_clock: Callable[[], int]) -> None:
+    """The composition root: relays until `stop` is set. `wall_clock`: ms since the epoch, for the documents."""
+    async with Couch(config.couchdb) as couch, RapidPro(config.rapidpro) as rapidpro:
+        writer = Writer(couch)
+        backlog = Backlog()
+        settings = SettingsWatch(couch, config.cht, config.rapidpro)
+        feed = Feed(couch, settings, backlog, writer.copies, config.outgoing.sweep_interval)
+        claims = Claims(writer, backlog, me, config.outgoing, wall_clock)
+        outgoing = Outgoing(claims, backlog, rapidpro, settings, config.outgoing, config.rapidpro.max_concurrency)
+        async with asyncio.TaskGroup() as jobs:
+            writing = jobs.create_task(writer.run())
+            finding = [jobs.create_task(settings.run()), jobs.create_task(feed.run())]
+            relaying = jobs.create_task(outgoing.run(stop))
+            await stop.wait()
+            for job in finding:
+                job.cancel()
+            _, late = await asyncio.wait({relaying}, timeout=config.rapidpro.timeout + _WRITE_BUDGET)
+            if late:
+                log.warning("stop.cut_short", means="open claims stay in CouchDB; the next start looks at them")
+            relaying.cancel()
+            writing.cancel()
+
+
+def _wall_clock() -> int:
+    return time.time_ns() // 1_000_000
+
+
+@contextmanager
+def _stop_signals(stop: asyncio.Event) -> Iterator[None]:
+    """The first SIGTERM or SIGINT sets `stop` and restores the default: a second one kills."""
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+
+    def restore() -> None:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+
+    def on_signal(number: signal.Signals) -> None:
+        log.info("stop.requested", signal=number.name)
+        restore()
+        stop.set()
+
+    for number in numbers:
+        loop.add_signal_handler(number, on_signal, number)
+    try:
+        yield
+    finally:
+        restore()

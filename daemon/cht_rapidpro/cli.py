@@ -1,0 +1,84 @@
+"""The command `cht-rapidpro`.
+
+Exit codes: 0 stopped or done, 1 crashed or not as it should be, 2 wrong usage, 78 (EX_CONFIG) a configuration that
+cannot be used. The one `except Exception` of the project is here: a crash is logged whole, and a restart recovers.
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from cht_rapidpro import app, config, logs
+from cht_rapidpro.adapters.state_dir import state_directory
+from cht_rapidpro.errors import ConfigError, GatewayError
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+CRASHED: Final = 1
+BAD_CONFIG: Final = 78
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns the exit code."""
+    args = _parser().parse_args(argv)
+    try:
+        match args.command:
+            case "run":
+                return _run(args.config)
+            case "demo":
+                return _demo(keep=args.keep)
+            case _:
+                print(f"cht-rapidpro {version('cht-rapidpro')}")
+                return 0
+    except ConfigError as error:
+        print(f"cht-rapidpro: {error}", file=sys.stderr)
+        return BAD_CONFIG
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cht-rapidpro",
+        description="SMS gateway between the Community Health Toolkit (CHT) and RapidPro.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="run the daemon until SIGTERM or SIGINT")
+    run.add_argument("--config", type=Path, required=True, metavar="FILE", help="the TOML configuration")
+    demo = commands.add_parser("demo", help="show the whole gateway on this machine, no configuration needed")
+    demo.add_argument("--keep", action="store_true", help="keep running afterwards, until Ctrl-C")
+    commands.add_parser("version", help="print the version")
+    return parser
+
+
+def _run(path: Path) -> int:
+    settings = config.load(path, os.environ)
+    logs.configure(settings.log.level, settings.log.format)
+    for warning in settings.warnings:
+        log.warning("config.warned", warning=warning)
+    with state_directory(config.state_dir(settings, path, os.environ)) as instance_id:
+        try:
+            asyncio.run(app.run(settings, instance_id))
+        except Exception:
+            log.critical("daemon.crashed", exc_info=True)
+            return CRASHED
+    return 0
+
+
+def _demo(*, keep: bool) -> int:
+    from cht_rapidpro.demo import story  # noqa: PLC0415 - its library is an extra, absent where only `run` is used
+
+    try:
+        return asyncio.run(story.run(keep=keep))
+    except GatewayError as error:
+        print(f"cht-rapidpro: {error}", file=sys.stderr)
+        return CRASHED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+"""The messages that wait for being claimed: a bounded, sorted list of references, oldest due first.
+
+Filled by the sweep of the view and by hints of the feed, emptied by the relay. It knows a message from its first sight
+until the relay is done with it, so that neither a sweep nor a hint brings it in twice. What finds no room is not lost:
+the view still has it, and `more` says that a sweep is due when the list runs low.
+"""
+
+import asyncio
+from bisect import insort
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from cht_rapidpro.domain.task import DocId, MessageId
+
+CAPACITY: Final = 1000
+_HELD: Final = 10_000
+
+Key = tuple[DocId, MessageId]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Candidate:
+    """A message that CouchDB wants sent, as of when it was seen. `due`: ms since the epoch, 0 where unknown."""
+
+    due: int
+    doc_id: DocId
+    uuid: MessageId
+
+    @property
+    def key(self) -> Key:
+        return self.doc_id, self.uuid
+
+
+class Backlog:
+    """`low` is set when a sweep is wanted; `more`: the view has messages that found no room here."""
+
+    def __init__(self, capacity: int = CAPACITY) -> None:
+        self._capacity = capacity
+        self._waiting: list[Candidate] = []
+        self._known: set[Key] = set()
+        self._held: dict[Key, float] = {}
+        self.more = False
+        self.low = asyncio.Event()
+        self._listeners: list[Callable[[], None]] = []
+
+    def subscribe(self, listener: Callable[[], None]) -> None:
+        """`listener` is called when a candidate came in."""
+        self._listeners.append(listener)
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def hint(self, candidate: Candidate) -> None:
+        """Takes in what the feed has just shown as `pending`, also if it was held: somebody has changed it."""
+        self._held.pop(candidate.key, None)
+        self.add(candidate)
+
+    def add(self, candidate: Candidate) -> bool:
+        """Takes a candidate in unless it is known; False when there was no room for it (then `more` is set).
+
+        In a full list an older one takes the place of the newest.
+        """
+        if candidate.key in self._known or candidate.key in self._held:
+            return True
+        if len(self._waiting) >= self._capacity:
+            self.more = True
+            if candidate >= self._waiting[-1]:
+                return False
+            self._known.discard(self._waiting.pop().key)
+        insort(self._waiting, candidate)
+        self._known.add(candidate.key)
+        for listener in self._listeners:
+            listener()
+        return True
+
+    def take(self, count: int) -> list[Candidate]:
+        """Up to `count` candidates, oldest due first; each stays known until `done` or `hold`."""
+        taken, self._waiting = self._waiting[:count], self._waiting[count:]
+        if self.more and len(self._waiting) < self._capacity // 4:
+            self.low.set()
+        return taken
+
+    def know(self, keys: Iterable[Key]) -> None:
+        """These are with the relay already (the other messages of a claimed task)."""
+        self._known.update(keys)
+
+    def done(self, keys: Iterable[Key]) -> None:
+        """The relay is done with these; if the view still has them they may come again."""
+        self._known.difference_update(keys)
+
+    def hold(self, key: Key, until: float) -> None:
+        """Not to come again before `until` (loop time, seconds): others have it, or it cannot be claimed."""
+        self._known.discard(key)
+        if len(self._held) >= _HELD:
+            del self._held[min(self._held, key=self._held.__getitem__)]
+        self._held[key] = until
+
+    def start_sweep(self, now: float) -> None:
+        """Lets those held come again whose time is over."""
+        self._held = {key: until for key, until in self._held.items() if until > now}
+
+    def clear(self) -> None:
+        """Forgets everything that waits: sending is not ours at present."""
+        self._known.difference_update(candidate.key for candidate in self._waiting)
+        self._waiting = []

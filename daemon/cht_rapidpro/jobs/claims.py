@@ -1,0 +1,205 @@
+"""The tasks that we hold: claiming, renewing, releasing and settling them in CouchDB.
+
+The unit is the task: one with several messages sends each and is settled once. Every write here is an edit that decides
+anew on each revision (domain/claim.py), so that two daemons never both hold a task and no outcome is lost.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from cht_rapidpro.config import Outgoing as OutgoingConfig
+from cht_rapidpro.domain.claim import (
+    EXPIRED,
+    Claim,
+    ClaimTasks,
+    Edit,
+    Instance,
+    claim_of,
+    earlier_claim,
+    find_task,
+    release,
+    renew,
+    settle,
+)
+from cht_rapidpro.domain.outgoing import Created, Refused, settled
+from cht_rapidpro.domain.task import Doc, DocId, Message, MessageId, Task, messages
+from cht_rapidpro.errors import PermanentError
+from cht_rapidpro.jobs.backlog import Backlog, Candidate, Key
+from cht_rapidpro.jobs.writer import Writer
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+_FRESH: Final = 2.0  # seconds; an older copy of a document is read again before its message is claimed
+_PASSED_PAUSE: Final = 60.0  # seconds until a sweep may bring a message again that could not be claimed
+_REJECTED_PAUSE: Final = 3600.0
+_SETTLE_PAUSE: Final = 60.0
+
+
+@dataclass(slots=True, eq=False)
+class HeldTask:
+    """A task under our claim. `claimed_at`: ms since the epoch, as the document says; `claimed`: the same in loop time.
+
+    `earlier`: the claim that ours followed directly; whoever held it may have sent the messages.
+    """
+
+    doc_id: DocId
+    messages: tuple[Message, ...]
+    due: int
+    claimed_at: int
+    claimed: float
+    earlier: Claim | None
+    results: dict[MessageId, Created | Refused] = field(default_factory=dict)
+    attempts: int = 0  # that may have had an effect: in flight, or in doubt ever since
+    renewing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def uuid(self) -> MessageId:
+        """The message that the task is found by."""
+        return self.messages[0].uuid
+
+    @property
+    def keys(self) -> list[Key]:
+        return [(self.doc_id, message.uuid) for message in self.messages]
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether surely nothing of it was sent, so that it can be given back."""
+        return not self.results and not self.attempts
+
+    @property
+    def is_complete(self) -> bool:
+        return len(self.results) == len(self.messages)
+
+
+class Claims:
+    """`wall_clock`: ms since the epoch, for what is written into documents; `backlog` is told what became of each."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        backlog: Backlog,
+        me: Instance,
+        config: OutgoingConfig,
+        wall_clock: Callable[[], int],
+    ) -> None:
+        self._writer = writer
+        self._backlog = backlog
+        self._config = config
+        self._wall_clock = wall_clock
+        self.me = me
+
+    async def claim(self, candidates: list[Candidate]) -> list[HeldTask]:
+        """The tasks that we hold now; the candidates that we could not get go back to the backlog's care."""
+        wanted: dict[DocId, list[Candidate]] = defaultdict(list)
+        for candidate in candidates:
+            wanted[candidate.doc_id].append(candidate)
+        now = self._wall_clock()
+        async with asyncio.TaskGroup() as group:
+            claims = [group.create_task(self._claim_in(doc_id, mine, now)) for doc_id, mine in wanted.items()]
+        return [task for claim in claims for task in claim.result()]
+
+    async def _claim_in(self, doc_id: DocId, candidates: list[Candidate], now: int) -> list[HeldTask]:
+        claim = ClaimTasks(
+            self.me,
+            wanted={candidate.uuid for candidate in candidates},
+            now=now,
+            takeover_before=now - _ms(self._config.claim_timeout),
+            expire_before=None if self._config.expire_after is None else now - _ms(self._config.expire_after),
+        )
+        try:
+            doc = await self._writer.apply(doc_id, claim, max_age=_FRESH)
+        except PermanentError as error:
+            log.error("claim.rejected", doc=doc_id, error=str(error), means="not sent: mend the document")
+            for candidate in candidates:
+                self._hold_back(candidate, _REJECTED_PAUSE)
+            return []
+        due = min(candidate.due for candidate in candidates)
+        held = [self._take(doc_id, task, due, now) for task in (claim.won(doc) if doc else ())]
+        won = {key for task in held for key in task.keys}
+        for candidate in candidates:
+            if candidate.key not in won:
+                self._pass_over(candidate, doc)
+        return held
+
+    def _take(self, doc_id: DocId, task: Task, due: int, now: int) -> HeldTask:
+        held = HeldTask(doc_id, messages(task), due, now, _time(), earlier_claim(task))
+        self._backlog.know(held.keys)
+        log.info("task.claimed", doc=doc_id, message=held.uuid)
+        return held
+
+    def _pass_over(self, candidate: Candidate, doc: Doc | None) -> None:
+        """Another daemon has it, nobody wants it sent any more, or it has expired."""
+        task = find_task(doc, candidate.uuid) if doc else None
+        claim = claim_of(task) if task else None
+        pause = _PASSED_PAUSE
+        if claim is not None:
+            log.debug("claim.missed", doc=candidate.doc_id, message=candidate.uuid, holder=claim.instance)
+            pause = max(pause, self._config.claim_timeout - (self._wall_clock() - claim.at) / 1000)
+        elif task and (task.get("state"), task.get("state_details")) == (EXPIRED.state, EXPIRED.details):
+            log.warning("task.expired", doc=candidate.doc_id, message=candidate.uuid)
+        self._hold_back(candidate, pause)
+
+    def _hold_back(self, candidate: Candidate, seconds: float) -> None:
+        self._backlog.hold(candidate.key, _time() + seconds)
+
+    async def renew(self, held: HeldTask) -> bool:
+        """Gives the claim a new date; False, and the task is given up, when it is not ours any more."""
+        async with held.renewing:
+            now, claimed = self._wall_clock(), _time()
+            try:
+                doc = await self._writer.apply(held.doc_id, renew(self.me, held.uuid, held.claimed_at, now))
+            except PermanentError as error:
+                log.error("claim.rejected", doc=held.doc_id, error=str(error), means="not sent: mend the document")
+                doc = None
+            task = find_task(doc, held.uuid) if doc else None
+            if task is None or claim_of(task) != Claim(self.me.id, now):
+                log.warning("claim.lost", doc=held.doc_id, message=held.uuid)
+                self._backlog.done(held.keys)
+                return False
+            held.claimed_at, held.claimed = now, claimed
+            return True
+
+    async def release(self, held: HeldTask) -> None:
+        """The task is `pending` again, for whoever comes first."""
+        try:
+            await self._writer.apply(held.doc_id, release(self.me, held.uuid, self._wall_clock()))
+        except PermanentError as error:
+            log.error("release.rejected", doc=held.doc_id, message=held.uuid, error=str(error))
+        else:
+            log.info("task.released", doc=held.doc_id, message=held.uuid)
+        self._backlog.done(held.keys)
+
+    async def settle(self, held: HeldTask) -> None:
+        """Writes what became of the task. It is a fact: while the document will not take it, it is tried again."""
+        change = settled([held.results[message.uuid] for message in held.messages])
+        known = log.bind(doc=held.doc_id, message=held.uuid, gateway_ref=change.gateway_ref)
+        doc = await self._write_fact(held.doc_id, settle(self.me, held.uuid, change, self._wall_clock()), known)
+        if doc is None or find_task(doc, held.uuid) is None:
+            known.warning("settle.dropped", why="the document or its task was deleted meanwhile")
+        else:
+            known.info("task.settled", state=str(change.state))
+        self._backlog.done(held.keys)
+
+    async def _write_fact(self, doc_id: DocId, edit: Edit, known: structlog.stdlib.BoundLogger) -> Doc | None:
+        complained = False
+        while True:
+            try:
+                return await self._writer.apply(doc_id, edit)
+            except PermanentError as error:
+                if not complained:
+                    known.error("settle.rejected", error=str(error), means="sent, but the document cannot say so")
+                complained = True
+                await asyncio.sleep(_SETTLE_PAUSE)
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _time() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,113 @@
+"""Finds the messages to send: the feed as a hint that makes us fast, the sweep of the view as the truth.
+
+A sweep reads the view `medic/messages_by_state` from the oldest due message on until the backlog is full; it runs at
+the start, every `sweep_interval`, and when the backlog runs low with more behind it. The follower goes on from an
+`update_seq` taken *before* a sweep, so that between the two nothing is missed, and is started anew from such a position
+after each sweep. No checkpoint is stored: the state of the tasks is the checkpoint.
+"""
+
+import asyncio
+import itertools
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Final, NoReturn
+
+from cht_rapidpro.adapters.changes import SETTINGS_DOCS, ChangesFeed, Hint
+from cht_rapidpro.adapters.couchdb import Couch, SendableRow, Seq
+from cht_rapidpro.domain.statuses import State
+from cht_rapidpro.domain.task import Doc, due, messages, read_message, tasks
+from cht_rapidpro.jobs.backlog import Backlog, Candidate
+from cht_rapidpro.jobs.retry import until_it_works
+from cht_rapidpro.jobs.settings import SettingsWatch
+from cht_rapidpro.jobs.writer import Copies
+
+PAGE: Final = 500
+_SETTINGS_EVERY: Final = 10  # sweeps
+
+
+class Feed:
+    """Fills `backlog` while the settings choose us, gives the feed's documents to `copies`, watches the settings."""
+
+    def __init__(
+        self, couch: Couch, settings: SettingsWatch, backlog: Backlog, copies: Copies, sweep_interval: float
+    ) -> None:
+        self._couch = couch
+        self._changes = ChangesFeed(couch)
+        self._settings = settings
+        self._backlog = backlog
+        self._copies = copies
+        self._interval = sweep_interval
+        settings.subscribe(backlog.low.set)
+
+    async def run(self) -> NoReturn:
+        async with asyncio.TaskGroup() as group:
+            follower: asyncio.Task[NoReturn] | None = None
+            for sweeps in itertools.count(1):
+                position = await until_it_works(self._couch.update_seq)
+                follower = follower or group.create_task(self._follow(position))
+                await self._sweep()
+                follower.cancel()
+                follower = group.create_task(self._follow(position))
+                if sweeps % _SETTINGS_EVERY == 0:
+                    self._settings.refresh()
+                await self._until_next_sweep()
+        raise AssertionError("unreachable: the loop above has no end")
+
+    async def _until_next_sweep(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._interval):
+                await self._backlog.low.wait()
+        self._backlog.low.clear()
+
+    async def _sweep(self) -> None:
+        if self._settings.target is None:
+            self._backlog.clear()
+            return
+        await until_it_works(self._sweep_once)
+
+    async def _sweep_once(self) -> None:
+        """Pages by key; equal keys (a thousand reminders of one due time) are stepped over with `skip`."""
+        self._backlog.start_sweep(asyncio.get_running_loop().time())
+        start: object = None
+        skip = 0
+        while page := await self._couch.sendable(start=start, skip=skip, limit=PAGE):
+            if not all(self._backlog.add(candidate) for row in page if (candidate := _candidate(row))):
+                return
+            if len(page) < PAGE:
+                break
+            last = page[-1].due
+            same = sum(1 for row in page if row.due == last)
+            skip = skip + same if last == start else same
+            start = last
+        self._backlog.more = False
+
+    async def _follow(self, since: Seq) -> NoReturn:
+        while True:
+            changes = await until_it_works(self._changes.wait, since)
+            since = changes.last_seq
+            for hint in changes.hints:
+                self._take(hint)
+
+    def _take(self, hint: Hint) -> None:
+        if hint.doc_id in SETTINGS_DOCS:
+            self._settings.refresh()
+        elif hint.doc is not None and self._settings.target is not None:
+            self._copies.put(hint.doc, hint.size, asyncio.get_running_loop().time())
+            for candidate in _candidates(hint.doc):
+                self._backlog.hint(candidate)
+
+
+def _candidate(row: SendableRow) -> Candidate | None:
+    """The message of a view row, or None where it cannot be sent (CHT emits such rows, too)."""
+    value = row.value if isinstance(row.value, dict) else {}
+    found = read_message({"uuid": value.get("id"), "to": value.get("to"), "message": value.get("content")})
+    moment = row.due if isinstance(row.due, int | float) else 0
+    return Candidate(int(moment), row.doc_id, found.uuid) if found else None
+
+
+def _candidates(doc: Doc) -> Iterator[Candidate]:
+    """The messages of a document whose tasks are `pending`."""
+    for task in tasks(doc):
+        if task.get("state") == State.PENDING:
+            for message in messages(task):
+                yield Candidate(due(task, doc) or 0, doc["_id"], message.uuid)

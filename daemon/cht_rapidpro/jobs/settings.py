@@ -1,0 +1,100 @@
+"""Keeps the snapshot of CHT's app settings, and with it the answer to "do we send, and where to".
+
+Read at the start, whenever the feed tells of a change, and now and then; swapped whole. While the document is invalid
+the last good snapshot stays, with an ERROR; before the first one nothing is sent.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import NoReturn
+from urllib.parse import urlsplit
+
+import structlog
+
+from cht_rapidpro.adapters.changes import SETTINGS_DOCS
+from cht_rapidpro.adapters.couchdb import Couch
+from cht_rapidpro.config import Cht, Rapidpro
+from cht_rapidpro.config_values import check_url
+from cht_rapidpro.domain.settings import AppSettings, Choice, choose, read_settings
+from cht_rapidpro.errors import ConfigError
+from cht_rapidpro.jobs.retry import until_it_works
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+class SettingsWatch:
+    """`settings`: the last good snapshot (None: never read); `target`: RapidPro's base URL while we send, else None."""
+
+    def __init__(self, couch: Couch, cht: Cht, rapidpro: Rapidpro) -> None:
+        self._couch = couch
+        self._cht = cht
+        self._rapidpro = rapidpro
+        self._requested = asyncio.Event()
+        self._listeners: list[Callable[[], None]] = []
+        self._choice: Choice | None = None
+        self._problem = ""
+        self._host = ""
+        self.settings: AppSettings | None = None
+        self.target: str | None = None
+
+    def subscribe(self, listener: Callable[[], None]) -> None:
+        """`listener` is called after every change of `settings` or `target`."""
+        self._listeners.append(listener)
+
+    def refresh(self) -> None:
+        """Asks for the documents to be read again."""
+        self._requested.set()
+
+    async def run(self) -> NoReturn:
+        self.refresh()
+        while True:
+            await self._requested.wait()
+            self._requested.clear()
+            docs = await until_it_works(self._couch.read, SETTINGS_DOCS)
+            self._take(read_settings(*(docs.get(doc_id) for doc_id in SETTINGS_DOCS)))
+
+    def _take(self, found: AppSettings | str) -> None:
+        if isinstance(found, str):
+            self._report(f"{found}: the last good settings stay in force" if self.settings else found)
+            return
+        if found == self.settings:
+            self._report("")
+            return
+        self.settings = found
+        choice = choose(found, self._cht.outgoing_service)
+        self._tell(choice)
+        self.target = self._find_target(found) if choice.sends else None
+        for listener in self._listeners:
+            listener()
+
+    def _tell(self, choice: Choice) -> None:
+        """One line when the choice changes: on, off, or a conflict that a human has to solve."""
+        if choice == self._choice:
+            return
+        self._choice = choice
+        if choice.conflict:
+            log.error("sending.conflicted", why=choice.why)
+        elif choice.sends:
+            log.info("sending.enabled", why=choice.why)
+        else:
+            log.info("sending.disabled", why=choice.why)
+
+    def _find_target(self, settings: AppSettings) -> str | None:
+        url = self._rapidpro.url
+        if not url:
+            try:
+                url = check_url(settings.rapidpro_url, allow_plain_http=self._rapidpro.allow_plain_http)
+            except ConfigError as error:
+                self._report(f"sms.rapidpro.url in the app settings: {error}; nothing is sent")
+                return None
+        self._report("")
+        host = urlsplit(url).netloc
+        if self._host not in ("", host):
+            log.error("rapidpro.host_changed", before=self._host, now=host, means="our token goes to the new host")
+        self._host = host
+        return url
+
+    def _report(self, problem: str) -> None:
+        if problem and problem != self._problem:
+            log.error("settings.invalid", problem=problem)
+        self._problem = problem

@@ -1,0 +1,74 @@
+"""One CouchDB for the session (starting a stand-in takes a second), one fresh database for each test."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from uuid import uuid4
+
+import pytest
+
+from cht_rapidpro.demo.couchdb import CouchDBServer, StandinProcess, server_from_environment
+from cht_rapidpro.demo.database import Database, delete_database
+from cht_rapidpro.demo.medic import create_medic
+from cht_rapidpro.demo.rapidpro import RapidPro
+from tests.clock import JumpingLoop
+from tests.gate import Gate, open_gate
+
+TOKEN = "0123456789abcdef"
+
+
+def pytest_asyncio_loop_factories() -> dict[str, type[JumpingLoop]]:
+    """Every test runs on a loop whose clock can be set forward."""
+    return {"jumping": JumpingLoop}
+
+
+@pytest.fixture(autouse=True)
+async def no_leaked_tasks() -> AsyncIterator[None]:
+    """What a test starts it also ends."""
+    yield
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    assert not left, f"tasks left running: {left}"
+
+
+@pytest.fixture(scope="session")
+def couchdb() -> Iterator[CouchDBServer]:
+    external = server_from_environment()
+    if external:
+        yield external
+        return
+    with StandinProcess() as standin:
+        yield standin
+
+
+@pytest.fixture
+def database_name() -> str:
+    return f"test-{uuid4().hex}"
+
+
+@pytest.fixture
+async def database(couchdb: CouchDBServer, database_name: str) -> AsyncIterator[Database]:
+    """An empty database."""
+    async with Database(couchdb, database_name) as database:
+        await database.create()
+        yield database
+    await delete_database(couchdb, database_name)
+
+
+@pytest.fixture
+async def medic(couchdb: CouchDBServer, database_name: str) -> AsyncIterator[Database]:
+    """A database as CHT has it, without any message."""
+    await create_medic(couchdb, database_name)
+    async with Database(couchdb, database_name) as database:
+        yield database
+    await delete_database(couchdb, database_name)
+
+
+@pytest.fixture
+async def gate(couchdb: CouchDBServer) -> AsyncIterator[Gate]:
+    async with open_gate(couchdb) as gate:
+        yield gate
+
+
+@pytest.fixture
+async def rapidpro() -> AsyncIterator[RapidPro]:
+    async with RapidPro(TOKEN) as rapidpro:
+        yield rapidpro

@@ -1,0 +1,94 @@
+"""A door before CouchDB that a test can hold, close, or let things happen at.
+
+An HTTP server of its own, between the gateway and the stand-in or a real CouchDB: everything passes unchanged unless
+the test has asked for something. So that a test can say "just before the claim is written, somebody clears the task".
+"""
+
+import asyncio
+import io
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import aiohttp
+from aiohttp import web
+
+from cht_rapidpro.demo.couchdb import CouchDBServer
+
+Hook = Callable[[], Awaitable[None]]
+_HOP_BY_HOP = {"Transfer-Encoding", "Content-Length", "Connection", "Keep-Alive", "Content-Encoding", "Date", "Server"}
+
+
+@dataclass
+class Gate:
+    """`url` takes CouchDB's place; `requests` are those that came, as `POST _bulk_docs`."""
+
+    user: str
+    password: str
+    url: str = ""
+    requests: list[str] = field(default_factory=list)
+    is_closed: bool = False  # every connection is cut
+    loses_answers: bool = False  # writes take effect, their answers do not arrive
+    _before: dict[str, list[Hook]] = field(default_factory=dict)
+
+    def before(self, request: str, hook: Hook, times: int = 1) -> None:
+        """Runs `hook` before each of the next `times` such requests is passed on."""
+        self._before.setdefault(request, []).extend([hook] * times)
+
+    async def arrive(self, request: str) -> None:
+        self.requests.append(request)
+        hooks = self._before.get(request)
+        if hooks:
+            await hooks.pop(0)()
+
+
+@asynccontextmanager
+async def open_gate(couchdb: CouchDBServer) -> AsyncIterator[Gate]:
+    """A gate before this server, open."""
+    gate = Gate(couchdb.user, couchdb.password)
+    async with aiohttp.ClientSession(auto_decompress=True) as session:
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            name = f"{request.method} {request.path.rpartition('/')[2]}"
+            await gate.arrive(name)
+            if gate.is_closed:
+                return _cut(request)
+            headers = {key: value for key, value in request.headers.items() if key not in {"Host", "Content-Length"}}
+            async with session.request(
+                request.method, f"{couchdb.url}{request.raw_path}", headers=headers, data=io.BytesIO(await request.read())
+            ) as answer:
+                body = await answer.read()
+            if gate.is_closed or (gate.loses_answers and name == "POST _bulk_docs"):
+                return _cut(request)
+            kept = {key: value for key, value in answer.headers.items() if key not in _HOP_BY_HOP}
+            return web.Response(status=answer.status, headers=kept, body=body)
+
+        application = web.Application(client_max_size=0)
+        application.router.add_route("*", "/{path:.*}", handle)
+        runner = web.AppRunner(application, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            host, port = runner.addresses[0][:2]
+            gate.url = f"http://{host}:{port}"
+            yield gate
+        finally:
+            await runner.cleanup()
+
+
+def _cut(request: web.Request) -> web.StreamResponse:
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response()
+
+
+async def until(condition: Callable[[], bool | Awaitable[bool]], deadline: float = 20.0) -> None:
+    """Returns as soon as the condition holds; TimeoutError when it never does. `deadline`: real seconds."""
+    end = time.monotonic() + deadline  # not the loop's time: a test may jump
+    while time.monotonic() < end:
+        found = condition()
+        if found if isinstance(found, bool) else await found:
+            return
+        await asyncio.sleep(0.01)
+    raise TimeoutError

@@ -1,0 +1,39 @@
+"""The daemon inside the test's own event loop: everything but the command line and the process."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import uuid4
+
+from cht_rapidpro.app import serve
+from cht_rapidpro.config import Config, Couchdb, Outgoing, Rapidpro
+from cht_rapidpro.config_values import Secret
+from cht_rapidpro.demo.database import Database
+from cht_rapidpro.demo.rapidpro import RapidPro
+from cht_rapidpro.domain.claim import Instance
+from tests.clock import wall_clock
+from tests.gate import Gate
+
+
+def configure(gate: Gate, medic: Database, rapidpro: RapidPro | str, token: str, **keys: Any) -> Config:
+    """`keys` of [rapidpro] and [outgoing] differ from the defaults; a test never waits for a sweep."""
+    url = rapidpro if isinstance(rapidpro, str) else rapidpro.url
+    own = {name: keys.pop(name) for name in ("requests_per_hour", "max_concurrency", "timeout") if name in keys}
+    return Config(
+        couchdb=Couchdb(url=gate.url, database=medic.name, user=gate.user, password=Secret(gate.password)),
+        rapidpro=Rapidpro(url=url, token=Secret(token), **own),
+        outgoing=Outgoing(**keys),
+    )
+
+
+@asynccontextmanager
+async def running(config: Config, me: Instance | None = None) -> AsyncIterator[None]:
+    """Runs it for the length of the block and then does what SIGTERM does; a crash of it ends the block."""
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(serve(config, me or Instance(uuid4().hex, "test"), stop, wall_clock))
+        try:
+            yield
+        finally:
+            stop.set()
