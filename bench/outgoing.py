@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from bench.rig import Rig, percentile, rig, table
-from cht_rapidpro.demo.daemon import Daemon
+from cht_rapidpro.demo.process import Daemon
 from cht_rapidpro.demo.medic import data_record, message, task
 
 _DEADLINE = 600.0

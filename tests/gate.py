@@ -56,7 +56,10 @@ async def open_gate(couchdb: CouchDBServer) -> AsyncIterator[Gate]:
                 return _cut(request)
             headers = {key: value for key, value in request.headers.items() if key not in {"Host", "Content-Length"}}
             async with session.request(
-                request.method, f"{couchdb.url}{request.raw_path}", headers=headers, data=io.BytesIO(await request.read())
+                request.method,
+                f"{couchdb.url}{request.raw_path}",
+                headers=headers,
+                data=io.BytesIO(await request.read()),
             ) as answer:
                 body = await answer.read()
             if gate.is_closed or (gate.loses_answers and name == "POST _bulk_docs"):

@@ -9,11 +9,11 @@ from uuid import uuid4
 from cht_rapidpro.app import serve
 from cht_rapidpro.config import Config, Couchdb, Outgoing, Rapidpro
 from cht_rapidpro.config_values import Secret
-from cht_rapidpro.demo.database import Database
+from cht_rapidpro.demo.database import Database, Doc
 from cht_rapidpro.demo.rapidpro import RapidPro
 from cht_rapidpro.domain.claim import Instance
-from tests.clock import wall_clock
-from tests.gate import Gate
+from tests.clock import jump, wall_clock
+from tests.gate import Gate, until
 
 
 def configure(gate: Gate, medic: Database, rapidpro: RapidPro | str, token: str, **keys: Any) -> Config:
@@ -37,3 +37,19 @@ async def running(config: Config, me: Instance | None = None) -> AsyncIterator[N
             yield
         finally:
             stop.set()
+
+
+def states(doc: Doc) -> list[str]:
+    """The states of all tasks of a document."""
+    return [task["state"] for name in ("tasks", "scheduled_tasks") for task in doc.get(name, [])]
+
+
+async def reaches(medic: Database, doc_id: str, *expected: str, hurry: float = 0) -> Doc:
+    """The document, as soon as its tasks are in these states; `hurry`: seconds to jump over at each look."""
+
+    async def there() -> bool:
+        jump(hurry)
+        return states(await medic.get(doc_id)) == list(expected)
+
+    await until(there)
+    return await medic.get(doc_id)

@@ -11,23 +11,7 @@ from cht_rapidpro.demo.rapidpro import RapidPro
 from tests.clock import jump, wall_clock
 from tests.conftest import TOKEN
 from tests.gate import Gate, until
-from tests.gateway import configure, running
-
-
-def states(doc: Doc) -> list[str]:
-    """The states of all tasks of a document."""
-    return [task["state"] for name in ("tasks", "scheduled_tasks") for task in doc.get(name, [])]
-
-
-async def reaches(medic: Database, doc_id: str, *expected: str, hurry: float = 0) -> Doc:
-    """The document, as soon as its tasks are in these states; `hurry`: seconds to jump over at each look."""
-
-    async def there() -> bool:
-        jump(hurry)
-        return states(await medic.get(doc_id)) == list(expected)
-
-    await until(there)
-    return await medic.get(doc_id)
+from tests.gateway import configure, reaches, running, states
 
 
 async def test_a_pending_message_becomes_a_broadcast_and_its_task_says_so(

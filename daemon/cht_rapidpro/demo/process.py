@@ -1,0 +1,104 @@
+"""The daemon as a user runs it: the installed command, a TOML file, secrets in files, JSON lines in a log.
+
+The demo, the end-to-end tests and the benchmarks all start it through here, so that what they show is what an
+installation does.
+"""
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from cht_rapidpro.demo.couchdb import CouchDBServer
+from cht_rapidpro.errors import GatewayError
+
+COMMAND: Final = str(Path(sys.executable).with_name("cht-rapidpro"))
+
+
+class Daemon:
+    """`cht-rapidpro run` on files in `folder`; `sections`: keys over the defaults, as `{"outgoing": {...}}`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        couchdb: CouchDBServer,
+        database: str,
+        rapidpro: Mapping[str, object],
+        token: str,
+        sections: Mapping[str, Mapping[str, object]] | None = None,
+    ) -> None:
+        self.config = folder / "config.toml"
+        self.log = folder / "daemon.log"
+        self._process: asyncio.subprocess.Process | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_secret(folder / "couchdb-password", couchdb.password)
+        _write_secret(folder / "rapidpro-token", token)
+        own: dict[str, Mapping[str, object]] = {
+            "couchdb": {
+                "url": couchdb.url,
+                "database": database,
+                "user": couchdb.user,
+                "password_file": "couchdb-password",
+                "allow_plain_http": True,
+            },
+            "rapidpro": {"token_file": "rapidpro-token", **rapidpro},
+            "log": {"format": "json"},
+        }
+        merged = {name: {**own.get(name, {}), **(sections or {}).get(name, {})} for name in {*own, *(sections or {})}}
+        self.config.write_text("\n".join(_section(name, keys) for name, keys in sorted(merged.items())))
+
+    @property
+    def pid(self) -> int:
+        if self._process is None:
+            raise GatewayError("the daemon has not been started")
+        return self._process.pid
+
+    async def start(self) -> None:
+        """Starts it; more than once, after it has ended, on the same files."""
+        with self.log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                COMMAND, "run", "--config", str(self.config), stdout=log, stderr=log, start_new_session=True
+            )
+
+    async def stop(self) -> int:
+        """SIGTERM, and the exit code."""
+        self.signal(signal.SIGTERM)
+        return await self.wait()
+
+    async def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+        await self.wait()
+
+    async def wait(self) -> int:
+        """The exit code, when it has ended."""
+        return 0 if self._process is None else await self._process.wait()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Nothing when it has ended already."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(number)
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """The lines of its log so far, over all starts; what is no JSON (a crash before logging) under `event`."""
+        for line in self.log.read_text().splitlines() if self.log.exists() else ():
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                yield {"event": line, "level": "error"}
+
+
+def _write_secret(file: Path, secret: str) -> None:
+    file.touch(mode=0o600)
+    file.write_text(secret + "\n")
+
+
+def _section(name: str, keys: Mapping[str, object]) -> str:
+    # A JSON text, number or truth value is a TOML one as well.
+    return "\n".join([f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items()), ""])
