@@ -22,7 +22,9 @@ async def main() -> None:
     async with rig(options.latency) as bench:
         backlog = await _backlog(bench, options.messages)
         single = await _single(bench, options.single)
-    table(f"outgoing: {options.messages} messages in as many documents, RapidPro {options.latency * 1000:g} ms", backlog)
+    table(
+        f"outgoing: {options.messages} messages in as many documents, RapidPro {options.latency * 1000:g} ms", backlog
+    )
     table(f"outgoing: {options.single} messages, one document at a time", single)
 
 
@@ -32,7 +34,7 @@ async def _backlog(bench: Rig, count: int) -> list[tuple[str, str]]:
     before = await bench.couchdb_requests()
     await daemon.start()
     try:
-        events = await _settled(daemon, count)
+        events = await settled(daemon, count)
         requests = await bench.couchdb_requests() - before - 1
         calls = await bench.simulator("calls")
     finally:
@@ -53,11 +55,11 @@ async def _single(bench: Rig, count: int) -> list[tuple[str, str]]:
     answered: list[float] = []
     first = len(await bench.simulator("calls"))
     try:
-        await _logged(daemon, "sending.enabled")
+        await settled(daemon, 0)
         for number in range(count):
             await bench.database.put(data_record(task(message(f"Reply {number}", _number(number)))))
             answered.append(time.time())
-            await _settled(daemon, number + 1)
+            await settled(daemon, number + 1)
         calls = (await bench.simulator("calls"))[first:]
     finally:
         await daemon.stop()
@@ -69,14 +71,15 @@ async def _single(bench: Rig, count: int) -> list[tuple[str, str]]:
     ]
 
 
-async def _settled(daemon: Daemon, count: int) -> list[dict[str, Any]]:
-    """The daemon's events, when it has settled so many tasks."""
+async def settled(daemon: Daemon, count: int) -> list[dict[str, Any]]:
+    """The daemon's events, when it is sending and has settled so many tasks."""
+    await _logged(daemon, "sending.enabled")
     async with asyncio.timeout(_DEADLINE):
         while True:
             events = list(daemon.events())
             if sum(event["event"] == "task.settled" for event in events) >= count:
                 return events
-            await asyncio.sleep(0.05 if count < 1000 else 0.5)
+            await asyncio.sleep(0.05 if count < 1000 else 1)
 
 
 async def _logged(daemon: Daemon, name: str) -> None:

@@ -36,6 +36,9 @@ class Gate:
         """Runs `hook` before each of the next `times` such requests is passed on."""
         self._before.setdefault(request, []).extend([hook] * times)
 
+    def cuts(self) -> bool:
+        return self.is_closed
+
     async def arrive(self, request: str) -> None:
         self.requests.append(request)
         hooks = self._before.get(request)
@@ -52,7 +55,7 @@ async def open_gate(couchdb: CouchDBServer) -> AsyncIterator[Gate]:
         async def handle(request: web.Request) -> web.StreamResponse:
             name = f"{request.method} {request.path.rpartition('/')[2]}"
             await gate.arrive(name)
-            if gate.is_closed:
+            if gate.cuts():
                 return _cut(request)
             headers = {key: value for key, value in request.headers.items() if key not in {"Host", "Content-Length"}}
             async with session.request(
@@ -62,7 +65,7 @@ async def open_gate(couchdb: CouchDBServer) -> AsyncIterator[Gate]:
                 data=io.BytesIO(await request.read()),
             ) as answer:
                 body = await answer.read()
-            if gate.is_closed or (gate.loses_answers and name == "POST _bulk_docs"):
+            if gate.cuts() or (gate.loses_answers and name == "POST _bulk_docs"):
                 return _cut(request)
             kept = {key: value for key, value in answer.headers.items() if key not in _HOP_BY_HOP}
             return web.Response(status=answer.status, headers=kept, body=body)

@@ -113,6 +113,7 @@ class RapidPro:
             return Doubtful(_name(error))
 
     def _note(self, answer: Answer, method: str, url: str, now: float) -> None:
+        """Bookkeeping of the budget and the health; what a server says in its error could quote our token."""
         match answer:
             case Created() | Refused():
                 self.health.works()
@@ -123,9 +124,12 @@ class RapidPro:
             case NotSent(why):
                 self.health.fails(TransientError(f"{method} {url}: {why}"))
             case Trouble(why):
-                self.health.fails(TroubleError(f"{method} {url}: {why}: {_remedy(why)}"))
+                self.health.fails(TroubleError(f"{method} {url}: {self._redact(why)}: {_remedy(why)}"))
             case Doubtful():
                 pass  # about one message: its sender logs it
+
+    def _redact(self, text: str) -> str:
+        return text.replace(self._config.token.reveal(), "(token)")
 
 
 async def _read(method: str, response: aiohttp.ClientResponse) -> Answer:

@@ -1,0 +1,178 @@
+"""The installed command, as systemd or a user at a terminal meets it."""
+
+import re
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cht_rapidpro.demo.couchdb import CouchDBServer, CouchDBStandin
+from cht_rapidpro.demo.database import Database, Doc
+from cht_rapidpro.demo.medic import create_medic, data_record, message, task
+from cht_rapidpro.demo.process import COMMAND, Daemon
+from cht_rapidpro.demo.rapidpro import Answer, Fault, HalfBody, Hang, RapidPro, Reset
+from tests.conftest import TOKEN
+from tests.gate import until
+from tests.gateway import reaches, states
+
+NewDaemon = Callable[..., Daemon]
+
+
+@pytest.fixture
+async def new_daemon(
+    tmp_path: Path, couchdb: CouchDBServer, medic: Database, rapidpro: RapidPro
+) -> AsyncIterator[NewDaemon]:
+    """Makes daemons between the test's database and RapidPro; each is ended with the test."""
+    made: list[Daemon] = []
+
+    def new(folder: str = "gateway", **sections: dict[str, object]) -> Daemon:
+        daemon = Daemon(tmp_path / folder, couchdb, medic.name, {"url": rapidpro.url}, TOKEN, sections)
+        made.append(daemon)
+        return daemon
+
+    yield new
+    for daemon in made:
+        await daemon.kill()
+
+
+def logged(daemon: Daemon, event: str) -> list[dict[str, Any]]:
+    return [entry for entry in daemon.events() if entry["event"] == event]
+
+
+def _command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([COMMAND, *arguments], capture_output=True, text=True, timeout=30)  # noqa: S603
+
+
+async def test_sigterm_settles_what_is_in_flight_and_gives_back_the_rest(
+    new_daemon: NewDaemon, medic: Database, rapidpro: RapidPro
+) -> None:
+    records = [data_record(task(message(f"hello {number}"))) for number in range(60)]
+    await medic.bulk(records)
+    rapidpro.wire.latency = 0.5
+    daemon = new_daemon()
+    await daemon.start()
+    await until(lambda: len(rapidpro.broadcasts) > 0)
+    assert await daemon.stop() == 0
+    docs = {record["_id"]: await medic.get(record["_id"]) for record in records}
+    ended = {doc_id: states(doc)[0] for doc_id, doc in docs.items()}
+    assert set(ended.values()) == {"pending", "received-by-gateway"}
+    refs = {doc["tasks"][0].get("gateway_ref") for doc in docs.values()} - {None}
+    assert refs == {str(broadcast.id) for broadcast in rapidpro.broadcasts}
+    assert 0 < len(refs) < 60
+    assert {doc["_rev"][:2] for doc_id, doc in docs.items() if ended[doc_id] == "received-by-gateway"} == {"3-"}
+    rapidpro.wire.latency = 0.0
+    await daemon.start()
+    for record in records:
+        await reaches(medic, record["_id"], "received-by-gateway")
+    assert await daemon.stop() == 0
+    assert sorted(broadcast.text for broadcast in rapidpro.broadcasts) == sorted(
+        record["tasks"][0]["messages"][0]["message"] for record in records
+    )
+
+
+async def test_sigterm_while_nothing_works_ends_in_good_time(new_daemon: NewDaemon, rapidpro: RapidPro) -> None:
+    daemon = new_daemon(couchdb={"url": "http://127.0.0.1:1"})
+    await daemon.start()
+    await until(lambda: bool(logged(daemon, "dependency.lost")))
+    assert await daemon.stop() == 0
+    assert [entry["event"] for entry in daemon.events()][-1] == "daemon.stopped"
+    assert not rapidpro.calls
+
+
+async def test_it_starts_before_couchdb_does(tmp_path: Path, rapidpro: RapidPro) -> None:
+    record = data_record(task(message("hello")))
+    standin = CouchDBStandin(data_dir=tmp_path / "couchdb")
+    async with standin:
+        await create_medic(standin, "medic")
+        async with Database(standin, "medic") as medic:
+            await medic.put(record)
+    daemon = Daemon(tmp_path / "gateway", standin, "medic", {"url": rapidpro.url}, TOKEN)
+    await daemon.start()
+    try:
+        await until(lambda: bool(logged(daemon, "dependency.lost")))
+        async with standin, Database(standin, "medic") as medic:
+            await reaches(medic, record["_id"], "received-by-gateway")
+            assert await daemon.stop() == 0
+    finally:
+        await daemon.kill()
+    assert len(rapidpro.broadcasts) == 1
+
+
+async def test_a_second_daemon_on_the_same_state_directory_ends_at_once(new_daemon: NewDaemon) -> None:
+    first, second = new_daemon(), new_daemon()
+    await first.start()
+    await until(lambda: bool(logged(first, "daemon.started")))
+    await second.start()
+    assert await second.wait() == 78
+    assert "in use by another cht-rapidpro" in first.log.read_text()
+    assert first.is_running
+
+
+async def test_two_signals_kill(new_daemon: NewDaemon, medic: Database, rapidpro: RapidPro) -> None:
+    await medic.put(data_record(task(message("hello"))))
+    rapidpro.fail(Fault("POST broadcasts", Hang()))
+    daemon = new_daemon()
+    await daemon.start()
+    await until(lambda: len(rapidpro.calls) > 0)
+    daemon.signal(signal.SIGINT)
+    await until(lambda: bool(logged(daemon, "stop.requested")))
+    daemon.signal(signal.SIGINT)
+    assert await daemon.wait() == -signal.SIGINT
+
+
+async def test_no_text_number_or_secret_is_in_any_log_line(
+    new_daemon: NewDaemon, medic: Database, rapidpro: RapidPro, couchdb: CouchDBServer
+) -> None:
+    """Invariant 7, at the most talkative level, with everything going wrong that talks."""
+    records: list[Doc] = [
+        data_record(task(message("Zebra secret", "+254712345678"))),
+        data_record(task(message("Zebra refused", "phone254712345678"))),
+        data_record(task(message("Zebra doubted", "0712345679"))),
+        data_record(task(message("Zebra cut", "+254712345680"))),
+        data_record(task(message("Zebra " * 1000, "+254712345681"))),
+        data_record(task(message("Zebra half", "+254712345682")), doc_id="reminder:+254712345678"),
+        data_record(task(message("Zebra login", "+254712345683")), doc_id="token:login:Zebra"),
+    ]
+    rapidpro.fail(Fault("POST broadcasts", Answer(500, "Zebra +254712345679"), contains="doubted"))
+    rapidpro.fail(Fault("POST broadcasts", Reset(), contains="cut"))
+    rapidpro.fail(Fault("POST broadcasts", HalfBody(), contains="half", after=True))
+    daemon = new_daemon(log={"level": "debug"}, outgoing={"settle_time": "1s"})
+    await daemon.start()
+    await medic.bulk(records)
+    await until(lambda: len(logged(daemon, "task.settled")) == len(records))
+    rapidpro.fail(Fault("any", Answer(403, f'{{"detail":"{TOKEN} is no token of +254712345678"}}', "application/json")))
+    await medic.put(data_record(task(message("Zebra again"))))
+    await until(lambda: bool(logged(daemon, "dependency.refused")))
+    daemon.signal(signal.SIGTERM)
+    await daemon.wait()
+    written = daemon.log.read_text()
+    assert "Zebra" not in written
+    assert re.findall(r"\d{9}", re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}|[0-9a-f]{32}", "", written)) == []
+    assert TOKEN not in written
+    assert f'"{couchdb.password}"' not in written
+
+
+def test_a_wrong_configuration_ends_with_78_and_names_the_key(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text('[rapidpro]\ntoken = "x"\nmax_concurency = 4\n')
+    ended = _command("run", "--config", str(config))
+    assert (ended.returncode, ended.stdout) == (78, "")
+    assert f"{config}: [rapidpro]" in ended.stderr
+    assert "max_concurrency" in ended.stderr
+    assert _command("run", "--config", str(tmp_path / "none.toml")).returncode == 78
+
+
+def test_wrong_usage_ends_with_2_and_the_version_with_0() -> None:
+    assert _command().returncode == _command("run").returncode == _command("dance").returncode == 2
+    version = _command("version")
+    assert (version.returncode, re.fullmatch(r"cht-rapidpro \d+\.\d+\.\d+\n", version.stdout) is not None) == (0, True)
+
+
+def test_the_readme_shows_the_commands_that_there_are() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    shown = set(re.findall(r"^cht-rapidpro (\w+)", readme, re.MULTILINE))
+    offered = set(re.findall(r"^    (\w+) ", _command("--help").stdout, re.MULTILINE))
+    assert shown == offered
