@@ -29,10 +29,10 @@ SELECTOR: Final[Mapping[str, Any]] = {
     ]
 }
 _ROWS: Final = 100
-_BYTES: Final = 16 * 1024 * 1024
+_BYTES: Final = 8 * 1024 * 1024
 _IDLE_MS: Final = 50_000  # the server ends an idle longpoll after this; it caps the value at 60 s
 _WAIT: Final = aiohttp.ClientTimeout(total=300, sock_connect=10)
-_NO_SELECTOR: Final = frozenset({400, 404, 405, 415, 501})
+_NO_SELECTOR: Final = frozenset({400, 405, 415, 501})
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,7 @@ class Changes:
 
     hints: list[Hint]
     last_seq: Seq
+    is_complete: bool = True  # False: documents were left out, a sweep has to find them
 
 
 class _Row(msgspec.Struct):
@@ -75,10 +76,9 @@ class ChangesFeed:
 
     async def wait(self, since: Seq) -> Changes:
         """The next changes after `since` that matter to us; waits until there are any or the server ends the wait."""
-        if self._selects:
-            answer = await self._longpoll(since, selects=True)
-            if answer is not None:
-                return answer
+        answer = await self._longpoll(since, selects=True) if self._selects else None
+        if answer is not None:
+            return answer
         answer = await self._longpoll(since, selects=False)
         if answer is None:
             raise TransientError(f"CouchDB refuses the feed from position {str(since)[:40]!r}")
@@ -88,10 +88,16 @@ class ChangesFeed:
         return answer
 
     async def _longpoll(self, since: Seq, *, selects: bool) -> Changes | None:
-        """One request; None where the server does not understand it."""
+        """None where the server does not understand the request; without documents where they are too large."""
+        try:
+            return await self._request(since, selects=selects, docs=True)
+        except _TooLargeError:
+            return await self._request(since, selects=selects, docs=False)
+
+    async def _request(self, since: Seq, *, selects: bool, docs: bool) -> Changes | None:
         params: dict[str, str | int] = {
             "feed": "longpoll",
-            "include_docs": "true",
+            "include_docs": "true" if docs else "false",
             "since": since,
             "limit": _ROWS,
             "timeout": _IDLE_MS,
@@ -108,16 +114,25 @@ class ChangesFeed:
                 if response.status in _NO_SELECTOR:
                     return None
                 raise_for_status(response, self._couch.config)
-                body = _decoder.decode(await _read_bounded(response))
-        return Changes([hint for row in body.results if _matters(hint := _hint(row))], Seq(str(body.last_seq)))
+                answer = await _read_bounded(response)
+                body = _decoder.decode(answer) if answer else None
+        if body is None:
+            raise _TooLargeError
+        hints = [hint for row in body.results if _matters(hint := _hint(row))]
+        return Changes(hints, Seq(str(body.last_seq)), is_complete=docs or not body.results)
+
+
+class _TooLargeError(Exception):
+    """The documents of one answer are larger than what is read at once."""
 
 
 async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:
+    """The body; empty where it is longer than `_BYTES`."""
     body = bytearray()
     async for chunk in response.content.iter_any():
         body += chunk
         if len(body) > _BYTES:
-            raise TransientError(f"the feed brought more than {_BYTES} bytes at once: left to the sweep")
+            return b""
     return bytes(body)
 
 

@@ -40,9 +40,17 @@ _REJECTED_PAUSE: Final = 3600.0
 _SETTLE_PAUSE: Final = 60.0
 
 
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """One moment on two clocks. `wall`: ms since the epoch, as documents say it; `loop`: s, for ages."""
+
+    wall: int
+    loop: float
+
+
 @dataclass(slots=True, eq=False)
 class HeldTask:
-    """A task under our claim. `claimed_at`: ms since the epoch, as the document says; `claimed`: the same in loop time.
+    """A task under our claim, made or last renewed at `claimed` (before the write, so that it is older than it seems).
 
     `earlier`: the claim that ours followed directly; whoever held it may have sent the messages.
     """
@@ -50,8 +58,7 @@ class HeldTask:
     doc_id: DocId
     messages: tuple[Message, ...]
     due: int
-    claimed_at: int
-    claimed: float
+    claimed: Moment
     earlier: Claim | None
     results: dict[MessageId, Created | Refused] = field(default_factory=dict)
     attempts: int = 0  # that may have had an effect: in flight, or in doubt ever since
@@ -98,12 +105,13 @@ class Claims:
         wanted: dict[DocId, list[Candidate]] = defaultdict(list)
         for candidate in candidates:
             wanted[candidate.doc_id].append(candidate)
-        now = self._wall_clock()
+        moment = Moment(self._wall_clock(), _time())
         async with asyncio.TaskGroup() as group:
-            claims = [group.create_task(self._claim_in(doc_id, mine, now)) for doc_id, mine in wanted.items()]
+            claims = [group.create_task(self._claim_in(doc_id, mine, moment)) for doc_id, mine in wanted.items()]
         return [task for claim in claims for task in claim.result()]
 
-    async def _claim_in(self, doc_id: DocId, candidates: list[Candidate], now: int) -> list[HeldTask]:
+    async def _claim_in(self, doc_id: DocId, candidates: list[Candidate], moment: Moment) -> list[HeldTask]:
+        now = moment.wall
         claim = ClaimTasks(
             self.me,
             wanted={candidate.uuid for candidate in candidates},
@@ -119,15 +127,15 @@ class Claims:
                 self._hold_back(candidate, _REJECTED_PAUSE)
             return []
         due = min(candidate.due for candidate in candidates)
-        held = [self._take(doc_id, task, due, now) for task in (claim.won(doc) if doc else ())]
+        held = [self._take(doc_id, task, due, moment) for task in (claim.won(doc) if doc else ())]
         won = {key for task in held for key in task.keys}
         for candidate in candidates:
             if candidate.key not in won:
                 self._pass_over(candidate, doc)
         return held
 
-    def _take(self, doc_id: DocId, task: Task, due: int, now: int) -> HeldTask:
-        held = HeldTask(doc_id, messages(task), due, now, _time(), earlier_claim(task))
+    def _take(self, doc_id: DocId, task: Task, due: int, moment: Moment) -> HeldTask:
+        held = HeldTask(doc_id, messages(task), due, moment, earlier_claim(task))
         self._backlog.know(held.keys)
         log.info("task.claimed", doc=doc_id, message=held.uuid)
         return held
@@ -150,18 +158,19 @@ class Claims:
     async def renew(self, held: HeldTask) -> bool:
         """Gives the claim a new date; False, and the task is given up, when it is not ours any more."""
         async with held.renewing:
-            now, claimed = self._wall_clock(), _time()
+            moment = Moment(self._wall_clock(), _time())
+            edit = renew(self.me, held.uuid, held.claimed.wall, moment.wall)
             try:
-                doc = await self._writer.apply(held.doc_id, renew(self.me, held.uuid, held.claimed_at, now))
+                doc = await self._writer.apply(held.doc_id, edit)
             except PermanentError as error:
                 log.error("claim.rejected", doc=held.doc_id, error=str(error), means="not sent: mend the document")
                 doc = None
             task = find_task(doc, held.uuid) if doc else None
-            if task is None or claim_of(task) != Claim(self.me.id, now):
+            if task is None or claim_of(task) != Claim(self.me.id, moment.wall):
                 log.warning("claim.lost", doc=held.doc_id, message=held.uuid)
                 self._backlog.done(held.keys)
                 return False
-            held.claimed_at, held.claimed = now, claimed
+            held.claimed = moment
             return True
 
     async def release(self, held: HeldTask) -> None:

@@ -85,6 +85,8 @@ class Feed:
         while True:
             changes = await until_it_works(self._changes.wait, since)
             since = changes.last_seq
+            if not changes.is_complete:
+                self._backlog.low.set()
             for hint in changes.hints:
                 self._take(hint)
 

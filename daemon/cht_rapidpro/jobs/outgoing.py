@@ -115,7 +115,7 @@ class Outgoing:
         return max(self._valve.delay(now), self._rapidpro.budget.delay(now))
 
     def _start_probe(self) -> None:
-        if not self._probing:
+        if not self._probing and (self._ready or len(self._backlog)):
             self._probing = True
             self._start(self._probe())
 
@@ -203,7 +203,7 @@ class Outgoing:
         broadcast = prepare(message, settings.values)
         if isinstance(broadcast, Refused):
             return broadcast
-        if self._time() - held.claimed > self._config.claim_timeout / 2 and not await self._claims.renew(held):
+        if self._time() - held.claimed.loop > self._config.claim_timeout / 2 and not await self._claims.renew(held):
             return None
         held.attempts += 1
         answer = await self._rapidpro.post_broadcast(self._target, broadcast)
