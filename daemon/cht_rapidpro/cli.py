@@ -23,6 +23,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 CRASHED: Final = 1
 BAD_CONFIG: Final = 78
+INTERRUPTED: Final = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"cht-rapidpro: {error}", file=sys.stderr)
         return BAD_CONFIG
+    except KeyboardInterrupt:  # before the event loop has its own way to end
+        return INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -57,10 +57,14 @@ class Daemon:
         return self._process.pid
 
     async def start(self) -> None:
-        """Starts it; more than once, after it has ended, on the same files."""
+        """Starts it; more than once, after it has ended, on the same files.
+
+        Nothing of the caller's environment reaches it: a token or a proxy that a shell exports for a real gateway would
+        make this one talk to the wrong side.
+        """
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                COMMAND, "run", "--config", str(self.config), stdout=log, stderr=log, start_new_session=True
+                COMMAND, "run", "--config", str(self.config), stdout=log, stderr=log, env={}, start_new_session=True
             )
 
     async def stop(self) -> int:
