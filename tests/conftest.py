@@ -10,7 +10,7 @@ from cht_rapidpro.demo.couchdb import CouchDBServer, StandinProcess, server_from
 from cht_rapidpro.demo.database import Database, delete_database
 from cht_rapidpro.demo.medic import create_medic
 from cht_rapidpro.demo.rapidpro import RapidPro
-from tests.clock import JumpingLoop
+from tests.clock import JumpingLoop, wall_clock
 from tests.gate import Gate, open_gate
 
 TOKEN = "0123456789abcdef"
@@ -70,5 +70,5 @@ async def gate(couchdb: CouchDBServer) -> AsyncIterator[Gate]:
 
 @pytest.fixture
 async def rapidpro() -> AsyncIterator[RapidPro]:
-    async with RapidPro(TOKEN) as rapidpro:
+    async with RapidPro(TOKEN, clock=lambda: wall_clock() / 1000) as rapidpro:
         yield rapidpro

@@ -20,7 +20,9 @@ from cht_rapidpro.config import Config
 from cht_rapidpro.domain.claim import Instance
 from cht_rapidpro.jobs.backlog import Backlog
 from cht_rapidpro.jobs.claims import Claims
+from cht_rapidpro.jobs.doubts import Doubts
 from cht_rapidpro.jobs.feed import Feed
+from cht_rapidpro.jobs.lookup import Lookup
 from cht_rapidpro.jobs.outgoing import Outgoing
 from cht_rapidpro.jobs.settings import SettingsWatch
 from cht_rapidpro.jobs.writer import Writer
@@ -29,6 +31,8 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 # A stop takes at most [rapidpro] timeout for the sends in flight, and this for settling and releasing: two writes.
 _WRITE_BUDGET: Final = 15.0
+# A broadcast younger than a request may take, and this, may be another daemon's that is not settled yet.
+_REQUEST_MARGIN: Final = 2.0
 
 
 async def run(config: Config, instance_id: str) -> None:
@@ -54,7 +58,14 @@ async def serve(config: Config, me: Instance, stop: asyncio.Event, wall_clock: C
         settings = SettingsWatch(couch, config.cht, config.rapidpro)
         feed = Feed(couch, settings, backlog, writer.copies, config.outgoing.sweep_interval)
         claims = Claims(writer, backlog, me, config.outgoing, wall_clock)
-        outgoing = Outgoing(claims, backlog, rapidpro, settings, config.outgoing, config.rapidpro.max_concurrency)
+        request_time = config.rapidpro.timeout + _REQUEST_MARGIN
+        lookup = Lookup(couch, rapidpro, me.id, request_time, config.outgoing.claim_timeout, wall_clock)
+        doubts = Doubts(
+            lookup, claims, settings, config.outgoing.settle_time, request_time, config.outgoing.claim_timeout
+        )
+        outgoing = Outgoing(
+            claims, doubts, backlog, rapidpro, settings, config.outgoing, config.rapidpro.max_concurrency
+        )
         async with asyncio.TaskGroup() as jobs:
             writing = jobs.create_task(writer.run())
             finding = [jobs.create_task(settings.run()), jobs.create_task(feed.run())]

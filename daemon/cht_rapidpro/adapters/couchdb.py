@@ -7,7 +7,7 @@ translated here and nowhere else; a caller sees TransientError and TroubleError,
 """
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -28,6 +28,7 @@ Rev = NewType("Rev", str)
 
 BULK_BYTES: Final = 4 * 1024 * 1024
 BULK_ROWS: Final = 500
+_PAGE: Final = 500
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=60, sock_connect=10)
 _TOO_LARGE_OR_MALFORMED: Final = frozenset({400, 413})
 
@@ -121,12 +122,38 @@ class Couch:
 
     async def sendable(self, *, start: object, skip: int, limit: int) -> list[SendableRow]:
         """A page of the messages that may be sent, oldest due first, from the due time `start` (None: the oldest)."""
-        first = ["pending-or-forwarded"] if start is None else ["pending-or-forwarded", start]
+        return await self._by_state("pending-or-forwarded", start, skip, limit)
+
+    async def forwarded(self) -> AsyncIterator[list[SendableRow]]:
+        """The messages whose task is `forwarded-to-gateway`, in pages: the open claims of all daemons among them."""
+        start: object = None
+        skip = 0
+        while page := await self._by_state("forwarded-to-gateway", start, skip, _PAGE):
+            yield page
+            start, skip = page[-1].due, _seen(page, start, skip)
+
+    async def _by_state(self, state: str, start: object, skip: int, limit: int) -> list[SendableRow]:
+        first = [state] if start is None else [state, start]
         with self.edge():
             response = await self._database.view("medic", "messages_by_state").get(
-                startkey=_json(first), endkey=_json(["pending-or-forwarded", {}]), skip=skip, limit=limit
+                startkey=_json(first), endkey=_json([state, {}]), skip=skip, limit=limit
             )
         return [SendableRow(DocId(row["id"]), row["key"][1], row["value"]) for row in response.rows]
+
+    async def holders(self, refs: Sequence[str]) -> dict[str, set[DocId]]:
+        """The documents that hold these gateway_refs (`medic-sms/messages_by_gateway_ref`), incoming ones among them.
+
+        CHT's own gateway stored numbers, so each ref is asked for in both forms.
+        """
+        keys: list[Any] = [key for ref in refs for key in ((ref, int(ref)) if ref.isdigit() else (ref,))]
+        if not keys:
+            return {}
+        with self.edge():
+            response = await self._database.view("medic-sms", "messages_by_gateway_ref").post(keys)
+        found: dict[str, set[DocId]] = {}
+        for row in response.rows:
+            found.setdefault(str(row["key"]), set()).add(DocId(row["id"]))
+        return found
 
     async def read(self, ids: Sequence[DocId]) -> dict[DocId, Doc]:
         """The latest revisions of these documents; one that is deleted or never existed is not among them."""
@@ -170,6 +197,12 @@ class Couch:
                     rows: list[dict[str, Any]] = msgspec.json.decode(answer)
                     return rows
         raise PermanentError(f"CouchDB answers HTTP {response.status}: {_reason(answer)}")
+
+
+def _seen(page: Sequence[SendableRow], start: object, skip: int) -> int:
+    """How many rows with the key of the page's last row have been read: many reminders share one due time."""
+    last = page[-1].due
+    return sum(1 for row in page if row.due == last) + (skip if last == start else 0)
 
 
 def _chunks(bodies: list[bytes]) -> Iterator[list[bytes]]:

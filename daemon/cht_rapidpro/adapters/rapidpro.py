@@ -1,21 +1,19 @@
-"""RapidPro's API v2, for one workspace.
+"""RapidPro's API v2, for one workspace: each request once, with its place in the budget and its word to the health.
 
-Every request is sent once: a POST that is repeated by a library is a second SMS. Redirects are not followed (the token
-must not travel, and a 302 turns a POST into a GET). What went wrong is returned as an `Answer`, not raised, since the
-caller has to tell "surely not sent" from "perhaps sent" in every case.
+What went wrong is returned, not raised: the caller has to tell "surely not sent" from "perhaps sent" in every case.
 """
 
 import asyncio
-import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
-from urllib.parse import urlsplit
-from urllib.request import getproxies_environment, proxy_bypass
+from urllib.parse import parse_qs, urlencode, urlsplit
 
-import aiohttp
 import msgspec
 import structlog
 
+from cht_rapidpro.adapters.transport import Reply, Transport
 from cht_rapidpro.config import Rapidpro
 from cht_rapidpro.domain.budget import Budget
 from cht_rapidpro.domain.outgoing import (
@@ -29,16 +27,24 @@ from cht_rapidpro.domain.outgoing import (
     Trouble,
     read_answer,
 )
+from cht_rapidpro.domain.reconcile import Listed, read_listed
+from cht_rapidpro.domain.task import timestamp
 from cht_rapidpro.errors import TransientError, TroubleError
 from cht_rapidpro.health import Health
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-# RapidPro's usual server drops idle connections after a few seconds; a POST that meets a dropped one is in doubt.
-_KEEPALIVE: Final = 1.5
-_CONNECT_TIMEOUT: Final = 10.0
-_ANSWER_BYTES: Final = 1024 * 1024
+Failure = NotSent | Throttled | Trouble | Doubtful
+
 _NOT_COUNTED: Final = (Throttled, NotSent, Trouble)  # RapidPro counts neither 403s nor 429s
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of broadcasts.json, newest first; `cursor` None: it was the last one."""
+
+    broadcasts: list[Listed]
+    cursor: str | None
 
 
 class RapidPro:
@@ -48,75 +54,77 @@ class RapidPro:
     """
 
     def __init__(self, config: Rapidpro) -> None:
-        self._config = config
+        self._token = config.token
+        self._transport = Transport(config)
         self.health = Health("rapidpro")
         self.budget = Budget(config.requests_per_hour)
+        self._date: tuple[int, float] | None = None  # RapidPro's clock, and the loop time when it said so
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=0, keepalive_timeout=_KEEPALIVE, ssl=await asyncio.to_thread(_ssl, self._config.ca_file)
-            ),
-            timeout=aiohttp.ClientTimeout(
-                total=self._config.timeout, sock_connect=min(_CONNECT_TIMEOUT, self._config.timeout)
-            ),
-            headers={"Authorization": f"Token {self._config.token.reveal()}"},
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
+        await self._transport.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._session.close()
+        await self._transport.__aexit__(kind, error, trace)
+
+    def clock(self) -> int | None:
+        """RapidPro's present time in ms since the epoch, after the Date header of its last answer; None before one."""
+        if self._date is None:
+            return None
+        date, at = self._date
+        return date + round((asyncio.get_running_loop().time() - at) * 1000)
 
     async def post_broadcast(self, base: str, broadcast: Broadcast) -> Answer:
-        """POST broadcasts.json, once."""
-        return await self._ask("POST", f"{base}/api/v2/broadcasts.json", msgspec.json.encode(broadcast.body()))
+        """POST broadcasts.json."""
+        body = msgspec.json.encode(broadcast.body())
+        answer = await self._ask("POST", f"{base}/api/v2/broadcasts.json", body)
+        return read_answer(200, answer) if isinstance(answer, Mapping) else answer
 
-    async def probe(self, base: str) -> Answer | None:
+    async def probe(self, base: str) -> Failure | None:
         """GET workspace.json, the cheapest request that needs a valid token; None: all is well."""
-        answer = await self._ask("GET", f"{base}/api/v2/workspace.json", None)
-        return None if isinstance(answer, Created) else answer
+        answer = await self._ask("GET", f"{base}/api/v2/workspace.json")
+        return None if isinstance(answer, Mapping) else _as_failure(answer)
 
-    async def _ask(self, method: str, url: str, data: bytes | None) -> Answer:
+    async def list_broadcasts(self, base: str, after: int, cursor: str | None) -> Page | Failure:
+        """GET broadcasts.json: a page of those created at or after `after`, in ms of RapidPro's clock."""
+        query = {"after": timestamp(after), **({"cursor": cursor} if cursor else {})}
+        answer = await self._ask("GET", f"{base}/api/v2/broadcasts.json?{urlencode(query)}")
+        if not isinstance(answer, Mapping):
+            return _as_failure(answer)
+        rows = answer.get("results")
+        if not isinstance(rows, list):
+            return Doubtful("a listing without results")
+        read = [listed for row in rows if (listed := read_listed(row))]
+        if len(read) < len(rows):
+            return Doubtful("a listing with a row that is no broadcast")
+        return Page(read, _cursor(answer.get("next")))
+
+    async def _ask(self, method: str, url: str, data: bytes | None = None) -> Mapping[str, object] | Answer:
+        """The JSON object of a success, or what the answer means."""
         self.budget.begin()
-        answer: Answer = Doubtful("cancelled")
+        answer: Mapping[str, object] | Answer = Doubtful("cancelled")
         try:
-            answer = await self._request(method, url, data)
+            answer = self._read(method, await self._transport.request(method, url, data))
         finally:
             now = asyncio.get_running_loop().time()
             self.budget.end(now, counted=not isinstance(answer, _NOT_COUNTED))
         self._note(answer, method, url, now)
         return answer
 
-    async def _request(self, method: str, url: str, data: bytes | None) -> Answer:
-        try:
-            async with self._session.request(
-                method,
-                url,
-                data=data,
-                headers={"Content-Type": "application/json"} if data else None,
-                allow_redirects=False,
-                proxy=_proxy_for(url),
-            ) as response:
-                return await _read(method, response)
-        except (aiohttp.ClientSSLError, aiohttp.ClientConnectorCertificateError, aiohttp.InvalidURL) as error:
-            return Trouble(_name(error))
-        except (
-            aiohttp.ClientConnectorError,
-            aiohttp.ConnectionTimeoutError,
-            aiohttp.ClientHttpProxyError,
-        ) as error:
-            return NotSent(_name(error))
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            return Doubtful(_name(error))
+    def _read(self, method: str, reply: Reply | NotSent | Trouble | Doubtful) -> Mapping[str, object] | Answer:
+        if not isinstance(reply, Reply):
+            return reply
+        if reply.date is not None:
+            self._date = reply.date, asyncio.get_running_loop().time()
+        if 200 <= reply.status < 300 and isinstance(reply.body, Mapping):
+            return reply.body
+        return read_answer(reply.status, reply.body, reply.retry_after)
 
-    def _note(self, answer: Answer, method: str, url: str, now: float) -> None:
+    def _note(self, answer: Mapping[str, object] | Answer, method: str, url: str, now: float) -> None:
         """Bookkeeping of the budget and the health; what a server says in its error could quote our token."""
         match answer:
-            case Created() | Refused():
-                self.health.works()
             case Throttled(retry_after):
                 if self.budget.left(now) != 0:
                     log.warning("rapidpro.throttled", url=url, retry_after=retry_after)
@@ -126,45 +134,23 @@ class RapidPro:
             case Trouble(why):
                 self.health.fails(TroubleError(f"{method} {url}: {self._redact(why)}: {_remedy(why)}"))
             case Doubtful():
-                pass  # about one message: its sender logs it
+                pass  # about one message or one question: whoever asked logs it
+            case _:
+                self.health.works()
 
     def _redact(self, text: str) -> str:
-        return text.replace(self._config.token.reveal(), "(token)")
+        return text.replace(self._token.reveal(), "(token)")
 
 
-async def _read(method: str, response: aiohttp.ClientResponse) -> Answer:
-    """The answer to a POST; for a GET, where nothing can have been created, every success is a `Created`."""
-    try:
-        body = _decode(await _body(response))
-    except (aiohttp.ClientError, TimeoutError, OSError):
-        body = None  # the status alone decides; a success without its body leaves the POST in doubt
-    if method == "GET" and response.status == 200 and body is not None:
-        body = {"id": 0}
-    return read_answer(response.status, body, _retry_after(response))
+def _as_failure(answer: Answer) -> Failure:
+    """To a question that creates nothing, an answer like that of a creation is as good as none."""
+    return Doubtful("an answer that RapidPro does not give") if isinstance(answer, Created | Refused) else answer
 
 
-async def _body(response: aiohttp.ClientResponse) -> bytes:
-    """The answer's body, cut where it is longer than any of RapidPro's."""
-    body = bytearray()
-    async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > _ANSWER_BYTES:
-            break
-    return bytes(body)
-
-
-def _decode(data: bytes) -> object:
-    try:
-        body: object = msgspec.json.decode(data)
-    except msgspec.DecodeError:
-        return None
-    return body
-
-
-def _retry_after(response: aiohttp.ClientResponse) -> float | None:
-    """Seconds; RapidPro sends whole ones. Anything else counts as absent."""
-    value = response.headers.get("Retry-After", "")
-    return float(value) if value.isascii() and value.isdigit() else None
+def _cursor(link: object) -> str | None:
+    """The cursor of `next`; its host is never followed, the token must not travel."""
+    found = parse_qs(urlsplit(link).query).get("cursor") if isinstance(link, str) else None
+    return found[-1] if found else None
 
 
 def _remedy(why: str) -> str:
@@ -175,23 +161,3 @@ def _remedy(why: str) -> str:
     if why.startswith("HTTP"):
         return "check [rapidpro] url, or sms.rapidpro.url in the app settings: this does not answer as RapidPro does"
     return "check [rapidpro] url and ca_file"
-
-
-def _name(error: BaseException) -> str:
-    text = str(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _ssl(ca_file: str) -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=ca_file or None)
-
-
-def _proxy_for(url: str) -> str | None:
-    """The proxy that the environment names for this URL.
-
-    aiohttp's own `trust_env` would also look into ~/.netrc, and fails where that names the host.
-    """
-    parts = urlsplit(url)
-    if proxy_bypass(parts.netloc):
-        return None
-    return getproxies_environment().get(parts.scheme)

@@ -68,6 +68,20 @@ def earlier_claim(task: Task) -> Claim | None:
     return _read_claim(entry.get("state_details"), entry.get("timestamp"))
 
 
+def claimed_since(task: Task) -> int:
+    """When the unbroken row of claims began, the present one being the last: ms since the epoch.
+
+    Every send that is not settled yet happened after it, whoever made it.
+    """
+    since = 0
+    for entry in reversed(history(task)):
+        claim = _read_claim(entry.get("state_details"), entry.get("timestamp")) if isinstance(entry, dict) else None
+        if claim is None:
+            break
+        since = claim.at
+    return since
+
+
 def _entry(task: Task, index: int) -> dict[str, object]:
     """An entry of the state history; empty where there is none."""
     entries = history(task)
@@ -179,6 +193,17 @@ def settle(me: Instance, uuid: MessageId, change: Change, now: int) -> Edit:
         return map_tasks(doc, lambda task: set_state(task, change, now) if task is target else task)
 
     return edit
+
+
+def give_back(me: Instance, uuid: MessageId, gateway_ref: str, now: int) -> Edit:
+    """Takes a settled task under our claim again: its broadcast turned out to be another task's."""
+
+    def edit(task: Task) -> Task:
+        if not holds(task, uuid) or str(task.get("gateway_ref", "")) != gateway_ref:
+            return task
+        return enter_state(task, Change(State.FORWARDED_TO_GATEWAY, me.details, gateway_ref=""), now)
+
+    return lambda doc: map_tasks(doc, edit)
 
 
 def _is_claimed_by(task: Task, me: Instance) -> bool:

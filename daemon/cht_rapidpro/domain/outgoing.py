@@ -89,11 +89,16 @@ def prepare(message: Message, settings: Mapping[str, object]) -> Broadcast | Ref
     A text over the limit is refused here in RapidPro's own words: beyond 3 MB RapidPro answers a 500, which would
     leave the message in doubt for ever.
     """
-    text = escape(message.text)
-    if len(text.strip()) > TEXT_LIMIT:
+    broadcast = broadcast_of(message, settings)
+    if len(broadcast.text.strip()) > TEXT_LIMIT:
         return Refused(f"Ensure this field has no more than {TEXT_LIMIT} characters.")
+    return broadcast
+
+
+def broadcast_of(message: Message, settings: Mapping[str, object]) -> Broadcast:
+    """The broadcast of a message, whatever its length."""
     number = phone.normalize(message.to, settings) or message.to
-    return Broadcast(Urn(f"tel:{number}"), text)
+    return Broadcast(Urn(f"tel:{number}"), escape(message.text))
 
 
 def read_answer(status: int, body: object, retry_after: float | None = None) -> Answer:

@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from cht_rapidpro.domain import phone
-from cht_rapidpro.domain.outgoing import BroadcastId, Urn, escape
-from cht_rapidpro.domain.task import DocId, Message, MessageId, parse_timestamp
+from cht_rapidpro.domain.outgoing import Broadcast, BroadcastId, Urn
+from cht_rapidpro.domain.task import DocId, MessageId, parse_timestamp
 
 Key = tuple[DocId, MessageId]
 Taken = frozenset[tuple[BroadcastId, Urn]]
@@ -29,10 +28,9 @@ class Pair:
     text: str
 
 
-def pair_of(message: Message, settings: Mapping[str, object]) -> Pair:
-    """The pair that a message is sent as: number normalised, text escaped, and trimmed as RapidPro does it."""
-    number = phone.normalize(message.to, settings) or message.to
-    return Pair(Urn(f"tel:{number}"), escape(message.text).strip())
+def pair_of(broadcast: Broadcast) -> Pair:
+    """What RapidPro keeps of a broadcast: it trims the text."""
+    return Pair(broadcast.urn, broadcast.text.strip())
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,10 +184,8 @@ def taken_by(holders: Iterable[Holder], listed: Sequence[Listed]) -> Taken:
     taken: set[tuple[BroadcastId, Urn]] = set()
     for holder in holders:
         urns = by_id[holder.ref].urns or () if holder.ref in by_id else ()
-        for pair in holder.pairs:
-            taken.update((holder.ref, Urn(urn)) for urn in urns if _same(urn, pair.urn))
-        if not urns:
-            taken.update((holder.ref, pair.urn) for pair in holder.pairs)
+        held = [urn for urn in urns if len(urns) == 1 or any(_same(urn, pair.urn) for pair in holder.pairs)]
+        taken.update((holder.ref, Urn(urn)) for urn in held or [pair.urn for pair in holder.pairs])
     owned = {ref for ref, _ in taken}
     for holder in holders:
         for pair in holder.pairs[1:]:

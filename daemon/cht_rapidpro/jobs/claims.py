@@ -20,8 +20,10 @@ from cht_rapidpro.domain.claim import (
     Edit,
     Instance,
     claim_of,
+    claimed_since,
     earlier_claim,
     find_task,
+    give_back,
     release,
     renew,
     settle,
@@ -52,13 +54,15 @@ class Moment:
 class HeldTask:
     """A task under our claim, made or last renewed at `claimed` (before the write, so that it is older than it seems).
 
-    `earlier`: the claim that ours followed directly; whoever held it may have sent the messages.
+    `earlier`: the claim that ours followed directly; whoever held it may have sent the messages. `since`: ms since the
+    epoch; what was sent and is not settled was sent after it.
     """
 
     doc_id: DocId
     messages: tuple[Message, ...]
     due: int
     claimed: Moment
+    since: int
     earlier: Claim | None
     results: dict[MessageId, Created | Refused] = field(default_factory=dict)
     attempts: int = 0  # that may have had an effect: in flight, or in doubt ever since
@@ -135,7 +139,7 @@ class Claims:
         return held
 
     def _take(self, doc_id: DocId, task: Task, due: int, moment: Moment) -> HeldTask:
-        held = HeldTask(doc_id, messages(task), due, moment, earlier_claim(task))
+        held = HeldTask(doc_id, messages(task), due, moment, claimed_since(task), earlier_claim(task))
         self._backlog.know(held.keys)
         log.info("task.claimed", doc=doc_id, message=held.uuid)
         return held
@@ -174,7 +178,7 @@ class Claims:
             return True
 
     async def release(self, held: HeldTask) -> None:
-        """The task is `pending` again, for whoever comes first."""
+        """The task is `pending` again, for whoever comes first; in our backlog it keeps its place."""
         try:
             await self._writer.apply(held.doc_id, release(self.me, held.uuid, self._wall_clock()))
         except PermanentError as error:
@@ -182,6 +186,8 @@ class Claims:
         else:
             log.info("task.released", doc=held.doc_id, message=held.uuid)
         self._backlog.done(held.keys)
+        for message in held.messages:
+            self._backlog.add(Candidate(held.due, held.doc_id, message.uuid))
 
     async def settle(self, held: HeldTask) -> None:
         """Writes what became of the task. It is a fact: while the document will not take it, it is tried again."""
@@ -193,6 +199,22 @@ class Claims:
         else:
             known.info("task.settled", state=str(change.state))
         self._backlog.done(held.keys)
+
+    async def give_back(self, held: HeldTask, gateway_ref: str) -> bool:
+        """Holds the settled task under a claim again, since its broadcast is another task's; whether that worked."""
+        moment = Moment(self._wall_clock(), _time())
+        try:
+            doc = await self._writer.apply(held.doc_id, give_back(self.me, held.uuid, gateway_ref, moment.wall))
+        except PermanentError as error:
+            log.error("claim.rejected", doc=held.doc_id, error=str(error), means="two tasks share one broadcast")
+            return False
+        task = find_task(doc, held.uuid) if doc else None
+        if task is None or claim_of(task) != Claim(self.me.id, moment.wall):
+            return False
+        log.warning("broadcast.given_back", doc=held.doc_id, message=held.uuid, gateway_ref=gateway_ref)
+        self._backlog.know(held.keys)
+        held.claimed = moment
+        return True
 
     async def _write_fact(self, doc_id: DocId, edit: Edit, known: structlog.stdlib.BoundLogger) -> Doc | None:
         complained = False

@@ -20,11 +20,13 @@ import structlog
 from cht_rapidpro.adapters.rapidpro import RapidPro
 from cht_rapidpro.config import Outgoing as OutgoingConfig
 from cht_rapidpro.domain.claim import Claim
-from cht_rapidpro.domain.outgoing import Answer, Created, Doubtful, Refused, prepare
+from cht_rapidpro.domain.outgoing import Answer, Broadcast, Created, Doubtful, Refused, prepare
+from cht_rapidpro.domain.reconcile import pair_of
 from cht_rapidpro.domain.task import Message
 from cht_rapidpro.domain.valve import Valve
 from cht_rapidpro.jobs.backlog import Backlog, Candidate
 from cht_rapidpro.jobs.claims import Claims, HeldTask
+from cht_rapidpro.jobs.doubts import Doubt, Doubts
 from cht_rapidpro.jobs.settings import SettingsWatch
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -50,6 +52,7 @@ class Outgoing:
     def __init__(
         self,
         claims: Claims,
+        doubts: Doubts,
         backlog: Backlog,
         rapidpro: RapidPro,
         settings: SettingsWatch,
@@ -57,6 +60,7 @@ class Outgoing:
         max_concurrency: int,
     ) -> None:
         self._claims = claims
+        self._doubts = doubts
         self._backlog = backlog
         self._rapidpro = rapidpro
         self._settings = settings
@@ -70,7 +74,6 @@ class Outgoing:
         self._probing = False
         self._stopping = False
         self._target: str | None = None
-        self._doubts: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         settings.subscribe(self._wake.set)
         backlog.subscribe(self._wake.set)
@@ -79,13 +82,15 @@ class Outgoing:
         """Relays until `stop` is set, then gives back and settles what it holds; needs CouchDB for that."""
         self._started = self._time()
         async with asyncio.TaskGroup() as self._work:
-            steering = self._work.create_task(self._steer())
+            loops = [
+                self._work.create_task(self._steer()),
+                self._work.create_task(self._doubts.run(self._adopt, self._repeat)),
+            ]
             await stop.wait()
-            steering.cancel()
+            for loop in loops:
+                loop.cancel()  # the claims of messages in doubt stay: the next start looks at them
             self._stopping = True
             self._release_ready()
-            for doubt in self._doubts:
-                doubt.cancel()  # their claims stay: the next start looks at them
 
     # -- deciding ---------------------------------------------------------------------------------------------------
 
@@ -196,18 +201,21 @@ class Outgoing:
 
     async def _post(self, held: HeldTask, message: Message) -> Answer | None:
         """The answer of RapidPro; None where the message is not ours to send any more."""
-        settings = self._settings.settings
-        if self._target is None or settings is None:
+        if self._target is None:
             self._queue(held, message)
             return None
-        broadcast = prepare(message, settings.values)
+        broadcast = self._prepare(message)
         if isinstance(broadcast, Refused):
             return broadcast
         if self._time() - held.claimed.loop > self._config.claim_timeout / 2 and not await self._claims.renew(held):
             return None
         held.attempts += 1
-        answer = await self._rapidpro.post_broadcast(self._target, broadcast)
-        if not isinstance(answer, Doubtful):
+        pair = pair_of(broadcast)
+        with self._doubts.posting(pair):
+            answer = await self._rapidpro.post_broadcast(self._target, broadcast)
+        if isinstance(answer, Doubtful):
+            self._doubts.add(held, message, pair, since=self._time())
+        else:
             held.attempts -= 1
         self._valve.learn(answer, self._time())
         return answer
@@ -221,7 +229,6 @@ class Outgoing:
                     await self._claims.settle(held)
             case Doubtful(why):
                 log.warning("broadcast.doubted", doc=held.doc_id, message=message.uuid, why=why)
-                self._doubt(held, message, since=self._time())
             case _:
                 self._queue(held, message)
                 if self._stopping:
@@ -230,31 +237,44 @@ class Outgoing:
     def _log_result(self, held: HeldTask, message: Message, result: Created | Refused) -> None:
         known = log.bind(doc=held.doc_id, message=message.uuid)
         if isinstance(result, Created):
+            self._doubts.know(result.id)
             known.info("broadcast.created", gateway_ref=result.id, status=result.status)
         else:
             known.warning("broadcast.refused", reason=result.reason)
 
     # -- doubt ------------------------------------------------------------------------------------------------------
 
+    def _prepare(self, message: Message) -> Broadcast | Refused:
+        settings = self._settings.settings
+        return prepare(message, settings.values if settings else {})
+
     def _doubt_earlier(self, held: HeldTask, earlier: Claim) -> None:
         """An earlier process of ours ended before our start, another daemon's last attempt may be as late as now."""
         since = self._started if earlier.instance == self._claims.me.id else self._time()
         held.attempts += 1
         for message in held.messages:
-            self._doubt(held, message, since)
+            broadcast = self._prepare(message)
+            if isinstance(broadcast, Broadcast):
+                self._doubts.add(held, message, pair_of(broadcast), since)
+            else:
+                self._queue(held, message)
 
-    def _doubt(self, held: HeldTask, message: Message, since: float) -> None:
-        if not self._stopping:
-            doubt = self._work.create_task(self._wait_out(held, message, since))
-            self._doubts.add(doubt)
-            doubt.add_done_callback(self._doubts.discard)
+    def _repeat(self, doubt: Doubt) -> None:
+        self._queue(doubt.held, doubt.message)
 
-    async def _wait_out(self, held: HeldTask, message: Message, since: float) -> None:
-        """Sends a message of unknown outcome again when `settle_time` has passed since the attempt."""
-        await asyncio.sleep(since + self._config.settle_time - self._time())
-        if await self._claims.renew(held):
-            log.warning("broadcast.repeated", doc=held.doc_id, message=message.uuid)
-            self._queue(held, message)
+    def _adopt(self, doubt: Doubt, created: Created) -> None:
+        self._start(self._settle_adopted(doubt, created))
+
+    async def _settle_adopted(self, doubt: Doubt, created: Created) -> None:
+        """Settles with a broadcast that was found, and looks once more: two daemons may have found the same."""
+        held = doubt.held
+        held.results[doubt.message.uuid] = created
+        if not held.is_complete:
+            return
+        await self._claims.settle(held)
+        if await self._doubts.is_shared(created.id, doubt.pair) and await self._claims.give_back(held, created.id):
+            del held.results[doubt.message.uuid]
+            self._doubts.add(held, doubt.message, doubt.pair, since=self._time())
 
     def _time(self) -> float:
         return asyncio.get_running_loop().time()

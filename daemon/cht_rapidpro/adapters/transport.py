@@ -1,0 +1,141 @@
+"""One request to RapidPro, sent once: what came back, or why nothing did.
+
+A POST that is repeated by a library is a second SMS, so nothing here repeats anything. Redirects are not followed: the
+token must not travel, and a 302 turns a POST into a GET. Errors of aiohttp are translated here and nowhere else, into
+"surely not sent" and "perhaps sent", since a caller has to tell the two apart in every case.
+"""
+
+import asyncio
+import ssl
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from types import TracebackType
+from typing import Final, Self
+from urllib.parse import urlsplit
+from urllib.request import getproxies_environment, proxy_bypass
+
+import aiohttp
+import msgspec
+
+from cht_rapidpro.config import Rapidpro
+from cht_rapidpro.domain.outgoing import Doubtful, NotSent, Trouble
+
+# RapidPro's usual server drops idle connections after a few seconds; a POST that meets a dropped one is in doubt.
+_KEEPALIVE: Final = 1.5
+_CONNECT_TIMEOUT: Final = 10.0
+_ANSWER_BYTES: Final = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An HTTP answer. `body`: decoded JSON, None where it was no JSON or broke off; `retry_after`: s or None.
+
+    `date`: the server's clock (its Date header) in ms since the epoch, None without the header.
+    """
+
+    status: int
+    body: object
+    retry_after: float | None
+    date: int | None
+
+
+class Transport:
+    """The session with RapidPro; to be entered before use."""
+
+    def __init__(self, config: Rapidpro) -> None:
+        self._config = config
+
+    async def __aenter__(self) -> Self:
+        timeout = self._config.timeout
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=0, keepalive_timeout=_KEEPALIVE, ssl=await asyncio.to_thread(_ssl, self._config.ca_file)
+            ),
+            timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=min(_CONNECT_TIMEOUT, timeout)),
+            headers={"Authorization": f"Token {self._config.token.reveal()}"},
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._session.close()
+
+    async def request(self, method: str, url: str, data: bytes | None = None) -> Reply | NotSent | Trouble | Doubtful:
+        """Sends the request; `data`: JSON."""
+        try:
+            async with self._session.request(
+                method,
+                url,
+                data=data,
+                headers={"Content-Type": "application/json"} if data else None,
+                allow_redirects=False,
+                proxy=_proxy_for(url),
+            ) as response:
+                return await _read(response)
+        except (aiohttp.ClientSSLError, aiohttp.ClientConnectorCertificateError, aiohttp.InvalidURL) as error:
+            return Trouble(_name(error))
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError) as error:
+            return NotSent(_name(error))
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            return Doubtful(_name(error))
+
+
+async def _read(response: aiohttp.ClientResponse) -> Reply:
+    try:
+        body = _decode(await _body(response))
+    except (aiohttp.ClientError, TimeoutError, OSError):
+        body = None  # the status alone decides; a success without its body leaves a POST in doubt
+    return Reply(response.status, body, _retry_after(response), _date(response))
+
+
+async def _body(response: aiohttp.ClientResponse) -> bytes:
+    """The answer's body, cut where it is longer than any of RapidPro's."""
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > _ANSWER_BYTES:
+            break
+    return bytes(body)
+
+
+def _decode(data: bytes) -> object:
+    try:
+        body: object = msgspec.json.decode(data)
+    except msgspec.DecodeError:
+        return None
+    return body
+
+
+def _retry_after(response: aiohttp.ClientResponse) -> float | None:
+    """Seconds; RapidPro sends whole ones. Anything else counts as absent."""
+    value = response.headers.get("Retry-After", "")
+    return float(value) if value.isascii() and value.isdigit() else None
+
+
+def _date(response: aiohttp.ClientResponse) -> int | None:
+    try:
+        return round(parsedate_to_datetime(response.headers.get("Date", "")).timestamp() * 1000)
+    except ValueError:
+        return None
+
+
+def _name(error: BaseException) -> str:
+    text = str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _ssl(ca_file: str) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=ca_file or None)
+
+
+def _proxy_for(url: str) -> str | None:
+    """The proxy that the environment names for this URL.
+
+    aiohttp's own `trust_env` would also look into ~/.netrc, and fails where that names the host.
+    """
+    parts = urlsplit(url)
+    if proxy_bypass(parts.netloc):
+        return None
+    return getproxies_environment().get(parts.scheme)

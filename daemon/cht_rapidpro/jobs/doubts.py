@@ -1,0 +1,189 @@
+"""The messages that may have been sent: each is looked up, then adopted or sent again.
+
+RapidPro's 500 may hide a created broadcast, a client that hung up still gets its own, and a daemon may have died in
+between. So a message in doubt is found in RapidPro's listing, or it is missing in a *complete* one that began
+`settle_time` after its last attempt had ended: only then is it sent again.
+"""
+
+import asyncio
+import math
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Final, NoReturn
+
+import structlog
+
+from cht_rapidpro.domain.outgoing import BroadcastId, Created
+from cht_rapidpro.domain.reconcile import Absent, Found, Key, Pair, Unclear, Verdict, Young
+from cht_rapidpro.domain.task import Message
+from cht_rapidpro.jobs.claims import Claims, HeldTask
+from cht_rapidpro.jobs.lookup import Asked, Blocked, Lookup
+from cht_rapidpro.jobs.settings import SettingsWatch
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+_KNOWN: Final = 10_000
+_RETRY: Final = 5.0  # seconds until a listing that failed is tried again, doubling up to
+_LONGEST_RETRY: Final = 300.0
+_UNCLEAR_PAUSE: Final = 600.0
+
+
+@dataclass(slots=True, eq=False)
+class Doubt:
+    """A message whose last attempt ended at `since`; `next_look`: both loop time."""
+
+    held: HeldTask
+    message: Message
+    pair: Pair
+    since: float
+    next_look: float
+    is_told: bool = False
+
+    @property
+    def key(self) -> Key:
+        return self.held.doc_id, self.message.uuid
+
+
+Adopt = Callable[[Doubt, Created], None]
+Repeat = Callable[[Doubt], None]
+
+
+class Doubts:
+    """`settle_time`, `request_time` (what a request may take, with a margin), `claim_timeout`: seconds."""
+
+    def __init__(
+        self,
+        lookup: Lookup,
+        claims: Claims,
+        settings: SettingsWatch,
+        settle_time: float,
+        request_time: float,
+        claim_timeout: float,
+    ) -> None:
+        self._lookup = lookup
+        self._claims = claims
+        self._settings = settings
+        self._settle_time = settle_time
+        self._request_time = request_time
+        self._claim_timeout = claim_timeout
+        self._open: dict[Key, Doubt] = {}
+        self._known: OrderedDict[BroadcastId, None] = OrderedDict()
+        self._retry = _RETRY
+        self._changed = asyncio.Event()
+        self._in_flight: Counter[Pair] = Counter()
+        settings.subscribe(self._changed.set)
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def add(self, held: HeldTask, message: Message, pair: Pair, since: float) -> None:
+        """This message may have been sent, at `since` (loop time) at the latest."""
+        first_look = min(since + self._request_time, since + self._settle_time)
+        doubt = Doubt(held, message, pair, since, first_look)
+        self._open[doubt.key] = doubt
+        self._changed.set()
+
+    @contextmanager
+    def posting(self, pair: Pair) -> Iterator[None]:
+        """While a pair is being posted it is not looked up: the new broadcast would be taken for the one in doubt."""
+        self._in_flight[pair] += 1
+        try:
+            yield
+        finally:
+            self._in_flight[pair] -= 1
+            if not self._in_flight[pair]:
+                del self._in_flight[pair]
+
+    async def is_shared(self, broadcast: BroadcastId, pair: Pair) -> bool:
+        """Whether more than one task holds this broadcast for a message of this pair."""
+        settings = self._settings.settings
+        return settings is not None and await self._lookup.holders_of(broadcast, pair, settings.values) > 1
+
+    def know(self, broadcast: BroadcastId) -> None:
+        """This broadcast is a message's whose outcome is known; its document may not say so yet."""
+        self._known[broadcast] = None
+        if len(self._known) > _KNOWN:
+            self._known.popitem(last=False)
+
+    async def run(self, adopt: Adopt, repeat: Repeat) -> NoReturn:
+        """Gives each message in doubt to `adopt` with its broadcast, or to `repeat`, its claim renewed."""
+        while True:
+            self._changed.clear()
+            now = self._time()
+            wait = min((doubt.next_look for doubt in self._open.values()), default=math.inf) - now
+            if wait <= 0 and self._settings.target is not None:
+                await self._look(adopt, repeat)
+                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait if 0 < wait < math.inf else None):
+                    await self._changed.wait()
+
+    async def _look(self, adopt: Adopt, repeat: Repeat) -> None:
+        started = self._time()
+        asking = [doubt for doubt in self._open.values() if not self._in_flight[doubt.pair]]
+        verdicts = await self._ask(asking) if asking else {}
+        for doubt in list(self._open.values()):
+            verdict = verdicts.get(doubt.key)
+            if verdict is None:
+                doubt.next_look = max(doubt.next_look, self._time() + self._retry)
+            elif isinstance(verdict, Found):
+                self._close(doubt)
+                adopt(doubt, self._created(doubt, verdict))
+            elif isinstance(verdict, Absent) and started >= doubt.since + self._settle_time:
+                self._close(doubt)
+                if await self._claims.renew(doubt.held):
+                    log.warning("broadcast.repeated", doc=doubt.held.doc_id, message=doubt.message.uuid)
+                    repeat(doubt)
+            else:
+                self._postpone(doubt, verdict)
+
+    async def _ask(self, asking: list[Doubt]) -> dict[Key, Verdict | Blocked]:
+        """The verdicts; none at all when RapidPro could not be asked."""
+        base, settings = self._settings.target, self._settings.settings
+        if base is None or settings is None:
+            return {}
+        asked = [Asked(doubt.key, doubt.pair, doubt.held.since) for doubt in asking]
+        verdicts = await self._lookup.ask(base, asked, self._known, settings.values)
+        self._retry = _RETRY if verdicts is not None else min(2 * self._retry, _LONGEST_RETRY)
+        return verdicts or {}
+
+    def _created(self, doubt: Doubt, found: Found) -> Created:
+        broadcast = found.broadcast
+        self.know(broadcast.id)
+        log.info(
+            "broadcast.adopted",
+            doc=doubt.held.doc_id,
+            message=doubt.message.uuid,
+            gateway_ref=broadcast.id,
+            status=broadcast.status,
+        )
+        return Created(broadcast.id, broadcast.status)
+
+    def _close(self, doubt: Doubt) -> None:
+        del self._open[doubt.key]
+
+    def _postpone(self, doubt: Doubt, verdict: Absent | Young | Unclear | Blocked) -> None:
+        now = self._time()
+        match verdict:
+            case Absent():
+                doubt.next_look = doubt.since + self._settle_time
+            case Young():
+                doubt.next_look = now + self._request_time
+            case Blocked():
+                doubt.next_look = now + self._claim_timeout / 4
+            case Unclear():
+                doubt.next_look = now + _UNCLEAR_PAUSE
+                if not doubt.is_told:
+                    doubt.is_told = True
+                    log.error(
+                        "broadcast.unclear",
+                        doc=doubt.held.doc_id,
+                        message=doubt.message.uuid,
+                        means="RapidPro hides its numbers (anonymous workspace) and several broadcasts have this text:"
+                        " look there whether it was sent, and set the task's state by hand",
+                    )
+
+    def _time(self) -> float:
+        return asyncio.get_running_loop().time()

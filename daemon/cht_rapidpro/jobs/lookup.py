@@ -1,0 +1,192 @@
+"""Looks up in RapidPro what became of messages in doubt: one listing for all of them.
+
+A verdict says only what can be said safely. A broadcast counts for a message when nobody else has it: not a settled
+task (CouchDB's view tells), not one of our own that is not settled yet, not another daemon's that is being sent. A
+listing that failed or was cut decides nothing.
+"""
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+
+from cht_rapidpro.adapters.couchdb import Couch
+from cht_rapidpro.adapters.rapidpro import Page, RapidPro
+from cht_rapidpro.domain.claim import claim_of
+from cht_rapidpro.domain.outgoing import BroadcastId, broadcast_of
+from cht_rapidpro.domain.reconcile import (
+    Absent,
+    Found,
+    Holder,
+    Key,
+    Listed,
+    Pair,
+    Question,
+    Verdict,
+    match,
+    pair_of,
+    taken_by,
+)
+from cht_rapidpro.domain.task import Doc, DocId, messages, read_message, tasks
+from cht_rapidpro.jobs.retry import until_it_works
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+SKEW: Final = 60_000  # ms by which clocks may differ: ours, RapidPro's, another daemon's
+_PAGES: Final = 1000
+_REFS: Final = 200  # refs a view request
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """Another daemon is at a message with the same number and text: which broadcast is whose cannot be told yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A message in doubt. `since`: ms of our clock; it was not sent before."""
+
+    key: Key
+    pair: Pair
+    since: int
+
+
+class Lookup:
+    """`request_time`: seconds a request may take; `claim_timeout`: s; `me`: the instance id of our own claims."""
+
+    def __init__(
+        self,
+        couch: Couch,
+        rapidpro: RapidPro,
+        me: str,
+        request_time: float,
+        claim_timeout: float,
+        wall_clock: Callable[[], int],
+    ) -> None:
+        self._couch = couch
+        self._rapidpro = rapidpro
+        self._me = me
+        self._request_time = request_time
+        self._claim_timeout = claim_timeout
+        self._wall_clock = wall_clock
+
+    async def ask(
+        self,
+        base: str,
+        asked: Sequence[Asked],
+        known: Collection[BroadcastId],
+        settings: Mapping[str, Any],
+    ) -> dict[Key, Verdict | Blocked] | None:
+        """A verdict for each message, or None where RapidPro could not be asked.
+
+        `known`: broadcasts that are other messages' of ours, whether their documents say so yet or not.
+        """
+        now = await self._clock(base)
+        if now is None:
+            return None
+        ahead = now - self._wall_clock()
+        questions = [Question(item.key, item.pair, item.since + ahead - SKEW) for item in asked]
+        listed = await self._list(base, min(question.earliest for question in questions))
+        if listed is None:
+            return None
+        holders = await self._holders(listed, settings)
+        free = [broadcast for broadcast in listed if broadcast.id not in known]
+        adoptable_before = now - round(self._request_time * 1000)
+        verdicts: dict[Key, Verdict | Blocked] = dict(
+            match(questions, free, taken_by(holders, listed), adoptable_before)
+        )
+        deciding = {item.pair: item.key for item in asked if isinstance(verdicts[item.key], Found | Absent)}
+        blocked = await self._foreign_pairs(deciding, settings)
+        return verdicts | {item.key: Blocked() for item in asked if item.pair in blocked}
+
+    async def _clock(self, base: str) -> int | None:
+        """RapidPro's present time, which bounds the listing; ours may differ."""
+        if self._rapidpro.clock() is None:
+            await self._turn()
+            await self._rapidpro.probe(base)
+        return self._rapidpro.clock()
+
+    async def _turn(self) -> None:
+        """Waits until the budget has room."""
+        await asyncio.sleep(self._rapidpro.budget.delay(asyncio.get_running_loop().time()))
+
+    async def _list(self, base: str, after: int) -> list[Listed] | None:
+        """Every broadcast since `after`, ms of RapidPro's clock; None where the listing is not complete."""
+        found: dict[BroadcastId, Listed] = {}
+        cursor: str | None = None
+        for _ in range(_PAGES):
+            await self._turn()
+            page = await self._rapidpro.list_broadcasts(base, after, cursor)
+            if not isinstance(page, Page):
+                log.warning("listing.failed", why=str(page))
+                return None
+            found.update((broadcast.id, broadcast) for broadcast in page.broadcasts)
+            if page.cursor is None:
+                return list(found.values())
+            if page.cursor == cursor:
+                log.warning("listing.failed", why="RapidPro's paging repeats itself")
+                return None
+            cursor = page.cursor
+        log.warning("listing.failed", why=f"more than {_PAGES} pages")
+        return None
+
+    async def _holders(self, listed: Sequence[Listed], settings: Mapping[str, Any]) -> list[Holder]:
+        """The tasks that hold one of these broadcasts as their gateway_ref."""
+        refs = [broadcast.id for broadcast in listed]
+        holders = []
+        for start in range(0, len(refs), _REFS):
+            holding = await until_it_works(self._couch.holders, refs[start : start + _REFS])
+            docs = await until_it_works(
+                self._couch.read, sorted({doc_id for ids in holding.values() for doc_id in ids})
+            )
+            for ref, ids in holding.items():
+                holders += [
+                    holder for doc_id in ids if doc_id in docs for holder in _holders_in(docs[doc_id], ref, settings)
+                ]
+        return holders
+
+    async def holders_of(self, ref: BroadcastId, pair: Pair, settings: Mapping[str, Any]) -> int:
+        """How many tasks hold this broadcast for a message of this pair."""
+        holding = await until_it_works(self._couch.holders, [ref])
+        docs = await until_it_works(self._couch.read, sorted(holding.get(ref, ())))
+        return sum(pair in holder.pairs for doc in docs.values() for holder in _holders_in(doc, ref, settings))
+
+    async def _foreign_pairs(self, deciding: Mapping[Pair, Key], settings: Mapping[str, Any]) -> set[Pair]:
+        """Those pairs of which another instance holds an unsettled claim that is not too old."""
+        if not deciding:
+            return set()
+        alike = await until_it_works(self._forwarded_alike, deciding, settings)
+        docs = await until_it_works(self._couch.read, sorted(alike))
+        return {pair for doc in docs.values() for pair in self._foreign_in(doc, settings) if pair in deciding}
+
+    async def _forwarded_alike(self, pairs: Collection[Pair], settings: Mapping[str, Any]) -> set[DocId]:
+        """The documents with a message of one of these pairs whose task is `forwarded-to-gateway`."""
+        return {
+            row.doc_id
+            async for page in self._couch.forwarded()
+            for row in page
+            if _row_pair(row.value, settings) in pairs
+        }
+
+    def _foreign_in(self, doc: Doc, settings: Mapping[str, Any]) -> Iterable[Pair]:
+        oldest = self._wall_clock() - round(self._claim_timeout * 1000)
+        for task in tasks(doc):
+            claim = claim_of(task)
+            if claim is not None and claim.instance != self._me and claim.at > oldest:
+                yield from (pair_of(broadcast_of(message, settings)) for message in messages(task))
+
+
+def _holders_in(doc: Doc, ref: str, settings: Mapping[str, Any]) -> Iterable[Holder]:
+    for task in tasks(doc):
+        if str(task.get("gateway_ref", "")) == ref:
+            yield Holder(
+                BroadcastId(ref), tuple(pair_of(broadcast_of(message, settings)) for message in messages(task))
+            )
+
+
+def _row_pair(value: Any, settings: Mapping[str, Any]) -> Pair | None:
+    row = value if isinstance(value, dict) else {}
+    message = read_message({"uuid": row.get("id"), "to": row.get("to"), "message": row.get("content")})
+    return pair_of(broadcast_of(message, settings)) if message else None

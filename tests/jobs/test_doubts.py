@@ -1,0 +1,178 @@
+"""Invariant 2: one message, one broadcast, whatever RapidPro's answer hides and whoever has died in between."""
+
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from cht_rapidpro.demo.database import Database, Doc
+from cht_rapidpro.demo.medic import data_record, message, task
+from cht_rapidpro.demo.rapidpro import Answer, Broadcast, Delay, Fault, HalfBody, Hang, RapidPro, Reset
+from cht_rapidpro.demo.rapidpro.faults import Trouble
+from cht_rapidpro.domain.claim import Instance
+from cht_rapidpro.domain.task import timestamp
+from tests.clock import jump, wall_clock
+from tests.conftest import TOKEN
+from tests.gate import Gate, until
+from tests.gateway import configure, reaches, running, states
+
+ME = Instance("0123456789abcdef" * 2, "test")
+OTHER = Instance("f" * 32, "other")
+TROUBLE: dict[str, Trouble] = {
+    "500": Answer(500, "<html>Server Error</html>"),
+    "502 of a proxy": Answer(502, "<html>Bad Gateway</html>"),
+    "reset": Reset(),
+    "silence": Hang(300),
+    "half a body": HalfBody(),
+    "201 that is no JSON": Answer(201, "<html>ok</html>"),
+    "too late": Delay(30),
+}
+
+
+def logged(logs: Any, event: str) -> list[Any]:
+    return [entry for entry in logs if entry["event"] == event]
+
+
+def claimed(owner: Instance, text: str, to: str = "+254712345678", *, ago: float = 0.0) -> Doc:
+    """A task that an instance has claimed, so many seconds ago, and not settled."""
+    made: Doc = task(message(text, to), state="forwarded-to-gateway", state_details=owner.details)
+    moment = _iso(wall_clock() - ago * 1000)
+    made["state_history"] = [{"state": "forwarded-to-gateway", "state_details": owner.details, "timestamp": moment}]
+    return made
+
+
+def _iso(ms: float) -> str:
+    return timestamp(int(ms))
+
+
+def broadcast(rapidpro: RapidPro, text: str, to: str = "+254712345678") -> Broadcast:
+    """A broadcast that RapidPro holds already."""
+    return rapidpro.create_broadcast([f"tel:{to}"], text)
+
+
+@pytest.mark.parametrize("trouble", TROUBLE.values(), ids=TROUBLE)
+async def test_a_broadcast_that_was_made_after_all_is_adopted(
+    trouble: Trouble, gate: Gate, medic: Database, rapidpro: RapidPro
+) -> None:
+    record = data_record(task(message("  Ask @fields.name\t", "0712345678")))
+    rapidpro.fail(Fault("POST broadcasts", trouble, after=True))
+    with capture_logs() as logs:
+        async with running(configure(gate, medic, rapidpro, TOKEN, timeout=0.5)):
+            await medic.put(record)
+            await until(lambda: bool(logged(logs, "broadcast.doubted")))
+            doc = await reaches(medic, record["_id"], "received-by-gateway", hurry=0.1)
+    (made,) = rapidpro.broadcasts
+    assert doc["tasks"][0]["gateway_ref"] == str(made.id)
+    assert len(logged(logs, "broadcast.adopted")) == 1
+    assert not logged(logs, "broadcast.repeated")
+
+
+async def test_what_an_earlier_process_sent_is_adopted_and_what_it_did_not_send_is_sent(
+    gate: Gate, medic: Database, rapidpro: RapidPro
+) -> None:
+    sent, unsent = data_record(claimed(ME, "sent")), data_record(claimed(ME, "unsent"))
+    made = broadcast(rapidpro, "sent")
+    await medic.bulk([sent, unsent])
+    async with running(configure(gate, medic, rapidpro, TOKEN, timeout=0.5), ME):
+        doc = await reaches(medic, sent["_id"], "received-by-gateway", hurry=0.1)
+        await reaches(medic, unsent["_id"], "received-by-gateway", hurry=0.5)
+    assert doc["tasks"][0]["gateway_ref"] == str(made.id)
+    assert [one.text for one in rapidpro.broadcasts] == ["sent", "unsent"]
+
+
+async def test_a_broadcast_that_is_another_tasks_is_not_adopted(
+    gate: Gate, medic: Database, rapidpro: RapidPro
+) -> None:
+    """The same reminder to the same number, settled for one task, in doubt for the other."""
+    made = broadcast(rapidpro, "again")
+    settled = data_record(task(message("again"), state="received-by-gateway", gateway_ref=made.id))
+    lost = data_record(claimed(ME, "again"))
+    await medic.bulk([settled, lost])
+    async with running(configure(gate, medic, rapidpro, TOKEN, timeout=0.5), ME):
+        doc = await reaches(medic, lost["_id"], "received-by-gateway", hurry=0.5)
+    assert len(rapidpro.broadcasts) == 2
+    assert doc["tasks"][0]["gateway_ref"] == str(rapidpro.broadcasts[1].id)
+
+
+async def test_every_message_of_a_task_is_looked_up(gate: Gate, medic: Database, rapidpro: RapidPro) -> None:
+    record = data_record(task(message("one"), message("two"), message("three")))
+    rapidpro.fail(Fault("POST broadcasts", Reset(), after=True, contains="one"))
+    rapidpro.fail(Fault("POST broadcasts", Reset(), contains="two"))
+    async with running(configure(gate, medic, rapidpro, TOKEN, timeout=0.5)):
+        await medic.put(record)
+        doc = await reaches(medic, record["_id"], "received-by-gateway", hurry=0.2)
+    refs = {made.text: str(made.id) for made in rapidpro.broadcasts}
+    assert sorted(made.text for made in rapidpro.broadcasts) == ["one", "three", "two"]
+    assert doc["tasks"][0]["gateway_ref"] == refs["one"]
+
+
+async def test_nothing_is_decided_while_another_daemon_is_at_the_same_message(
+    gate: Gate, medic: Database, rapidpro: RapidPro
+) -> None:
+    made = broadcast(rapidpro, "same")
+    mine, theirs = data_record(claimed(ME, "same")), data_record(claimed(OTHER, "same"))
+    await medic.bulk([mine, theirs])
+    config = configure(gate, medic, rapidpro, TOKEN, timeout=0.5, claim_timeout=600.0)
+    async with running(config, ME):
+        await until(lambda: _hurry(0.2) and sum(call.target == "GET broadcasts" for call in rapidpro.calls) >= 2)
+        assert states(await medic.get(mine["_id"])) == ["forwarded-to-gateway"]
+        await reaches(medic, mine["_id"], "received-by-gateway", hurry=2)
+        await reaches(medic, theirs["_id"], "received-by-gateway", hurry=2)
+    docs = [await medic.get(record["_id"]) for record in (mine, theirs)]
+    assert len(rapidpro.broadcasts) == 2, "one was there, one was missing"
+    assert {doc["tasks"][0]["gateway_ref"] for doc in docs} == {str(made.id), str(rapidpro.broadcasts[1].id)}
+
+
+async def test_a_broken_listing_decides_nothing(gate: Gate, medic: Database) -> None:
+    async with RapidPro(TOKEN, clock=lambda: wall_clock() / 1000, page_size=2) as rapidpro:
+        await _broken_listing(gate, medic, rapidpro)
+
+
+async def _broken_listing(gate: Gate, medic: Database, rapidpro: RapidPro) -> None:
+    for number in range(3):
+        broadcast(rapidpro, f"other {number}")
+    record = data_record(claimed(ME, "sent"))
+    made = broadcast(rapidpro, "sent")
+    for number in range(3):
+        broadcast(rapidpro, f"newer {number}")
+    await medic.put(record)
+    rapidpro.fail(Fault("GET broadcasts", Answer(500, "<html></html>"), times=2))
+    rapidpro.fail(Fault("GET broadcasts", HalfBody(), times=1))
+    rapidpro.fail(
+        Fault("GET broadcasts", Answer(404, '{"detail":"Invalid cursor"}', "application/json"), contains="cursor")
+    )
+    with capture_logs() as logs:
+        async with running(configure(gate, medic, rapidpro, TOKEN, timeout=0.5), ME):
+            doc = await reaches(medic, record["_id"], "received-by-gateway", hurry=0.2)
+    assert doc["tasks"][0]["gateway_ref"] == str(made.id)
+    assert len(rapidpro.broadcasts) == 7
+    assert len(logged(logs, "listing.failed")) == 4
+
+
+async def test_an_anonymous_workspace_is_matched_by_text_where_that_is_enough(
+    gate: Gate, medic: Database, rapidpro: RapidPro
+) -> None:
+    rapidpro.anonymous = True
+    clear, unclear = data_record(claimed(ME, "once")), data_record(claimed(ME, "often"))
+    made = broadcast(rapidpro, "once")
+    broadcast(rapidpro, "often", "+254712345671")
+    broadcast(rapidpro, "often", "+254712345672")
+    await medic.bulk([clear, unclear])
+    with capture_logs() as logs:
+        async with running(configure(gate, medic, rapidpro, TOKEN, timeout=0.5), ME):
+            doc = await reaches(medic, clear["_id"], "received-by-gateway", hurry=0.1)
+            await until(lambda: _hurry(0.5) and bool(logged(logs, "broadcast.unclear")))
+            jump(1300)
+            other = data_record(task(message("other")))
+            await medic.put(other)
+            await reaches(medic, other["_id"], "received-by-gateway")
+    assert doc["tasks"][0]["gateway_ref"] == str(made.id)
+    assert states(await medic.get(unclear["_id"])) == ["forwarded-to-gateway"]
+    (told,) = logged(logs, "broadcast.unclear")
+    assert (told["doc"], told["log_level"]) == (unclear["_id"], "error")
+    assert [one.text for one in rapidpro.broadcasts] == ["once", "often", "often", "other"]
+
+
+def _hurry(seconds: float) -> bool:
+    jump(seconds)
+    return True
