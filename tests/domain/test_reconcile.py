@@ -1,0 +1,170 @@
+"""Which broadcast is whose: counted in multisets, never one for two messages, never another task's."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cht_rapidpro.domain.outgoing import BroadcastId, Urn
+from cht_rapidpro.domain.reconcile import (
+    Absent,
+    Found,
+    Holder,
+    Key,
+    Listed,
+    Pair,
+    Question,
+    Unclear,
+    Young,
+    match,
+    read_listed,
+    taken_by,
+)
+from cht_rapidpro.domain.task import DocId, MessageId
+
+NUMBER = "tel:+254712345678"
+NOW = 1_000_000
+
+
+def pair(urn: str = NUMBER, text: str = "hello") -> Pair:
+    return Pair(Urn(urn), text)
+
+
+def question(name: str = "m", asked: Pair | None = None, earliest: int = 0) -> Question:
+    return Question(key(name), asked or pair(), earliest)
+
+
+def key(name: str) -> Key:
+    return DocId("doc"), MessageId(name)
+
+
+def listed(number: int, *urns: str, text: str = "hello", at: int = 500, anonymous: bool = False) -> Listed:
+    return Listed(BroadcastId(str(number)), None if anonymous else urns or (NUMBER,), text, at, "queued")
+
+
+NOBODY = frozenset[tuple[BroadcastId, Urn]]()
+
+
+@pytest.mark.parametrize(
+    ("posted", "stored", "fits"),
+    [
+        (NUMBER, NUMBER, True),
+        ("tel:0712345678", NUMBER, True),
+        ("tel:712345678", NUMBER, True),
+        ("tel:+255712345678", NUMBER, False),
+        ("tel:0712345679", NUMBER, False),
+        ("tel:2345678", NUMBER, False),
+        ("tel:phone1", "tel:phone2", False),
+    ],
+)
+def test_a_number_is_recognised_as_rapidpro_may_have_normalised_it(posted: str, stored: str, fits: bool) -> None:
+    verdicts = match([question(asked=pair(posted))], [listed(1, stored)], NOBODY, NOW)
+    assert isinstance(verdicts[key("m")], Found if fits else Absent)
+
+
+def test_an_equal_number_goes_before_one_with_the_same_end() -> None:
+    national, whole = question("national", pair("tel:0712345678")), question("whole")
+    verdicts = match([national, whole], [listed(1), listed(2, "tel:+255712345678")], NOBODY, NOW)
+    assert verdicts == {national.key: Found(listed(2, "tel:+255712345678")), whole.key: Found(listed(1))}
+
+
+def test_the_oldest_broadcast_is_the_oldest_questions() -> None:
+    rows = [listed(9, at=300), listed(10, at=300), listed(8, at=400)]
+    first, second = question("first", earliest=10), question("second", earliest=20)
+    verdicts = match([second, first], rows, NOBODY, NOW)
+    assert verdicts == {first.key: Found(rows[0]), second.key: Found(rows[1])}
+
+
+@pytest.mark.parametrize(
+    ("row", "verdict"),
+    [
+        (listed(1, at=500), Found(listed(1, at=500))),
+        (listed(1, text="hello "), Absent()),
+        (listed(1, at=99), Absent()),
+        (listed(1, at=NOW + 1), Young()),
+        (listed(7), Absent()),
+        (listed(1, anonymous=True), Found(listed(1, anonymous=True))),
+        (listed(7, anonymous=True), Absent()),
+        (listed(1, anonymous=True, at=NOW + 1), Young()),
+    ],
+    ids=["fits", "other text", "too early", "too young", "taken", "anonymous", "anonymous and taken", "both young"],
+)
+def test_one_question_and_one_broadcast(row: Listed, verdict: object) -> None:
+    taken = frozenset({(BroadcastId("7"), Urn(NUMBER))})
+    assert match([question(earliest=100)], [row], taken, NOW) == {key("m"): verdict}
+
+
+def test_an_anonymous_workspace_leaves_open_what_the_text_does_not_tell() -> None:
+    rows = [listed(1, anonymous=True), listed(2, anonymous=True)]
+    assert match([question()], rows, NOBODY, NOW) == {key("m"): Unclear()}
+    two = [question("a"), question("b", pair("tel:+254712345679"))]
+    assert match(two, rows[:1], NOBODY, NOW) == {key("a"): Unclear(), key("b"): Unclear()}
+
+
+PAIRS = st.sampled_from([pair(urn, text) for urn in (NUMBER, "tel:+254712345679") for text in ("a", "b")])
+
+
+@given(
+    asked=st.lists(PAIRS, max_size=8),
+    there=st.lists(st.tuples(PAIRS, st.integers(0, 900)), max_size=12),
+    taken=st.sets(st.integers(0, 11)),
+)
+def test_as_many_are_found_as_are_free_and_no_broadcast_twice(
+    asked: list[Pair], there: list[tuple[Pair, int]], taken: set[int]
+) -> None:
+    rows = [listed(number, one.urn, text=one.text, at=at) for number, (one, at) in enumerate(there)]
+    owned = frozenset((row.id, Urn(urn)) for row in rows if int(row.id) in taken for urn in row.urns or ())
+    questions = [question(str(number), one) for number, one in enumerate(asked)]
+    verdicts = match(questions, rows, owned, NOW)
+    found = {one.key: verdict.broadcast for one in questions if isinstance(verdict := verdicts[one.key], Found)}
+    assert len({row.id for row in found.values()}) == len(found)
+    assert not {int(row.id) for row in found.values()} & taken
+    free = Counter(one for number, (one, _) in enumerate(there) if number not in taken)
+    for wanted, count in Counter(asked).items():
+        got = sum(1 for one in questions if one.pair == wanted and one.key in found)
+        assert got == min(count, free[wanted])
+
+
+def test_a_settled_task_takes_its_broadcast_and_those_of_its_other_messages() -> None:
+    rows = [
+        listed(1, text="one", at=100),
+        listed(2, text="two", at=105),
+        listed(3, text="two", at=900),
+        listed(4, text="three", at=100),
+    ]
+    holder = Holder(BroadcastId("1"), (pair(text="one"), pair(text="two")))
+    taken = {ref for ref, _ in taken_by([holder], rows)}
+    assert taken == {"1", "2"}
+
+
+def test_what_a_task_holds_is_taken_however_its_number_is_written_now() -> None:
+    rows = [listed(1)]
+    assert taken_by([Holder(BroadcastId("1"), (pair("tel:changed"),))], rows) == {("1", NUMBER)}
+
+
+@pytest.mark.parametrize(
+    ("row", "read"),
+    [
+        (
+            {
+                "id": 3,
+                "urns": [NUMBER],
+                "text": {"eng": "hi"},
+                "created_on": "1970-01-01T00:00:01.5Z",
+                "status": "sent",
+            },
+            Listed(BroadcastId("3"), (NUMBER,), "hi", 1500, "sent"),
+        ),
+        (
+            {"id": 3, "urns": None, "text": "hi", "created_on": "1970-01-01T00:00:01Z"},
+            Listed(BroadcastId("3"), None, "hi", 1000, ""),
+        ),
+        ({"id": "3", "urns": [], "text": "hi", "created_on": "1970-01-01T00:00:01Z"}, None),
+        ({"id": 3, "urns": [], "text": {}, "created_on": "1970-01-01T00:00:01Z"}, None),
+        ({"id": 3, "urns": [], "text": "hi", "created_on": "yesterday"}, None),
+        ([], None),
+    ],
+)
+def test_rows_are_read_as_all_versions_write_them(row: object, read: Listed | None) -> None:
+    assert read_listed(row) == read
