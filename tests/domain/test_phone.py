@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cht_rapidpro.domain.phone import normalize
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from cht_rapidpro.domain.phone import normalize
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "phones.jsonl"
 
@@ -122,9 +123,7 @@ def test_validation(validation: object, long_enough: str | None, valid: str | No
 
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
-json_values = st.recursive(
-    scalars, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8
-)
+json_values = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)
 numberlike = st.text(alphabet="+\uff0b0123456789\u0663\u0966 ()-./#*~,;\t\u200b\u017f\u0434x", max_size=24)
 surrogates = st.text(st.characters(categories=("Cs", "Nd", "Lu")), max_size=8)
 

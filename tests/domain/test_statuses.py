@@ -1,6 +1,7 @@
 """What RapidPro says about a broadcast becomes one of CHT's states, in CHT's own spelling."""
 
 import pytest
+
 from cht_rapidpro.domain.statuses import State, StateChange, broadcast_outcome
 
 

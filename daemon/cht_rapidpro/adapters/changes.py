@@ -115,7 +115,7 @@ class ChangesFeed:
                     return None
                 raise_for_status(response, self._couch.config)
                 answer = await _read_bounded(response)
-                body = _decoder.decode(answer) if answer else None
+                body = None if answer is None else _decoder.decode(answer)
         if body is None:
             raise _TooLargeError
         hints = [hint for row in body.results if _matters(hint := _hint(row))]
@@ -126,13 +126,13 @@ class _TooLargeError(Exception):
     """The documents of one answer are larger than what is read at once."""
 
 
-async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:
-    """The body; empty where it is longer than `_BYTES`."""
+async def _read_bounded(response: aiohttp.ClientResponse) -> bytes | None:
+    """The body; None where it is longer than `_BYTES`."""
     body = bytearray()
     async for chunk in response.content.iter_any():
         body += chunk
         if len(body) > _BYTES:
-            return b""
+            return None
     return bytes(body)
 
 

@@ -138,7 +138,7 @@ class Couch:
             response = await self._database.view("medic", "messages_by_state").get(
                 startkey=_json(first), endkey=_json([state, {}]), skip=skip, limit=limit
             )
-        return [SendableRow(DocId(row["id"]), row["key"][1], row["value"]) for row in response.rows]
+            return [SendableRow(DocId(row["id"]), row["key"][1], row["value"]) for row in response.rows]
 
     async def holders(self, refs: Sequence[str]) -> dict[str, set[DocId]]:
         """The documents that hold these gateway_refs (`medic-sms/messages_by_gateway_ref`), incoming ones among them.
@@ -150,9 +150,9 @@ class Couch:
             return {}
         with self.edge():
             response = await self._database.view("medic-sms", "messages_by_gateway_ref").post(keys)
-        found: dict[str, set[DocId]] = {}
-        for row in response.rows:
-            found.setdefault(str(row["key"]), set()).add(DocId(row["id"]))
+            found: dict[str, set[DocId]] = {}
+            for row in response.rows:
+                found.setdefault(str(row["key"]), set()).add(DocId(row["id"]))
         return found
 
     async def read(self, ids: Sequence[DocId]) -> dict[DocId, Doc]:
@@ -161,7 +161,7 @@ class Couch:
             return {}
         with self.edge():
             response = await self._database.all_docs.post(list(ids), include_docs=True)
-        return {DocId(row["id"]): row["doc"] for row in response.rows if row.get("doc")}
+            return {DocId(row["id"]): row["doc"] for row in response.rows if row.get("doc")}
 
     async def write(self, docs: Sequence[Doc]) -> list[WriteResult]:
         """Stores the documents, each on condition that its `_rev` is the latest; one result a document, in order.
@@ -194,8 +194,7 @@ class Couch:
                 answer = await response.read()
                 if response.status not in _TOO_LARGE_OR_MALFORMED:
                     raise_for_status(response, self.config)
-                    rows: list[dict[str, Any]] = msgspec.json.decode(answer)
-                    return rows
+                    return msgspec.json.decode(answer, type=list[dict[str, Any]])
         raise PermanentError(f"CouchDB answers HTTP {response.status}: {_reason(answer)}")
 
 
@@ -238,8 +237,9 @@ def _reason(answer: bytes) -> str:
         return "no reason given"
 
 
-# aiocouch's errors have no root of their own; msgspec's and json's are ValueErrors, as is aiocouch's BadRequestError.
-_FOREIGN: Final = (aiohttp.ClientError, OSError, ValueError, aiocouch.NotFoundError, aiocouch.ConflictError)
+# aiocouch's errors have no root of their own (some are KeyErrors), and it takes any JSON for CouchDB's: that of a proxy
+# surfaces as one of the last three. msgspec's and json's errors are ValueErrors.
+_FOREIGN: Final = (aiohttp.ClientError, OSError, ValueError, KeyError, TypeError, AttributeError)
 
 
 def raise_for_status(response: aiohttp.ClientResponse, config: Couchdb) -> None:

@@ -38,9 +38,11 @@ class Budget:
     def throttled(self, now: float, retry_after: float | None) -> None:
         """A 429 came; without a Retry-After the pause doubles from a second to a minute."""
         if retry_after is None:
+            if now < self._closed_until:
+                return  # one of several that were in flight together
             retry_after = min(_FIRST_PAUSE * 2**self._unexplained, _LONGEST_PAUSE)
             self._unexplained = min(self._unexplained + 1, 10)
-        self._closed_until = max(self._closed_until, now + retry_after)
+        self._closed_until = max(self._closed_until, now + max(retry_after, _FIRST_PAUSE))
 
     def left(self, now: float) -> int | None:
         """How many requests may start now; None: no limit."""
@@ -48,7 +50,7 @@ class Budget:
             return 0
         if not self._per_hour:
             return None
-        while self._spent and self._spent[0] <= now - HOUR:
+        while self._spent and self._spent[0] + HOUR <= now:
             self._spent.popleft()
         return max(0, self._per_hour - len(self._spent) - self.open)
 

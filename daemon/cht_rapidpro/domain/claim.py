@@ -19,6 +19,7 @@ from cht_rapidpro.domain.task import (
     Task,
     due,
     enter_state,
+    gateway_ref,
     history,
     holds,
     is_sendable,
@@ -165,29 +166,31 @@ def release(me: Instance, uuid: MessageId, now: int) -> Edit:
             return task
         before = _entry(task, -2)
         if before.get("state") == State.PENDING:
-            return _taken_back(task, before.get("state_details"))
+            return _taken_back(task, before)
         return enter_state(task, Change(State.PENDING, "Released by cht-rapidpro"), now)
 
     return lambda doc: map_tasks(doc, edit)
 
 
-def _taken_back(task: Task, details: object) -> Task:
-    new = {**task, "state": str(State.PENDING), "state_details": details, "state_history": history(task)[:-1]}
-    if details is None:
-        del new["state_details"]
-    return new
+def _taken_back(task: Task, before: dict[str, object]) -> Task:
+    """The task as its history says it was before its last entry."""
+    new = {**task, "state": str(State.PENDING), "state_history": history(task)[:-1]}
+    del new["state_details"]
+    return {**new, **{key: before[key] for key in ("state_details",) if key in before}}
 
 
 def settle(me: Instance, uuid: MessageId, change: Change, now: int) -> Edit:
     """Writes what became of a message into its task, whatever others made of the task meanwhile: it is a fact.
 
-    Only `delivered` stays: it can but come from the same broadcast. Where several tasks of the document hold the
-    uuid, the one that we have claimed is meant.
+    Only what the same broadcast has brought about later stays, and `delivered`. Where several tasks of the document
+    hold the uuid, the one that we have claimed is meant.
     """
 
     def edit(doc: Doc) -> Doc:
-        mine = [task for task in tasks(doc) if holds(task, uuid)]
-        target = next((task for task in mine if _is_claimed_by(task, me)), mine[0] if mine else None)
+        holding = [task for task in tasks(doc) if holds(task, uuid)]
+        if any(_is_settled(task, change) for task in holding):
+            return doc
+        target = next((task for task in holding if _is_claimed_by(task, me)), holding[0] if holding else None)
         if target is None or target.get("state") == State.DELIVERED:
             return doc
         return map_tasks(doc, lambda task: set_state(task, change, now) if task is target else task)
@@ -195,15 +198,22 @@ def settle(me: Instance, uuid: MessageId, change: Change, now: int) -> Edit:
     return edit
 
 
-def give_back(me: Instance, uuid: MessageId, gateway_ref: str, now: int) -> Edit:
+def give_back(me: Instance, uuid: MessageId, ref: str, now: int) -> Edit:
     """Takes a settled task under our claim again: its broadcast turned out to be another task's."""
 
     def edit(task: Task) -> Task:
-        if not holds(task, uuid) or str(task.get("gateway_ref", "")) != gateway_ref:
+        if not holds(task, uuid) or gateway_ref(task) != ref:
             return task
         return enter_state(task, Change(State.FORWARDED_TO_GATEWAY, me.details, gateway_ref=""), now)
 
     return lambda doc: map_tasks(doc, edit)
+
+
+def _is_settled(task: Task, change: Change) -> bool:
+    """Whether the fact stands there already (the answer to its write was lost), whatever has followed it."""
+    if change.gateway_ref:
+        return gateway_ref(task) == change.gateway_ref
+    return (task.get("state"), task.get("state_details")) == (change.state, change.details)
 
 
 def _is_claimed_by(task: Task, me: Instance) -> bool:

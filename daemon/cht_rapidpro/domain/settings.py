@@ -15,7 +15,7 @@ from cht_rapidpro.domain.task import Doc
 OUR_SERVICE: Final = "cht-rapidpro"
 BUILT_IN_SERVICE: Final = "rapidpro"
 _BUILT_IN_SINCE: Final = (3, 11, 0)
-_VERSION: Final = re.compile(r"(\d+)\.(\d+)\.(\d+)")
+_VERSION: Final = re.compile(r"(?:[a-z-]+:)*v?(\d+)\.(\d+)\.(\d+)")  # old builds are named medic:medic:3.10.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,5 +102,5 @@ def choose(settings: AppSettings, configured: str) -> Choice:
 
 def _has_built_in_gateway(version: str) -> bool:
     """CHT sends to RapidPro itself since 3.11.0; a version that cannot be read counts as new, none named as old."""
-    found = _VERSION.search(version)
+    found = _VERSION.match(version)
     return bool(version) and (not found or tuple(map(int, found.groups())) >= _BUILT_IN_SINCE)

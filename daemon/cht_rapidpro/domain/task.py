@@ -20,7 +20,7 @@ Doc = dict[str, Any]
 Task = dict[str, Any]
 
 TASK_LISTS: Final = ("tasks", "scheduled_tasks")
-SENDABLE: Final = frozenset({State.PENDING, State.FORWARDED_TO_GATEWAY})
+SENDABLE: Final = (State.PENDING, State.FORWARDED_TO_GATEWAY)  # no set: a state in a document may be unhashable
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ def read_message(value: object) -> Message | None:
     if not isinstance(value, dict):
         return None
     uuid, to, text = value.get("uuid"), value.get("to"), value.get("message")
-    if isinstance(to, int) and not isinstance(to, bool):
+    if isinstance(to, int) and not isinstance(to, bool) and to:
         to = str(to)
     if isinstance(uuid, str) and isinstance(to, str) and isinstance(text, str) and uuid and to and text:
         return Message(MessageId(uuid), to, text)
@@ -46,11 +46,16 @@ def read_message(value: object) -> Message | None:
 
 def messages(task: Task) -> tuple[Message, ...]:
     """The messages of a task that can be sent, in their order, each uuid once."""
+    read: dict[MessageId, Message] = {}
+    for message in map(read_message, _message_list(task)):
+        if message is not None:
+            read.setdefault(message.uuid, message)
+    return tuple(read.values())
+
+
+def _message_list(task: Task) -> list[Any]:
     found = task.get("messages")
-    if not isinstance(found, list):
-        return ()
-    read = [message for message in map(read_message, found) if message]
-    return tuple({message.uuid: message for message in reversed(read)}.values())[::-1]
+    return found if isinstance(found, list) else []
 
 
 def tasks(doc: Doc) -> Iterator[Task]:
@@ -78,13 +83,14 @@ def is_sendable(task: Task) -> bool:
 
 
 def holds(task: Task, uuid: MessageId) -> bool:
-    return any(message.uuid == uuid for message in messages(task))
+    """Whether the task has this message, also if somebody has emptied its number or text meanwhile."""
+    return any(isinstance(message, dict) and message.get("uuid") == uuid for message in _message_list(task))
 
 
 def due(task: Task, doc: Doc) -> int | None:
     """When the task was to be sent, in ms since the epoch, as the view `messages_by_state` computes it."""
     for value in (task.get("due"), task.get("timestamp"), doc.get("reported_date")):
-        if value:
+        if value is not None and value not in ("", 0):  # truthy to JavaScript, where {} and [] are
             return _milliseconds(value)
     return None
 
@@ -146,11 +152,11 @@ def _is_already(task: Task, change: Change) -> bool:
         and isinstance(last, dict)
         and last.get("state") == change.state
         and task.get("state_details") == change.details
-        and (change.gateway_ref is None or _ref(task) == change.gateway_ref)
+        and (change.gateway_ref is None or gateway_ref(task) == change.gateway_ref)
     )
 
 
-def _ref(task: Task) -> str:
+def gateway_ref(task: Task) -> str:
     """The gateway_ref as text: CHT's own gateway stores a number, and number and text are the same ref (CHT.md)."""
     ref = task.get("gateway_ref")
     return "" if ref is None else str(ref)

@@ -77,13 +77,15 @@ class Backlog:
     def take(self, count: int) -> list[Candidate]:
         """Up to `count` candidates, oldest due first; each stays known until `done` or `hold`."""
         taken, self._waiting = self._waiting[:count], self._waiting[count:]
-        if self.more and len(self._waiting) < self._capacity // 4:
+        if self.more and len(self._waiting) <= self._capacity // 4:
             self.low.set()
         return taken
 
     def know(self, keys: Iterable[Key]) -> None:
-        """These are with the relay already (the other messages of a claimed task)."""
-        self._known.update(keys)
+        """These are with the relay already: the messages of a claimed task, which may wait here one by one."""
+        held = set(keys)
+        self._known |= held
+        self._waiting = [candidate for candidate in self._waiting if candidate.key not in held]
 
     def done(self, keys: Iterable[Key]) -> None:
         """The relay is done with these; if the view still has them they may come again."""
@@ -97,7 +99,8 @@ class Backlog:
         self._held[key] = until
 
     def start_sweep(self, now: float) -> None:
-        """Lets those held come again whose time is over."""
+        """Lets those held come again whose time is over; what finds no room from now on sets `more`."""
+        self.more = False
         self._held = {key: until for key, until in self._held.items() if until > now}
 
     def clear(self) -> None:

@@ -79,7 +79,6 @@ class Feed:
             same = sum(1 for row in page if row.due == last)
             skip = skip + same if last == start else same
             start = last
-        self._backlog.more = False
 
     async def _follow(self, since: Seq) -> NoReturn:
         while True:

@@ -29,7 +29,7 @@ from cht_rapidpro.domain.reconcile import (
     pair_of,
     taken_by,
 )
-from cht_rapidpro.domain.task import Doc, DocId, messages, read_message, tasks
+from cht_rapidpro.domain.task import Doc, DocId, gateway_ref, messages, read_message, tasks
 from cht_rapidpro.jobs.retry import until_it_works
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -180,7 +180,7 @@ class Lookup:
 
 def _holders_in(doc: Doc, ref: str, settings: Mapping[str, Any]) -> Iterable[Holder]:
     for task in tasks(doc):
-        if str(task.get("gateway_ref", "")) == ref:
+        if gateway_ref(task) == ref:
             yield Holder(
                 BroadcastId(ref), tuple(pair_of(broadcast_of(message, settings)) for message in messages(task))
             )

@@ -1,0 +1,149 @@
+"""A window of our own lets a burst through and stops before RapidPro has to; after the delay there is room again."""
+
+from collections import deque
+from heapq import heappop, heappush
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cht_rapidpro.domain.budget import HOUR, Budget
+
+eighths = st.integers(0, 8 * 4000).map(lambda number: number / 8)  # exact as floats, so are their sums
+
+
+def spend(budget: Budget, now: float, *, counted: bool = True) -> None:
+    budget.begin()
+    budget.end(now, counted=counted)
+
+
+class Traffic:
+    """Requests that are served some time after their start and answered some time after that."""
+
+    def __init__(self, per_hour: int) -> None:
+        self.budget = Budget(per_hour)
+        self.now = 0.0
+        self.served: list[float] = []
+        self._answers: list[float] = []
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+        while self._answers and self._answers[0] <= self.now:
+            self.budget.end(heappop(self._answers), counted=True)
+
+    def wait_for_room(self) -> None:
+        while self.budget.left(self.now) == 0:
+            self.wait(self.budget.delay(self.now))
+
+    def start(self, way_there: float, way_back: float) -> None:
+        self.budget.begin()
+        self.served.append(self.now + way_there)
+        heappush(self._answers, self.now + way_there + way_back)
+
+
+def count_as_rapidpro_does(served: list[float]) -> int:
+    """The most that stood in RapidPro's window: those served in the hour before a request, with itself."""
+    window: deque[float] = deque()
+    most = 0
+    for moment in sorted(served):
+        window.append(moment)
+        while window[0] <= moment - HOUR:
+            window.popleft()
+        most = max(most, len(window))
+    return most
+
+
+latencies = st.sampled_from([0.0, 0.125, 2.0, 30.0])
+
+
+@settings(deadline=None)
+@given(
+    per_hour=st.integers(1, 4),
+    requests=st.lists(st.tuples(st.just(0.0) | eighths, latencies, latencies), max_size=20),
+)
+def test_rapidpro_never_serves_more_than_its_limit(per_hour: int, requests: list[tuple[float, float, float]]) -> None:
+    traffic = Traffic(per_hour)
+    for gap, way_there, way_back in requests:
+        traffic.wait(gap)
+        traffic.wait_for_room()
+        traffic.start(way_there, way_back)
+    assert count_as_rapidpro_does(traffic.served) <= per_hour
+
+
+@settings(deadline=None)
+@given(per_hour=st.integers(1, 4), gaps=st.lists(eighths, min_size=1, max_size=12), in_flight=st.integers(0, 3))
+def test_the_delay_is_exact(per_hour: int, gaps: list[float], in_flight: int) -> None:
+    budget, now = Budget(per_hour), 0.0
+    for gap in gaps:
+        now += gap
+        spend(budget, now)
+    for _ in range(min(in_flight, per_hour - 1)):
+        budget.begin()
+    delay = budget.delay(now)
+    assert (delay == 0) == (budget.left(now) != 0)
+    if delay and budget.open < per_hour:
+        assert budget.left(now + delay - 0.125) == 0
+        assert budget.left(now + delay) != 0
+        assert budget.delay(now + delay) == 0
+
+
+@pytest.mark.parametrize("spent", [0.125, 0.1, 1000.3])
+def test_no_moment_without_both_room_and_delay(spent: float) -> None:
+    budget = Budget(1)
+    spend(budget, spent)
+    assert (budget.delay(spent + HOUR), budget.left(spent + HOUR)) == (0.0, 1)
+
+
+def test_a_full_burst_passes_at_once_and_no_more() -> None:
+    budget = Budget(3)
+    lefts = []
+    for _ in range(3):
+        lefts.append(budget.left(0.0))
+        budget.begin()
+    assert lefts == [3, 2, 1]
+    assert (budget.left(0.0), budget.delay(0.0)) == (0, 1.0)
+    for now in (10.0, 20.0, 30.0):
+        budget.end(now, counted=True)
+    assert (budget.left(30.0), budget.delay(30.0)) == (0, HOUR - 20.0)
+    assert [budget.left(moment + HOUR) for moment in (9.0, 10.0, 20.0, 30.0)] == [0, 1, 2, 3]
+
+
+def test_what_rapidpro_does_not_count_gives_its_place_back() -> None:
+    budget = Budget(1)
+    budget.begin()
+    assert budget.left(0.0) == 0
+    budget.end(0.0, counted=False)
+    assert budget.left(0.0) == 1
+
+
+def test_without_a_limit_only_a_429_stops_us() -> None:
+    budget = Budget(0)
+    for _ in range(5000):
+        spend(budget, 0.0)
+    assert (budget.left(0.0), budget.delay(0.0)) == (None, 0.0)
+    budget.throttled(0.0, 10.0)
+    assert (budget.left(9.5), budget.delay(9.5)) == (0, 0.5)
+    assert (budget.left(10.0), budget.delay(10.0)) == (None, 0.0)
+
+
+@pytest.mark.parametrize("per_hour", [0, 3600])
+def test_retry_after_closes_the_scope_for_as_long_as_it_says(per_hour: int) -> None:
+    budget = Budget(per_hour)
+    budget.throttled(100.0, 3598.0)
+    budget.throttled(101.0, 5.0)
+    assert (budget.left(101.0), budget.delay(101.0)) == (0, 3597.0)
+    assert budget.left(3698.0) != 0
+
+
+@pytest.mark.parametrize("per_hour", [0, 3600])
+def test_a_429_without_retry_after_pauses_ever_longer_until_a_success(per_hour: int) -> None:
+    budget, now, pauses = Budget(per_hour), 0.0, []
+    for _ in range(8):
+        spend(budget, now, counted=False)
+        budget.throttled(now, None)
+        pauses.append(budget.delay(now))
+        now += pauses[-1]
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
+    spend(budget, now)
+    budget.throttled(now, None)
+    assert budget.delay(now) == 1

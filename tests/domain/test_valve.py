@@ -1,0 +1,113 @@
+"""A fault narrows and closes the valve for a while, a definite answer opens it: it never stays closed."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cht_rapidpro.domain.outgoing import (
+    Answer,
+    BroadcastId,
+    Created,
+    Doubtful,
+    NotSent,
+    Refused,
+    Throttled,
+    Trouble,
+)
+from cht_rapidpro.domain.valve import DOUBTS_IN_A_ROW, Valve
+
+MAX_WIDTH = 6
+CREATED = Created(BroadcastId("1"), "queued")
+REFUSED, AWAY, LIMIT, TROUBLE, DOUBT = Refused("no"), NotSent("away"), Throttled(9.0), Trouble("403"), Doubtful("500")
+TOO_MANY_DOUBTS = [DOUBT] * DOUBTS_IN_A_ROW
+
+
+def after(answers: list[Answer]) -> tuple[int, float, bool]:
+    """Width, delay and need of a probe when these answers came together."""
+    valve = Valve(MAX_WIDTH)
+    for answer in answers:
+        valve.learn(answer, 100.0)
+    return valve.width, valve.delay(100.0), valve.needs_probe
+
+
+@pytest.mark.parametrize(
+    ("answers", "outcome"),
+    [
+        ([], (6, 0, False)),
+        ([CREATED], (6, 0, False)),
+        ([REFUSED] * 20, (6, 0, False)),
+        ([LIMIT], (1, 0, False)),
+        ([LIMIT, CREATED], (2, 0, False)),
+        ([LIMIT, CREATED, REFUSED], (4, 0, False)),
+        ([LIMIT, CREATED, CREATED, CREATED], (6, 0, False)),
+        ([AWAY], (1, 1, False)),
+        ([AWAY] * 6, (1, 1, False)),
+        ([TROUBLE], (1, 60, True)),
+        ([TROUBLE, AWAY, *TOO_MANY_DOUBTS], (1, 60, True)),
+        ([AWAY, TROUBLE], (1, 60, True)),
+        ([TROUBLE, CREATED], (2, 0, False)),
+        (TOO_MANY_DOUBTS[1:], (6, 0, False)),
+        (TOO_MANY_DOUBTS, (1, 1, False)),
+        ([*TOO_MANY_DOUBTS[1:], CREATED, *TOO_MANY_DOUBTS[1:]], (6, 0, False)),
+    ],
+)
+def test_answers_that_come_together(answers: list[Answer], outcome: tuple[int, float, bool]) -> None:
+    assert after(answers) == outcome
+
+
+@pytest.mark.parametrize("fault", [[AWAY], TOO_MANY_DOUBTS])
+def test_pauses_double_up_to_a_minute_and_long_ones_want_a_probe(fault: list[Answer]) -> None:
+    valve, now, seen = Valve(MAX_WIDTH), 0.0, []
+    for _ in range(8):
+        for answer in fault:
+            valve.learn(answer, now)
+        seen.append((valve.delay(now), valve.needs_probe))
+        now += valve.delay(now)
+    assert [pause for pause, _ in seen] == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert [needed for _, needed in seen] == [False] * 3 + [True] * 5
+    valve.learn(CREATED, now)
+    valve.learn(AWAY, now)
+    assert (valve.delay(now), valve.needs_probe) == (1, False)
+
+
+@pytest.mark.parametrize(
+    ("answer", "delay", "needs_probe"),
+    [(None, 0, False), (LIMIT, 0, True), (AWAY, 1, True), (DOUBT, 1, True), (TROUBLE, 60, True)],
+)
+def test_the_answer_to_a_probe(answer: Answer | None, delay: float, needs_probe: bool) -> None:
+    valve = Valve(MAX_WIDTH)
+    valve.learn(TROUBLE, 0.0)
+    assert valve.delay(60.0) == 0
+    valve.probed(answer, 60.0)
+    assert (valve.width, valve.delay(60.0), valve.needs_probe) == (1, delay, needs_probe)
+
+
+def test_a_new_address_or_token_begins_afresh() -> None:
+    valve = Valve(MAX_WIDTH)
+    valve.learn(TROUBLE, 0.0)
+    valve.reset()
+    assert (valve.width, valve.delay(0.0), valve.needs_probe) == (MAX_WIDTH, 0, False)
+
+
+answers = st.sampled_from([CREATED, REFUSED, AWAY, LIMIT, TROUBLE, DOUBT])
+gaps = st.sampled_from([0.0, 0.5, 1.0, 5.0, 61.0])
+steps = st.lists(st.tuples(gaps, answers, st.none() | answers), max_size=40)
+
+
+@settings(deadline=None)
+@given(max_width=st.integers(1, 20), taken=steps)
+def test_it_always_opens_again_within_a_minute(
+    max_width: int, taken: list[tuple[float, Answer, Answer | None]]
+) -> None:
+    valve, now = Valve(max_width), 0.0
+    for gap, answer, to_probe in taken:
+        now += gap
+        if valve.needs_probe:
+            valve.probed(to_probe, now)
+        else:
+            valve.learn(answer, now)
+        assert 1 <= valve.width <= max_width
+        assert valve.delay(now + 60.0) == 0
+    for _ in range(5):
+        valve.learn(CREATED, now)
+    assert (valve.width, valve.delay(now), valve.needs_probe) == (max_width, 0, False)
