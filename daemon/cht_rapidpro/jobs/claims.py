@@ -151,7 +151,7 @@ class Claims:
         pause = _PASSED_PAUSE
         if claim is not None:
             log.debug("claim.missed", doc=candidate.doc_id, message=candidate.uuid, holder=claim.instance)
-            pause = max(pause, self._config.claim_timeout - (self._wall_clock() - claim.at) / 1000)
+            pause = self._config.claim_timeout - (self._wall_clock() - claim.at) / 1000
         elif task and (task.get("state"), task.get("state_details")) == (EXPIRED.state, EXPIRED.details):
             log.warning("task.expired", doc=candidate.doc_id, message=candidate.uuid)
         self._hold_back(candidate, pause)
