@@ -5,14 +5,12 @@ them is made here, once, so that the story does not care who watches.
 """
 
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
-from cht_rapidpro.demo.sighting import Sighting
+from cht_rapidpro.demo.sighting import Sighting, short_number
 from cht_rapidpro.errors import GatewayError
-from cht_rapidpro.logs import masked
 
 
 class Display(Protocol):
@@ -72,17 +70,3 @@ class PlainLines:
 
     def say(self, text: str, style: str = "") -> None:
         print(text, flush=True)
-
-
-def short_number(sighting: Sighting) -> str:
-    """As in the logs: its last three digits."""
-    return masked(sighting.sms.to) or "–"
-
-
-def counts(sightings: Sequence[Sighting], requests: int) -> str:
-    """One line: how many messages are where."""
-    written = [sighting for sighting in sightings if sighting.state]
-    states = Counter(sighting.state for sighting in written)
-    parts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-    broadcasts = sum(len(sighting.broadcasts) for sighting in written)
-    return f"{len(written)} messages: {parts} · {broadcasts} broadcasts in {requests} requests"

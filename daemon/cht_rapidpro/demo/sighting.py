@@ -4,6 +4,7 @@ Both sides are read where the truth is, not from the daemon's own words: a gatew
 nothing, or sends twice, must not pass.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -11,6 +12,7 @@ from typing import Final
 from cht_rapidpro.demo.database import Database, Doc
 from cht_rapidpro.demo.rapidpro import Broadcast, Message, RapidPro
 from cht_rapidpro.demo.scene import Scene, Sms, Task
+from cht_rapidpro.logs import masked
 
 DELIVERED: Final = "delivered"  # RapidPro's last status in the demo's progress script
 
@@ -105,3 +107,17 @@ def _find_task(doc: Doc, uuid: str) -> Doc:
         if any(message["uuid"] == uuid for message in task["messages"]):
             return dict(task)
     return {}
+
+
+def short_number(sighting: Sighting) -> str:
+    """As in the logs: its last three digits."""
+    return masked(sighting.sms.to) or "–"
+
+
+def counts(sightings: Sequence[Sighting], requests: int) -> str:
+    """One line: how many messages are where."""
+    written = [sighting for sighting in sightings if sighting.state]
+    states = Counter(sighting.state for sighting in written)
+    parts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    broadcasts = sum(len(sighting.broadcasts) for sighting in written)
+    return f"{len(written)} messages: {parts} · {broadcasts} broadcasts in {requests} requests"

@@ -13,8 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from cht_rapidpro.demo.progress import counts, short_number
-from cht_rapidpro.demo.sighting import Sighting
+from cht_rapidpro.demo.sighting import Sighting, counts, short_number
 from cht_rapidpro.domain.statuses import State
 
 _COLOURS: Final[dict[str, str]] = {
