@@ -117,13 +117,13 @@ class ChangesFeed:
                 answer = await _read_bounded(response)
                 body = None if answer is None else _decoder.decode(answer)
         if body is None:
-            raise _TooLargeError
+            raise _TooLargeError(f"CouchDB's feed brings more than {_BYTES} bytes at once")
         hints = [hint for row in body.results if _matters(hint := _hint(row))]
         return Changes(hints, Seq(str(body.last_seq)), is_complete=docs or not body.results)
 
 
-class _TooLargeError(Exception):
-    """The documents of one answer are larger than what is read at once."""
+class _TooLargeError(TransientError):
+    """One answer is larger than what is read at once."""
 
 
 async def _read_bounded(response: aiohttp.ClientResponse) -> bytes | None:
