@@ -11,8 +11,8 @@ from datetime import datetime
 from typing import Any
 
 from bench.rig import Rig, percentile, rig, table
-from cht_rapidpro.demo.process import Daemon
 from cht_rapidpro.demo.medic import data_record, message, task
+from cht_rapidpro.demo.process import Daemon
 
 _DEADLINE = 600.0
 

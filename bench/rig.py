@@ -14,9 +14,9 @@ from uuid import uuid4
 import aiohttp
 
 from cht_rapidpro.demo.couchdb import CouchDBServer, couchdb_server
-from cht_rapidpro.demo.process import Daemon
 from cht_rapidpro.demo.database import Database, Doc, delete_database
 from cht_rapidpro.demo.medic import create_medic
+from cht_rapidpro.demo.process import Daemon
 
 TOKEN: Final = "bench"
 

@@ -5,7 +5,9 @@ from collections.abc import AsyncIterator, Iterator
 from uuid import uuid4
 
 import pytest
+from blockbuster import blockbuster_ctx
 
+from cht_rapidpro import adapters, app, domain, jobs
 from cht_rapidpro.demo.couchdb import CouchDBServer, StandinProcess, server_from_environment
 from cht_rapidpro.demo.database import Database, delete_database
 from cht_rapidpro.demo.medic import create_medic
@@ -22,11 +24,26 @@ def pytest_asyncio_loop_factories() -> dict[str, type[JumpingLoop]]:
 
 
 @pytest.fixture(autouse=True)
+def no_blocking_calls() -> Iterator[None]:
+    """A blocking call of the daemon's own on the event loop fails the test."""
+    with blockbuster_ctx([adapters, jobs, domain, app]):
+        yield
+
+
+@pytest.fixture(autouse=True)
 async def no_leaked_tasks() -> AsyncIterator[None]:
     """What a test starts it also ends."""
     yield
     left = asyncio.all_tasks() - {asyncio.current_task()}
     assert not left, f"tasks left running: {left}"
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proxy of a developer's shell is none of a test's."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -18,8 +18,8 @@ from cht_rapidpro.adapters.couchdb import (
     BULK_BYTES,
     Conflict,
     Couch,
+    MessageRow,
     Rejected,
-    SendableRow,
     Seq,
     WriteResult,
     Written,
@@ -227,7 +227,9 @@ async def test_read_leaves_out_what_is_not_there(couch: Couch, medic: Database) 
     assert await couch.read([]) == {}
 
 
-async def test_sendable_pages_oldest_first_with_the_rows_that_hold_no_message(couch: Couch, medic: Database) -> None:
+async def test_messages_come_in_pages_oldest_first_with_the_rows_that_hold_no_message(
+    couch: Couch, medic: Database
+) -> None:
     sms = {number: message(f"text {number}", uuid=f"m-{number}") for number in range(4)}
     await medic.bulk(
         [
@@ -238,18 +240,22 @@ async def test_sendable_pages_oldest_first_with_the_rows_that_hold_no_message(co
             ),
         ]
     )
-    rows = await couch.sendable(start=None, skip=0, limit=100)
+    rows = await _messages(couch, 100)
     assert [(row.doc_id, row.due) for row in rows] == [("a", 10), ("a", 20), ("a", 20), ("b", 20), ("c", 1767225600000)]
-    assert SendableRow(DocId("a"), 20, {}) in rows
+    assert MessageRow(DocId("a"), 20, {}) in rows
     assert {row.value["id"] for row in rows if row.value} == {"m-0", "m-1", "m-2", "m-3"}
     assert rows[0].value == {"id": "m-0", "to": "+254712345678", "content": "text 0"}
-    assert await couch.sendable(start=20, skip=1, limit=2) == rows[2:4]
-    assert await couch.sendable(start=1767225600000, skip=1, limit=2) == []
+    for page_size in (1, 2, 3, 5):
+        assert await _messages(couch, page_size) == rows
+
+
+async def _messages(couch: Couch, page_size: int) -> list[MessageRow]:
+    return [row async for page in couch.messages_in("pending-or-forwarded", page_size) for row in page]
 
 
 CALLS: Final[dict[str, Callable[[Couch], Awaitable[object]]]] = {
     "update_seq": lambda couch: couch.update_seq(),
-    "sendable": lambda couch: couch.sendable(start=None, skip=0, limit=1),
+    "messages_in": lambda couch: _messages(couch, 1),
     "read": lambda couch: couch.read([DocId("report")]),
     "write": lambda couch: couch.write([{"_id": "report"}]),
     "changes": lambda couch: ChangesFeed(couch).wait(Seq("1-x")),

@@ -56,10 +56,9 @@ def html(status: int) -> Reply:
     return Reply(b"<html></html>", status, content_type="text/html")
 
 
-def throttled(**headers: str) -> Reply:
-    return Reply(
-        {"detail": "Request was throttled."}, 429, headers={key.replace("_", "-"): headers[key] for key in headers}
-    )
+def throttled(retry_after: str = "") -> Reply:
+    headers = {"Retry-After": retry_after} if retry_after else {}
+    return Reply({"detail": "Request was throttled."}, 429, headers)
 
 
 # What came back, what it means, and whether RapidPro counts the request.
@@ -80,9 +79,9 @@ ANSWERS: Final[dict[str, tuple[Reply | Raw, Answer, bool]]] = {
     "403": (Reply({"detail": "Invalid token"}, 403), Trouble("HTTP 403: Invalid token"), False),
     "404": (html(404), Trouble("HTTP 404 that is not RapidPro's JSON"), False),
     "413": (html(413), Trouble("HTTP 413 that is not RapidPro's JSON"), False),
-    "429 for seven seconds": (throttled(Retry_After="7"), Throttled(7.0), False),
+    "429 for seven seconds": (throttled("7"), Throttled(7.0), False),
     "429 without a time": (throttled(), Throttled(None), False),
-    "429 with a date": (throttled(Retry_After="Sun, 22 Nov 2026 23:00:00 GMT"), Throttled(None), False),
+    "429 with a date": (throttled("Sun, 22 Nov 2026 23:00:00 GMT"), Throttled(None), False),
     "408": (html(408), Doubtful("HTTP 408"), True),
     "500": (html(500), Doubtful("HTTP 500"), True),
     "502 that names an id": (Reply(CREATED.body, 502), Doubtful("HTTP 502"), True),
@@ -201,7 +200,7 @@ async def test_the_token_is_in_no_log_and_no_answer() -> None:
 
 async def test_429s_of_requests_in_flight_together_are_told_once() -> None:
     with capture_logs() as logs:
-        async with scripted(always(throttled(Retry_After="7"))) as server, client() as rapidpro:
+        async with scripted(always(throttled("7"))) as server, client() as rapidpro:
             await asyncio.gather(*(rapidpro.post_broadcast(server.url, BROADCAST) for _ in range(4)))
             now = asyncio.get_running_loop().time()
             assert 6 < rapidpro.budget.delay(now) <= 7
@@ -211,7 +210,7 @@ async def test_429s_of_requests_in_flight_together_are_told_once() -> None:
 PROBES: Final[dict[str, tuple[Reply | Raw, Answer | None]]] = {
     "well": (Reply({"uuid": "0", "name": "Clinic"}), None),
     "bad token": (Reply({"detail": "Invalid token"}, 403), Trouble("HTTP 403: Invalid token")),
-    "throttled": (throttled(Retry_After="7"), Throttled(7.0)),
+    "throttled": (throttled("7"), Throttled(7.0)),
     "a proxy's page": (HTML, Doubtful("a success without a broadcast id")),
     "500": (html(500), Doubtful("HTTP 500")),
 }

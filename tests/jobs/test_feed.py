@@ -10,13 +10,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-from cht_rapidpro.adapters.couchdb import Couch
+from cht_rapidpro.adapters.couchdb import PAGE, Couch
 from cht_rapidpro.config import Cht, Rapidpro
 from cht_rapidpro.demo.database import Doc
 from cht_rapidpro.demo.medic import SETTINGS, data_record, message, task
 from cht_rapidpro.domain.task import DocId
 from cht_rapidpro.jobs.backlog import CAPACITY, Backlog, Candidate
-from cht_rapidpro.jobs.feed import PAGE, Feed
+from cht_rapidpro.jobs.feed import Feed
 from cht_rapidpro.jobs.settings import SettingsWatch
 from cht_rapidpro.jobs.writer import Copies
 from tests.clock import jump
@@ -258,15 +258,16 @@ async def test_after_each_sweep_the_follower_goes_on_from_the_position_before_it
     medic = Medic()
     async with following(medic) as running:
         for position in ("0-x", "2-x", "4-x"):
-            await until(lambda position=position: _hurry() and running.positions()[-1:] == [position])  # type: ignore[misc]
+            await until(_followed_from(position, running))
             for _ in range(2):
                 medic.change(None)
-        names = running.server.names
-        for position in ("2-x", "4-x"):
-            begun = next(
-                n for n, request in enumerate(running.server.requests) if request.query.get("since") == position
-            )
-            assert [name for name in names[:begun] if name != CHANGES][-2:] == [INFO, VIEW]
+    for position in ("2-x", "4-x"):
+        first = [request.query.get("since") for request in running.server.requests].index(position)
+        assert [name for name in running.server.names[:first] if name != CHANGES][-2:] == [INFO, VIEW]
+
+
+def _followed_from(position: str, running: Running) -> Callable[[], bool]:
+    return lambda: _hurry() and running.positions()[-1:] == [position]
 
 
 def _hurry() -> bool:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -26,26 +26,17 @@ CLAIM = ClaimTasks(ME, {UUID}, now=1_800_000_000_000, takeover_before=0)
 READ, WRITE = "POST _all_docs", "POST _bulk_docs"
 
 
-@asynccontextmanager
-async def writing(gate: Gate, medic: Database) -> AsyncIterator[Writer]:
-    """A running writer behind the gate, for at most a minute."""
+@pytest.fixture
+async def writer(gate: Gate, medic: Database) -> AsyncIterator[Writer]:
+    """A running writer behind the gate."""
     config = configure(gate, medic, "http://127.0.0.1:9", TOKEN)
     async with Couch(config.couchdb) as couch:
         writer = Writer(couch)
         job = asyncio.create_task(writer.run())
-        try:
-            async with asyncio.timeout(60):
-                yield writer
-        finally:
-            job.cancel()
-            with suppress(asyncio.CancelledError):
-                await job
-
-
-@pytest.fixture
-async def writer(gate: Gate, medic: Database) -> AsyncIterator[Writer]:
-    async with writing(gate, medic) as writer:
         yield writer
+        job.cancel()
+        with suppress(asyncio.CancelledError):
+            await job
 
 
 def append(word: str) -> Edit:
@@ -60,7 +51,8 @@ async def stored(medic: Database, *names: str) -> list[DocId]:
 
 async def apply_all(writer: Writer, *edits: tuple[DocId, Edit]) -> list[Any]:
     """What becomes of edits that come at the same moment."""
-    return await asyncio.gather(*(writer.apply(doc_id, edit) for doc_id, edit in edits), return_exceptions=True)
+    async with asyncio.timeout(60):
+        return await asyncio.gather(*(writer.apply(doc_id, edit) for doc_id, edit in edits), return_exceptions=True)
 
 
 async def test_edits_of_one_document_become_one_revision(writer: Writer, gate: Gate, medic: Database) -> None:
@@ -165,14 +157,13 @@ async def test_a_lost_answer_leaves_no_second_entry_in_the_history(
     edit: Edit, history: list[str], writer: Writer, gate: Gate, medic: Database
 ) -> None:
     await medic.put(data_record(task(message("hello", uuid=UUID)), doc_id="report"))
-    gate.loses_answers = True
-
-    async def heal() -> None:
-        gate.loses_answers = False
-
     writer.copies.put(await medic.get("report"), 100, asyncio.get_running_loop().time())
-    gate.before(READ, heal)
-    doc = await writer.apply(DocId("report"), edit)
+
+    async def lose_the_first() -> None:
+        gate.loses_answers = gate.requests.count(WRITE) == 1
+
+    gate.before(WRITE, lose_the_first, times=2)
+    (doc,) = await apply_all(writer, (DocId("report"), edit))
     assert doc == await medic.get("report")
     assert [entry["state"] for entry in doc["tasks"][0]["state_history"]] == history
     assert (states(doc), doc["_rev"][:2]) == (history[-1:], "2-")

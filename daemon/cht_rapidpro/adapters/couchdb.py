@@ -7,7 +7,7 @@ translated here and nowhere else; a caller sees TransientError and TroubleError,
 """
 
 import io
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -28,7 +28,7 @@ Rev = NewType("Rev", str)
 
 BULK_BYTES: Final = 4 * 1024 * 1024
 BULK_ROWS: Final = 500
-_PAGE: Final = 500
+PAGE: Final = 500
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=60, sock_connect=10)
 _TOO_LARGE_OR_MALFORMED: Final = frozenset({400, 413})
 
@@ -59,7 +59,7 @@ WriteResult = Written | Conflict | Rejected
 
 
 @dataclass(frozen=True, slots=True)
-class SendableRow:
+class MessageRow:
     """A row of the view `medic/messages_by_state`: `due` is the key's second element, ms or whatever CHT emitted."""
 
     doc_id: DocId
@@ -120,25 +120,30 @@ class Couch:
         with self.edge():
             return Seq(str((await self._database.info())["update_seq"]))
 
-    async def sendable(self, *, start: object, skip: int, limit: int) -> list[SendableRow]:
-        """A page of the messages that may be sent, oldest due first, from the due time `start` (None: the oldest)."""
-        return await self._by_state("pending-or-forwarded", start, skip, limit)
+    async def messages_in(self, state: str, page_size: int = PAGE) -> AsyncGenerator[list[MessageRow], None]:
+        """The messages of the tasks in a state, oldest due first, in pages.
 
-    async def forwarded(self) -> AsyncIterator[list[SendableRow]]:
-        """The messages whose task is `forwarded-to-gateway`, in pages: the open claims of all daemons among them."""
+        `state`: one of CHT's, or `pending-or-forwarded`, the view's name for what may be sent. Pages by key; equal keys
+        (a thousand reminders of one due time) are stepped over with `skip`. What leaves the state while this goes
+        on may hide as many others.
+        """
         start: object = None
         skip = 0
-        while page := await self._by_state("forwarded-to-gateway", start, skip, _PAGE):
+        while page := await self._page(state, start, skip, page_size):
             yield page
-            start, skip = page[-1].due, _seen(page, start, skip)
+            if len(page) < page_size:
+                return
+            last = page[-1].due
+            same = sum(1 for row in page if row.due == last)
+            start, skip = last, same + (skip if last == start else 0)
 
-    async def _by_state(self, state: str, start: object, skip: int, limit: int) -> list[SendableRow]:
+    async def _page(self, state: str, start: object, skip: int, limit: int) -> list[MessageRow]:
         first = [state] if start is None else [state, start]
         with self.edge():
             response = await self._database.view("medic", "messages_by_state").get(
                 startkey=_json(first), endkey=_json([state, {}]), skip=skip, limit=limit
             )
-            return [SendableRow(DocId(row["id"]), row["key"][1], row["value"]) for row in response.rows]
+            return [MessageRow(DocId(row["id"]), row["key"][1], row["value"]) for row in response.rows]
 
     async def holders(self, refs: Sequence[str]) -> dict[str, set[DocId]]:
         """The documents that hold these gateway_refs (`medic-sms/messages_by_gateway_ref`), incoming ones among them.
@@ -196,12 +201,6 @@ class Couch:
                     raise_for_status(response, self.config)
                     return msgspec.json.decode(answer, type=list[dict[str, Any]])
         raise PermanentError(f"CouchDB answers HTTP {response.status}: {_reason(answer)}")
-
-
-def _seen(page: Sequence[SendableRow], start: object, skip: int) -> int:
-    """How many rows with the key of the page's last row have been read: many reminders share one due time."""
-    last = page[-1].due
-    return sum(1 for row in page if row.due == last) + (skip if last == start else 0)
 
 
 def _chunks(bodies: list[bytes]) -> Iterator[list[bytes]]:

@@ -36,7 +36,8 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 Failure = NotSent | Throttled | Trouble | Doubtful
 
-_NOT_COUNTED: Final = (Throttled, NotSent, Trouble)  # RapidPro counts neither 403s nor 429s
+# RapidPro counts neither 403s nor 429s; what else is trouble is mostly a proxy's, and comes once a minute.
+_NOT_COUNTED: Final = (Throttled, NotSent, Trouble)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,11 @@ after each sweep. No checkpoint is stored: the state of the tasks is the checkpo
 import asyncio
 import itertools
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Final, NoReturn
 
 from cht_rapidpro.adapters.changes import SETTINGS_DOCS, ChangesFeed, Hint
-from cht_rapidpro.adapters.couchdb import Couch, SendableRow, Seq
+from cht_rapidpro.adapters.couchdb import Couch, MessageRow, Seq
 from cht_rapidpro.domain.statuses import State
 from cht_rapidpro.domain.task import Doc, due, messages, read_message, tasks
 from cht_rapidpro.jobs.backlog import Backlog, Candidate
@@ -21,7 +21,7 @@ from cht_rapidpro.jobs.retry import until_it_works
 from cht_rapidpro.jobs.settings import SettingsWatch
 from cht_rapidpro.jobs.writer import Copies
 
-PAGE: Final = 500
+_SENDABLE: Final = "pending-or-forwarded"  # the view's own name for it
 _SETTINGS_EVERY: Final = 10  # sweeps
 
 
@@ -66,19 +66,12 @@ class Feed:
         await until_it_works(self._sweep_once)
 
     async def _sweep_once(self) -> None:
-        """Pages by key; equal keys (a thousand reminders of one due time) are stepped over with `skip`."""
+        """Begins with the oldest and ends when the backlog is full; it never waits for room."""
         self._backlog.start_sweep(asyncio.get_running_loop().time())
-        start: object = None
-        skip = 0
-        while page := await self._couch.sendable(start=start, skip=skip, limit=PAGE):
-            if not all(self._backlog.add(candidate) for row in page if (candidate := _candidate(row))):
-                return
-            if len(page) < PAGE:
-                break
-            last = page[-1].due
-            same = sum(1 for row in page if row.due == last)
-            skip = skip + same if last == start else same
-            start = last
+        async with aclosing(self._couch.messages_in(_SENDABLE)) as pages:
+            async for page in pages:
+                if not all(self._backlog.add(candidate) for row in page if (candidate := _candidate(row))):
+                    return
 
     async def _follow(self, since: Seq) -> NoReturn:
         while True:
@@ -98,7 +91,7 @@ class Feed:
                 self._backlog.hint(candidate)
 
 
-def _candidate(row: SendableRow) -> Candidate | None:
+def _candidate(row: MessageRow) -> Candidate | None:
     """The message of a view row, or None where it cannot be sent (CHT emits such rows, too)."""
     value = row.value if isinstance(row.value, dict) else {}
     found = read_message({"uuid": value.get("id"), "to": value.get("to"), "message": value.get("content")})

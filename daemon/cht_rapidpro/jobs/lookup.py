@@ -29,6 +29,7 @@ from cht_rapidpro.domain.reconcile import (
     pair_of,
     taken_by,
 )
+from cht_rapidpro.domain.statuses import State
 from cht_rapidpro.domain.task import Doc, DocId, gateway_ref, messages, read_message, tasks
 from cht_rapidpro.jobs.retry import until_it_works
 
@@ -165,7 +166,7 @@ class Lookup:
         """The documents with a message of one of these pairs whose task is `forwarded-to-gateway`."""
         return {
             row.doc_id
-            async for page in self._couch.forwarded()
+            async for page in self._couch.messages_in(State.FORWARDED_TO_GATEWAY)
             for row in page
             if _row_pair(row.value, settings) in pairs
         }
