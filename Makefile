@@ -1,7 +1,7 @@
 # `make demo` and `make test` each work as the first command after a clone: what they need is installed into the
 # checkout (.venv, node_modules) from the lock files.
 .DEFAULT_GOAL := help
-.PHONY: help install prerequisites demo test check format bench lock clean
+.PHONY: help install prerequisites demo test check format soak bench lock clean
 BIN := .venv/bin
 
 help: ## list the targets
@@ -42,6 +42,9 @@ check: install ## format, lint, types, import rules
 format: install ## let ruff format and mend what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+soak: install ## ten minutes of random faults; ARGS="--daemons 2 --repeated", --seed N, --minutes N
+	$(BIN)/python -m tests.faults.soak $(ARGS)
 
 bench: install ## the benchmarks in small form
 	$(BIN)/python -m bench.outgoing

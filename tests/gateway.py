@@ -28,13 +28,16 @@ def configure(gate: Gate, medic: Database, rapidpro: RapidPro | str, token: str,
 
 
 @asynccontextmanager
-async def running(config: Config, me: Instance | None = None) -> AsyncIterator[None]:
-    """Runs it for the length of the block and then does what SIGTERM does; a crash of it ends the block."""
+async def running(config: Config, me: Instance | None = None) -> AsyncIterator[asyncio.Event]:
+    """Runs it for the length of the block and then does what SIGTERM does: it sets the event that is yielded.
+
+    A crash of the daemon ends the block.
+    """
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         group.create_task(serve(config, me or Instance(uuid4().hex, "test"), stop, wall_clock))
         try:
-            yield
+            yield stop
         finally:
             stop.set()
 

@@ -1,5 +1,6 @@
 """Invariant 2: one message, one broadcast, whatever RapidPro's answer hides and whoever has died in between."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -171,6 +172,33 @@ async def test_an_anonymous_workspace_is_matched_by_text_where_that_is_enough(
     (told,) = logged(logs, "broadcast.unclear")
     assert (told["doc"], told["log_level"]) == (unclear["_id"], "error")
     assert [one.text for one in rapidpro.broadcasts] == ["once", "often", "often", "other"]
+
+
+async def test_a_task_is_not_given_back_while_one_of_its_messages_is_on_its_way(
+    gate: Gate, medic: Database, rapidpro: RapidPro
+) -> None:
+    """One message waits for its claim to be renewed, the other for its turn, and a stop comes."""
+    record = data_record(task(message("one"), message("two")))
+    rapidpro.fail(Fault("POST broadcasts", Answer(429, "{}", headers={"Retry-After": "3"}), times=2))
+    config = configure(gate, medic, rapidpro, TOKEN, timeout=0.5, claim_timeout=2.0)
+    renewing, stopped = asyncio.Event(), asyncio.Event()
+
+    async def hold() -> None:
+        renewing.set()
+        await stopped.wait()
+
+    async with running(config, ME) as stop:
+        await medic.put(record)
+        await until(lambda: len(rapidpro.calls) == 2)
+        gate.before("POST _bulk_docs", hold)
+        await until(lambda: _hurry(0.1) and renewing.is_set())
+        stop.set()
+        await asyncio.sleep(0)
+        stopped.set()
+    assert states(await medic.get(record["_id"])) == ["forwarded-to-gateway"]
+    async with running(config, ME):
+        await reaches(medic, record["_id"], "received-by-gateway", hurry=0.5)
+    assert sorted(made.text for made in rapidpro.broadcasts) == ["one", "two"]
 
 
 def _hurry(seconds: float) -> bool:

@@ -132,8 +132,10 @@ class Outgoing:
 
     def _start_sends(self) -> None:
         while self._ready and self._in_flight < self._valve.width and self._left() != 0:
+            turn = heapq.heappop(self._ready)
+            turn.task.attempts += 1  # from here on the task is not given back
             self._in_flight += 1
-            self._start(self._send(heapq.heappop(self._ready)))
+            self._start(self._send(turn))
 
     def _left(self) -> float:
         """Requests left in the budget; those that are about to start count as started."""
@@ -196,6 +198,8 @@ class Outgoing:
         finally:
             self._in_flight -= 1
             self._wake.set()
+        if not isinstance(answer, Doubtful):
+            turn.task.attempts -= 1
         if answer is not None:
             await self._conclude(turn.task, turn.message, answer)
 
@@ -209,14 +213,11 @@ class Outgoing:
             return broadcast
         if self._time() - held.claimed.loop > self._config.claim_timeout / 2 and not await self._claims.renew(held):
             return None
-        held.attempts += 1
         pair = pair_of(broadcast)
         with self._doubts.posting(pair):
             answer = await self._rapidpro.post_broadcast(self._target, broadcast)
         if isinstance(answer, Doubtful):
             self._doubts.add(held, message, pair, since=self._time())
-        else:
-            held.attempts -= 1
         self._valve.learn(answer, self._time())
         return answer
 

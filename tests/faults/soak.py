@@ -1,0 +1,149 @@
+"""Many faults at random steps while messages are written, edited and withdrawn; then a verdict.
+
+`python -m tests.faults.soak [--minutes 10] [--seed N] [--daemons 1|2] [--messages N] [--repeated] [--no-faults]`
+prints the seed, the faults by kind, what a message cost, and every violation; exits 1 if there is one.
+"""
+
+import argparse
+import asyncio
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cht_rapidpro.demo.database import Database, Doc
+from tests.faults.cluster import Cluster, cluster
+from tests.faults.injector import Injector
+from tests.faults.plan import Kind, kinds, plan
+from tests.faults.population import repeated, unique
+from tests.faults.times import SETTLE_TIME, TIMEOUT
+from tests.faults.verdict import Verdict, judge
+from tests.faults.wait import eventually
+from tests.faults.writer import Model, Writer
+
+_DRAIN: Final = 90.0  # seconds for what is left to send when the faults have ended
+_QUIET: Final = SETTLE_TIME + TIMEOUT  # longer than any request that is late, and any second look
+_EXAMPLES: Final = 5
+
+
+@dataclass(frozen=True)
+class Soak:
+    """What is to be run. `messages` are written evenly over `seconds`, `is_repeated`: texts and numbers repeat."""
+
+    seed: int
+    seconds: float
+    messages: int
+    daemons: int = 1
+    is_repeated: bool = False
+    has_faults: bool = True
+
+
+@dataclass(frozen=True)
+class Report:
+    """`cost`: requests to RapidPro, and revisions of documents that the gateway wrote, each per wanted message."""
+
+    soak: Soak
+    verdict: Verdict
+    faults: Counter[Kind]
+    cost: Mapping[str, float]
+    exits: Sequence[int]
+    seconds: float
+
+    @property
+    def is_good(self) -> bool:
+        return self.verdict.is_good and not self.exits
+
+    def __str__(self) -> str:
+        verdict = self.verdict
+        return "\n".join(
+            [
+                f"{self.soak}, took {self.seconds:.0f} s",
+                f"messages by CHT's last word: {dict(verdict.messages)}; broadcasts: {verdict.broadcasts}",
+                *(f"{figure:.2f} {what} per message" for what, figure in self.cost.items()),
+                *self._fault_table(),
+                *(line for name, found in verdict.violations.items() for line in _listed(name, found)),
+                *_listed("daemons that ended by themselves", [f"exit code {code}" for code in self.exits]),
+            ]
+        )
+
+    def _fault_table(self) -> list[str]:
+        rows = [(kind, self.faults[kind]) for kind in kinds(self.soak.daemons)]
+        width = max(len(kind) for kind, _ in rows)
+        return [f"{kind:<{width}} {count:>5}" for kind, count in [*rows, ("faults", self.faults.total())]]
+
+
+def _listed(name: str, found: Sequence[str]) -> list[str]:
+    return [f"{name}: {len(found)}", *(f"    {each}" for each in found[:_EXAMPLES])]
+
+
+async def run(soak: Soak, folder: Path) -> Report:
+    """Runs it with its files in `folder`, on processes of its own."""
+    start = time.monotonic()
+    async with cluster(folder, soak.daemons) as running:
+        injector = Injector(running)
+        writer = Writer(running.medic, repeated() if soak.is_repeated else unique(), soak.seed)
+        decks = plan(soak.seed, soak.daemons) if soak.has_faults else iter(())
+        async with asyncio.TaskGroup() as group:
+            faults = group.create_task(injector.run(decks, soak.seconds))
+            group.create_task(writer.run(soak.messages, soak.seconds, faults))
+        await writer.finish()
+        await injector.calm()
+        await _quiet(running)
+        docs = await _documents(running.medic)
+        verdict = judge(writer.models, docs, running.rapidpro.broadcasts)
+        cost = _cost(verdict.wanted, running, writer.models, docs)
+    return Report(soak, verdict, injector.done, cost, running.exits, time.monotonic() - start)
+
+
+async def _quiet(running: Cluster) -> None:
+    """All is sent that will be: what is not by then is the verdict's to tell."""
+
+    async def nothing_waits() -> bool:
+        key = "pending-or-forwarded"
+        return not await running.medic.view("medic", "messages_by_state", startkey=[key], endkey=[key, {}], limit=1)
+
+    with suppress(TimeoutError):
+        await eventually(nothing_waits, _DRAIN, every=0.2)
+    await asyncio.sleep(_QUIET)
+    await running.end_daemons()
+
+
+async def _documents(medic: Database) -> dict[str, Doc]:
+    answer = await medic.request("GET", "_all_docs", include_docs="true")
+    return {row["id"]: row["doc"] for row in answer["rows"]}
+
+
+def _cost(messages: int, running: Cluster, models: Mapping[str, Model], docs: Mapping[str, Doc]) -> dict[str, float]:
+    ours = sum(int(docs[doc_id]["_rev"].partition("-")[0]) - model.writes for doc_id, model in models.items())
+    return {"requests to RapidPro": len(running.rapidpro.calls) / messages, "revisions": ours / messages}
+
+
+def _options() -> Soak:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="default: a new one")  # noqa: S311
+    parser.add_argument("--messages", type=int, default=6000)
+    parser.add_argument("--daemons", type=int, choices=(1, 2), default=1)
+    parser.add_argument("--repeated", action="store_true", help="texts and numbers repeat")
+    parser.add_argument("--no-faults", action="store_true", help="to see what a message costs")
+    given = parser.parse_args()
+    return Soak(given.seed, 60 * given.minutes, given.messages, given.daemons, given.repeated, not given.no_faults)
+
+
+def main() -> int:
+    soak = _options()
+    print(f"seed {soak.seed}", flush=True)  # noqa: T201
+    with tempfile.TemporaryDirectory(prefix="cht-rapidpro-soak-") as folder:
+        report = asyncio.run(run(soak, Path(folder)))
+    print(report)  # noqa: T201
+    return 0 if report.is_good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""Compares what RapidPro and CouchDB hold at the end with what the writer wanted.
+
+Counted in multisets of (URN, text), which for texts that are all different means message by message. A task is wanted
+when the writer's model of it is pending; what it cleared, muted or left scheduled must not have been sent.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from cht_rapidpro.demo.database import Doc
+from cht_rapidpro.demo.rapidpro import Broadcast
+from tests.faults.documents import foreign, tasks_of
+from tests.faults.population import Pair, pair
+from tests.faults.writer import Model
+
+_WANTED: Final = "pending"  # in the model, which knows nothing of claims
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`messages`: how many, by the state that CHT left their tasks in; `violations`: each in a line that names it."""
+
+    messages: Counter[str]
+    broadcasts: int
+    violations: Mapping[str, Sequence[str]]
+
+    @property
+    def wanted(self) -> int:
+        return self.messages[_WANTED]
+
+    @property
+    def is_good(self) -> bool:
+        return not any(self.violations.values())
+
+
+def judge(models: Mapping[str, Model], docs: Mapping[str, Doc], broadcasts: Sequence[Broadcast]) -> Verdict:
+    """`docs`: the latest revisions of the documents, by id."""
+    messages = [
+        (task["state"], pair(each)) for model in models.values() for task in model.tasks for each in task["messages"]
+    ]
+    wanted = Counter(known for state, known in messages if state == _WANTED)
+    sent = Counter((broadcast.urns[0], broadcast.text) for broadcast in broadcasts)
+    surplus = sent - wanted
+    unwanted = Counter({each: count for each, count in surplus.items() if each not in wanted})
+    return Verdict(
+        Counter(state for state, _ in messages),
+        len(broadcasts),
+        {
+            "duplicates": _each(surplus - unwanted),
+            "sent though cleared, muted or scheduled": _each(unwanted),
+            "lost": _each(wanted - sent),
+            "wrong refs": list(_wrong_refs(models, docs, broadcasts)),
+            "changed documents": list(_changed(models, docs)),
+        },
+    )
+
+
+def _is_wanted(task: Doc) -> bool:
+    return bool(task["state"] == _WANTED)
+
+
+def _each(counted: Counter[Pair]) -> list[str]:
+    return [f"{urn}: {text!r}" for urn, text in counted.elements()]
+
+
+def _wrong_refs(models: Mapping[str, Model], docs: Mapping[str, Doc], broadcasts: Sequence[Broadcast]) -> Iterator[str]:
+    """A wanted task is settled with the id of its first message's broadcast, which is no other task's."""
+    sent: dict[object, Pair] = {str(each.id): (each.urns[0], each.text) for each in broadcasts}
+    seen: set[object] = set()
+    for doc_id, task, stored in _tasks(models, docs):
+        ref = stored.get("gateway_ref")
+        if _is_wanted(task):
+            is_its_own = ref not in seen and sent.get(ref) == pair(task["messages"][0])
+            right = is_its_own and stored["state"] == "received-by-gateway"
+            seen.add(ref)
+        else:
+            right = ref is None
+        if not right:
+            yield f"{doc_id}: {stored['state']}, gateway_ref {ref!r}, {pair(task['messages'][0])}"
+
+
+def _tasks(models: Mapping[str, Model], docs: Mapping[str, Doc]) -> Iterator[tuple[str, Doc, Doc]]:
+    """The id of the document, the task in the model, the stored task."""
+    for doc_id, model in models.items():
+        stored = {task["messages"][0]["uuid"]: task for task in tasks_of(docs[doc_id])} if doc_id in docs else {}
+        for task in model.tasks:
+            if task["messages"][0]["uuid"] in stored:
+                yield doc_id, task, stored[task["messages"][0]["uuid"]]
+
+
+def _changed(models: Mapping[str, Model], docs: Mapping[str, Doc]) -> Iterator[str]:
+    """What is not the gateway's; what the writer wrote into a history is still there, in its order."""
+    for doc_id, model in models.items():
+        if doc_id not in docs:
+            yield f"{doc_id}: not there"
+        elif foreign(docs[doc_id]) != foreign(model.doc):
+            yield f"{doc_id}: {foreign(docs[doc_id])} instead of {foreign(model.doc)}"
+    for doc_id, task, stored in _tasks(models, docs):
+        entries = iter(stored["state_history"])
+        if not all(entry in entries for entry in task["state_history"]):
+            yield f"{doc_id}: history {stored['state_history']} instead of {task['state_history']}"
+        if not _is_wanted(task) and stored["state"] != task["state"]:
+            yield f"{doc_id}: {stored['state']} instead of {task['state']}"

@@ -1,0 +1,163 @@
+"""CHT's part of a run: writes documents, edits them, clears and mutes tasks, makes scheduled ones pending.
+
+It keeps a model of every document, changed by the same edits as the stored one and never read back from it, so that
+whatever somebody else changed shows as a difference. It clears and mutes only what is pending or scheduled in the
+revision that it writes against: then nobody had claimed it, and nobody may ever send it.
+"""
+
+import asyncio
+import copy
+import random
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, TypeVar
+
+import aiohttp
+
+from cht_rapidpro.demo.database import Database, DatabaseError, Doc
+from cht_rapidpro.demo.medic import data_record, iso_time, task
+from tests.faults.documents import tasks_of
+
+T = TypeVar("T")
+Edit = Callable[[Doc], None]  # changes a document in place; the same change to the model and to what is stored
+
+_ROUND: Final = 0.3  # seconds between two rounds
+_NEW_ONES: Final = 30  # documents that are interesting, because their messages are on their way
+_AWAY: Final = (aiohttp.ClientError, OSError, TimeoutError)
+_PAUSE: Final = 0.1
+_CONFLICT: Final = 409
+
+
+@dataclass
+class Model:
+    """A document as the writer alone has made it; `writes`: the revisions that are its."""
+
+    doc: Doc
+    writes: int = 1
+
+    @property
+    def tasks(self) -> list[Doc]:
+        return tasks_of(self.doc)
+
+
+class Writer:
+    """`models` by document id."""
+
+    def __init__(self, medic: Database, messages: Iterator[Doc], seed: int) -> None:
+        self.models: dict[str, Model] = {}
+        self._medic = medic
+        self._messages = messages
+        self._source = random.Random(seed)  # noqa: S311 - no secret
+        self._added = 0
+
+    async def run(self, messages: int, seconds: float, faults: asyncio.Task[None]) -> None:
+        """Adds so many messages, evenly over the time, and as many more as come until the faults have ended."""
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        while self._added < messages or not faults.done():
+            share = (loop.time() - start) / seconds
+            await self._add(int(messages * share) - self._added)
+            for work in (self._withdraw, self._edit, self._promote) if self.models else ():
+                await work()
+            await asyncio.sleep(_ROUND)
+
+    async def finish(self) -> None:
+        """Makes every other document's scheduled tasks pending; the rest stay scheduled and must never be sent."""
+        async with asyncio.TaskGroup() as group:
+            for model in list(self.models.values())[::2]:
+                group.create_task(
+                    self._change(model, lambda doc: _enter(doc, {"scheduled"}, "pending", all_tasks=True))
+                )
+
+    async def _add(self, messages: int) -> None:
+        """At least so many, in one write; a document that is stored already was, by a try without an answer."""
+        docs = []
+        goal = self._added + messages
+        while self._added < goal:
+            docs.append(self._record())
+        for doc in docs:
+            self.models[doc["_id"]] = Model(copy.deepcopy(doc))
+        if docs:
+            await _until_answered(self._medic.bulk, docs)
+
+    def _record(self) -> Doc:
+        lists: dict[str, list[Doc]] = {"tasks": [], "scheduled_tasks": []}
+        for _ in range(self._source.choice((1, 1, 1, 2, 3))):
+            name = self._source.choice(("tasks", "tasks", "scheduled_tasks"))
+            lists[name].append(self._task(is_scheduled=name == "scheduled_tasks"))
+        return data_record(*lists["tasks"], scheduled_tasks=lists["scheduled_tasks"], edits=0, kept={"é": [1.5, None]})
+
+    def _task(self, *, is_scheduled: bool) -> Doc:
+        count = self._source.choice((1, 1, 1, 2))
+        self._added += count
+        state = self._source.choice(("pending", "scheduled")) if is_scheduled else "pending"
+        return task(*(next(self._messages) for _ in range(count)), state=state, group=self._added, type="reminder")
+
+    async def _edit(self) -> None:
+        """As somebody who works on the record while its messages are on their way."""
+        await self._change(self._new_one(), lambda _: _annotate)
+
+    async def _withdraw(self) -> None:
+        state = self._source.choice(("cleared", "muted"))
+        await self._change(self._new_one(), lambda doc: _enter(doc, {"pending", "scheduled"}, state))
+
+    async def _promote(self) -> None:
+        await self._change(self._new_one(), lambda doc: _enter(doc, {"scheduled"}, "pending"))
+
+    def _new_one(self) -> Model:
+        return self._source.choice(list(self.models.values())[-_NEW_ONES:])
+
+    async def _change(self, model: Model, choose: Callable[[Doc], Edit | None]) -> None:
+        """Makes the edit that `choose` finds for the latest revision, if it finds one; again after each conflict."""
+        while True:
+            doc = await _until_answered(self._medic.get, model.doc["_id"])
+            edit = choose(doc)
+            if edit is None or await self._put(model, doc, edit):
+                return
+
+    async def _put(self, model: Model, doc: Doc, edit: Edit) -> bool:
+        """False on a conflict, or where CouchDB went away before it was stored."""
+        number = model.writes
+        for changed in (doc, new := copy.deepcopy(model.doc)):
+            edit(changed)
+            changed["edits"] = number  # tells whether it was stored, when the answer is lost
+        try:
+            await self._medic.put(doc)
+        except DatabaseError as error:
+            if error.status == _CONFLICT:
+                return False
+            raise
+        except _AWAY:
+            stored = await _until_answered(self._medic.get, doc["_id"])
+            if stored["edits"] != number:
+                return False
+        model.doc, model.writes = new, number + 1
+        return True
+
+
+async def _until_answered(call: Callable[..., Awaitable[T]], *args: object) -> T:
+    while True:
+        try:
+            return await call(*args)
+        except _AWAY:
+            await asyncio.sleep(_PAUSE)
+
+
+def _annotate(doc: Doc) -> None:
+    doc["fields"] = {**doc["fields"], f"note {doc['edits']}": "seen"}
+
+
+def _enter(doc: Doc, states: set[str], state: str, *, all_tasks: bool = False) -> Edit | None:
+    """Brings the first task in one of these states, or all of them, into another one; None where there is none."""
+    found = [task["messages"][0]["uuid"] for task in tasks_of(doc) if task["state"] in states]
+    chosen = set(found if all_tasks else found[:1])
+    timestamp = iso_time(datetime.now(UTC))
+
+    def edit(changed: Doc) -> None:
+        for each in tasks_of(changed):
+            if each["messages"][0]["uuid"] in chosen:
+                each["state"] = state
+                each["state_history"] = [*each["state_history"], {"state": state, "timestamp": timestamp}]
+
+    return edit if chosen else None
