@@ -177,6 +177,16 @@ class Claims:
             held.claimed = moment
             return True
 
+    async def is_held(self, held: HeldTask) -> bool:
+        """Whether the task is still under our claim; if not, it is given up."""
+        doc = await self._writer.apply(held.doc_id, lambda doc: doc, max_age=0.0)
+        task = find_task(doc, held.uuid) if doc else None
+        if task is not None and claim_of(task) == Claim(self.me.id, held.claimed.wall):
+            return True
+        log.warning("claim.lost", doc=held.doc_id, message=held.uuid)
+        self._backlog.done(held.keys)
+        return False
+
     async def release(self, held: HeldTask) -> None:
         """The task is `pending` again, for whoever comes first; in our backlog it keeps its place."""
         try:

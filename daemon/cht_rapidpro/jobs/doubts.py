@@ -28,6 +28,10 @@ _KNOWN: Final = 10_000
 _RETRY: Final = 5.0  # seconds until a listing that failed is tried again, doubling up to
 _LONGEST_RETRY: Final = 300.0
 _UNCLEAR_PAUSE: Final = 600.0
+_UNCLEAR: Final = (
+    "RapidPro hides its numbers (anonymous workspace) and the text alone does not tell: look there whether this message"
+    " was sent, and set the state of its task by hand"
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -99,7 +103,10 @@ class Doubts:
     async def is_shared(self, broadcast: BroadcastId, pair: Pair) -> bool:
         """Whether more than one task holds this broadcast for a message of this pair."""
         settings = self._settings.settings
-        return settings is not None and await self._lookup.holders_of(broadcast, pair, settings.values) > 1
+        if settings is None or await self._lookup.holders_of(broadcast, pair, settings.values) <= 1:
+            return False
+        self._known.pop(broadcast, None)
+        return True
 
     def know(self, broadcast: BroadcastId) -> None:
         """This broadcast is a message's whose outcome is known; its document may not say so yet."""
@@ -121,33 +128,64 @@ class Doubts:
                     await self._changed.wait()
 
     async def _look(self, adopt: Adopt, repeat: Repeat) -> None:
+        """One listing for all that is due, or soon will be; a message that cannot be told widens it for no other."""
         started = self._time()
-        asking = [doubt for doubt in self._open.values() if not self._in_flight[doubt.pair]]
-        verdicts = await self._ask(asking) if asking else {}
-        for doubt in list(self._open.values()):
-            verdict = verdicts.get(doubt.key)
-            if verdict is None:
-                doubt.next_look = max(doubt.next_look, self._time() + self._retry)
-            elif isinstance(verdict, Found):
-                self._close(doubt)
-                adopt(doubt, self._created(doubt, verdict))
-            elif isinstance(verdict, Absent) and started >= doubt.since + self._settle_time:
-                self._close(doubt)
-                if await self._claims.renew(doubt.held):
-                    log.warning("broadcast.repeated", doc=doubt.held.doc_id, message=doubt.message.uuid)
-                    repeat(doubt)
-            else:
-                self._postpone(doubt, verdict)
+        due = [doubt for doubt in self._open.values() if doubt.next_look <= started + self._request_time]
+        verdicts = await self._ask([doubt for doubt in due if not self._in_flight[doubt.pair]])
+        async with asyncio.TaskGroup() as group:
+            for doubt in due:
+                verdict = verdicts.get(doubt.key)
+                if isinstance(verdict, Found):
+                    del self._open[doubt.key]
+                    adopt(doubt, self._created(doubt, verdict))
+                elif isinstance(verdict, Absent) and started >= doubt.since + self._settle_time:
+                    del self._open[doubt.key]
+                    group.create_task(self._send_again(doubt, repeat))
+                elif isinstance(verdict, Unclear):
+                    group.create_task(self._tell(doubt))
+                else:
+                    doubt.next_look = self._next_look(doubt, verdict)
 
     async def _ask(self, asking: list[Doubt]) -> dict[Key, Verdict | Blocked]:
         """The verdicts; none at all when RapidPro could not be asked."""
         base, settings = self._settings.target, self._settings.settings
-        if base is None or settings is None:
+        if not asking or base is None or settings is None:
             return {}
         asked = [Asked(doubt.key, doubt.pair, doubt.held.since) for doubt in asking]
-        verdicts = await self._lookup.ask(base, asked, self._known, settings.values)
-        self._retry = _RETRY if verdicts is not None else min(2 * self._retry, _LONGEST_RETRY)
-        return verdicts or {}
+        answer = await self._lookup.ask(base, asked, self._known, settings.values)
+        if not isinstance(answer, str):
+            self._retry = _RETRY
+            return answer
+        if self._retry == _RETRY:
+            log.warning("listing.failed", why=answer, means="messages in doubt wait until RapidPro can be asked")
+        self._retry = min(2 * self._retry, _LONGEST_RETRY)
+        return {}
+
+    async def _send_again(self, doubt: Doubt, repeat: Repeat) -> None:
+        if await self._claims.renew(doubt.held):
+            log.warning("broadcast.repeated", doc=doubt.held.doc_id, message=doubt.message.uuid)
+            repeat(doubt)
+
+    async def _tell(self, doubt: Doubt) -> None:
+        """Says once that a human must look, and asks again later, as long as the task is still under our claim."""
+        doubt.next_look = self._time() + _UNCLEAR_PAUSE
+        if not doubt.is_told:
+            doubt.is_told = True
+            log.error("broadcast.unclear", doc=doubt.held.doc_id, message=doubt.message.uuid, means=_UNCLEAR)
+        elif not await self._claims.is_held(doubt.held):
+            del self._open[doubt.key]
+
+    def _next_look(self, doubt: Doubt, verdict: Absent | Young | Blocked | None) -> float:
+        now = self._time()
+        match verdict:
+            case Absent():
+                return doubt.since + self._settle_time
+            case Young():
+                return now + self._request_time
+            case Blocked():
+                return now + self._claim_timeout / 4
+            case None:
+                return now + (_UNCLEAR_PAUSE if doubt.is_told else self._retry)
 
     def _created(self, doubt: Doubt, found: Found) -> Created:
         broadcast = found.broadcast
@@ -160,30 +198,6 @@ class Doubts:
             status=broadcast.status,
         )
         return Created(broadcast.id, broadcast.status)
-
-    def _close(self, doubt: Doubt) -> None:
-        del self._open[doubt.key]
-
-    def _postpone(self, doubt: Doubt, verdict: Absent | Young | Unclear | Blocked) -> None:
-        now = self._time()
-        match verdict:
-            case Absent():
-                doubt.next_look = doubt.since + self._settle_time
-            case Young():
-                doubt.next_look = now + self._request_time
-            case Blocked():
-                doubt.next_look = now + self._claim_timeout / 4
-            case Unclear():
-                doubt.next_look = now + _UNCLEAR_PAUSE
-                if not doubt.is_told:
-                    doubt.is_told = True
-                    log.error(
-                        "broadcast.unclear",
-                        doc=doubt.held.doc_id,
-                        message=doubt.message.uuid,
-                        means="RapidPro hides its numbers (anonymous workspace) and several broadcasts have this text:"
-                        " look there whether it was sent, and set the task's state by hand",
-                    )
 
     def _time(self) -> float:
         return asyncio.get_running_loop().time()

@@ -10,15 +10,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import structlog
-
 from cht_rapidpro.adapters.couchdb import Couch
 from cht_rapidpro.adapters.rapidpro import Page, RapidPro
 from cht_rapidpro.domain.claim import claim_of
 from cht_rapidpro.domain.outgoing import BroadcastId, broadcast_of
 from cht_rapidpro.domain.reconcile import (
-    Absent,
-    Found,
     Holder,
     Key,
     Listed,
@@ -32,8 +28,6 @@ from cht_rapidpro.domain.reconcile import (
 from cht_rapidpro.domain.statuses import State
 from cht_rapidpro.domain.task import Doc, DocId, gateway_ref, messages, read_message, tasks
 from cht_rapidpro.jobs.retry import until_it_works
-
-log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 SKEW: Final = 60_000  # ms by which clocks may differ: ours, RapidPro's, another daemon's
 _PAGES: Final = 1000
@@ -79,28 +73,25 @@ class Lookup:
         asked: Sequence[Asked],
         known: Collection[BroadcastId],
         settings: Mapping[str, Any],
-    ) -> dict[Key, Verdict | Blocked] | None:
-        """A verdict for each message, or None where RapidPro could not be asked.
+    ) -> dict[Key, Verdict | Blocked] | str:
+        """A verdict for each message, or why RapidPro could not be asked.
 
-        `known`: broadcasts that are other messages' of ours, whether their documents say so yet or not.
+        `known`: broadcasts that are other messages' of ours, whether their documents say so yet or not. Open claims are
+        read before the settled tasks: what is settled in between is seen there.
         """
         now = await self._clock(base)
         if now is None:
-            return None
+            return "RapidPro does not tell its time"
         ahead = now - self._wall_clock()
         questions = [Question(item.key, item.pair, item.since + ahead - SKEW) for item in asked]
         listed = await self._list(base, min(question.earliest for question in questions))
-        if listed is None:
-            return None
-        holders = await self._holders(listed, settings)
+        if isinstance(listed, str):
+            return listed
+        blocked = await self._foreign_pairs({item.pair for item in asked}, settings)
+        taken = taken_by(await self._holders(listed, settings), listed)
         free = [broadcast for broadcast in listed if broadcast.id not in known]
-        adoptable_before = now - round(self._request_time * 1000)
-        verdicts: dict[Key, Verdict | Blocked] = dict(
-            match(questions, free, taken_by(holders, listed), adoptable_before)
-        )
-        deciding = {item.pair: item.key for item in asked if isinstance(verdicts[item.key], Found | Absent)}
-        blocked = await self._foreign_pairs(deciding, settings)
-        return verdicts | {item.key: Blocked() for item in asked if item.pair in blocked}
+        verdicts = match(questions, free, taken, adoptable_before=now - round(self._request_time * 1000))
+        return {item.key: Blocked() if item.pair in blocked else verdicts[item.key] for item in asked}
 
     async def _clock(self, base: str) -> int | None:
         """RapidPro's present time, which bounds the listing; ours may differ."""
@@ -113,25 +104,22 @@ class Lookup:
         """Waits until the budget has room."""
         await asyncio.sleep(self._rapidpro.budget.delay(asyncio.get_running_loop().time()))
 
-    async def _list(self, base: str, after: int) -> list[Listed] | None:
-        """Every broadcast since `after`, ms of RapidPro's clock; None where the listing is not complete."""
+    async def _list(self, base: str, after: int) -> list[Listed] | str:
+        """Every broadcast since `after`, ms of RapidPro's clock, or why the listing is not complete."""
         found: dict[BroadcastId, Listed] = {}
         cursor: str | None = None
         for _ in range(_PAGES):
             await self._turn()
             page = await self._rapidpro.list_broadcasts(base, after, cursor)
             if not isinstance(page, Page):
-                log.warning("listing.failed", why=str(page))
-                return None
+                return str(page)
             found.update((broadcast.id, broadcast) for broadcast in page.broadcasts)
             if page.cursor is None:
                 return list(found.values())
             if page.cursor == cursor:
-                log.warning("listing.failed", why="RapidPro's paging repeats itself")
-                return None
+                return "RapidPro's paging repeats itself"
             cursor = page.cursor
-        log.warning("listing.failed", why=f"more than {_PAGES} pages")
-        return None
+        return f"the listing has more than {_PAGES} pages"
 
     async def _holders(self, listed: Sequence[Listed], settings: Mapping[str, Any]) -> list[Holder]:
         """The tasks that hold one of these broadcasts as their gateway_ref."""
@@ -154,13 +142,11 @@ class Lookup:
         docs = await until_it_works(self._couch.read, sorted(holding.get(ref, ())))
         return sum(pair in holder.pairs for doc in docs.values() for holder in _holders_in(doc, ref, settings))
 
-    async def _foreign_pairs(self, deciding: Mapping[Pair, Key], settings: Mapping[str, Any]) -> set[Pair]:
+    async def _foreign_pairs(self, pairs: Collection[Pair], settings: Mapping[str, Any]) -> set[Pair]:
         """Those pairs of which another instance holds an unsettled claim that is not too old."""
-        if not deciding:
-            return set()
-        alike = await until_it_works(self._forwarded_alike, deciding, settings)
+        alike = await until_it_works(self._forwarded_alike, pairs, settings)
         docs = await until_it_works(self._couch.read, sorted(alike))
-        return {pair for doc in docs.values() for pair in self._foreign_in(doc, settings) if pair in deciding}
+        return {pair for doc in docs.values() for pair in self._foreign_in(doc, settings) if pair in pairs}
 
     async def _forwarded_alike(self, pairs: Collection[Pair], settings: Mapping[str, Any]) -> set[DocId]:
         """The documents with a message of one of these pairs whose task is `forwarded-to-gateway`."""
