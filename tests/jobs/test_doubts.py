@@ -58,7 +58,7 @@ async def test_a_broadcast_that_was_made_after_all_is_adopted(
     record = data_record(task(message("  Ask @fields.name\t", "0712345678")))
     rapidpro.fail(Fault("POST broadcasts", trouble, after=True))
     with capture_logs() as logs:
-        async with running(configure(gate, medic, rapidpro, TOKEN, timeout=0.5)):
+        async with running(configure(gate, medic, rapidpro, TOKEN, timeout=0.5, settle_time=10.0)):
             await medic.put(record)
             await until(lambda: bool(logged(logs, "broadcast.doubted")))
             doc = await reaches(medic, record["_id"], "received-by-gateway", hurry=0.1)
@@ -74,7 +74,7 @@ async def test_what_an_earlier_process_sent_is_adopted_and_what_it_did_not_send_
     sent, unsent = data_record(claimed(ME, "sent")), data_record(claimed(ME, "unsent"))
     made = broadcast(rapidpro, "sent")
     await medic.bulk([sent, unsent])
-    async with running(configure(gate, medic, rapidpro, TOKEN, timeout=0.5), ME):
+    async with running(configure(gate, medic, rapidpro, TOKEN, timeout=0.5, settle_time=10.0), ME):
         doc = await reaches(medic, sent["_id"], "received-by-gateway", hurry=0.1)
         await reaches(medic, unsent["_id"], "received-by-gateway", hurry=0.5)
     assert doc["tasks"][0]["gateway_ref"] == str(made.id)
@@ -89,7 +89,7 @@ async def test_a_broadcast_that_is_another_tasks_is_not_adopted(
     settled = data_record(task(message("again"), state="received-by-gateway", gateway_ref=made.id))
     lost = data_record(claimed(ME, "again"))
     await medic.bulk([settled, lost])
-    async with running(configure(gate, medic, rapidpro, TOKEN, timeout=0.5), ME):
+    async with running(configure(gate, medic, rapidpro, TOKEN, timeout=0.5, settle_time=10.0), ME):
         doc = await reaches(medic, lost["_id"], "received-by-gateway", hurry=0.5)
     assert len(rapidpro.broadcasts) == 2
     assert doc["tasks"][0]["gateway_ref"] == str(rapidpro.broadcasts[1].id)
@@ -99,7 +99,7 @@ async def test_every_message_of_a_task_is_looked_up(gate: Gate, medic: Database,
     record = data_record(task(message("one"), message("two"), message("three")))
     rapidpro.fail(Fault("POST broadcasts", Reset(), after=True, contains="one"))
     rapidpro.fail(Fault("POST broadcasts", Reset(), contains="two"))
-    async with running(configure(gate, medic, rapidpro, TOKEN, timeout=0.5)):
+    async with running(configure(gate, medic, rapidpro, TOKEN, timeout=0.5, settle_time=10.0)):
         await medic.put(record)
         doc = await reaches(medic, record["_id"], "received-by-gateway", hurry=0.2)
     refs = {made.text: str(made.id) for made in rapidpro.broadcasts}
@@ -113,7 +113,7 @@ async def test_nothing_is_decided_while_another_daemon_is_at_the_same_message(
     made = broadcast(rapidpro, "same")
     mine, theirs = data_record(claimed(ME, "same")), data_record(claimed(OTHER, "same"))
     await medic.bulk([mine, theirs])
-    config = configure(gate, medic, rapidpro, TOKEN, timeout=0.5, claim_timeout=600.0)
+    config = configure(gate, medic, rapidpro, TOKEN, timeout=0.5, settle_time=10.0, claim_timeout=60.0)
     async with running(config, ME):
         await until(lambda: _hurry(0.2) and sum(call.target == "GET broadcasts" for call in rapidpro.calls) >= 2)
         assert states(await medic.get(mine["_id"])) == ["forwarded-to-gateway"]
@@ -143,7 +143,7 @@ async def _broken_listing(gate: Gate, medic: Database, rapidpro: RapidPro) -> No
         Fault("GET broadcasts", Answer(404, '{"detail":"Invalid cursor"}', "application/json"), contains="cursor")
     )
     with capture_logs() as logs:
-        async with running(configure(gate, medic, rapidpro, TOKEN, timeout=0.5), ME):
+        async with running(configure(gate, medic, rapidpro, TOKEN, timeout=0.5, settle_time=10.0), ME):
             doc = await reaches(medic, record["_id"], "received-by-gateway", hurry=0.5)
     assert doc["tasks"][0]["gateway_ref"] == str(made.id)
     assert len(rapidpro.broadcasts) == 7
@@ -161,7 +161,7 @@ async def test_an_anonymous_workspace_is_matched_by_text_where_that_is_enough(
     broadcast(rapidpro, "often", "+254712345672")
     await medic.bulk([clear, unclear])
     with capture_logs() as logs:
-        async with running(configure(gate, medic, rapidpro, TOKEN, timeout=0.5), ME):
+        async with running(configure(gate, medic, rapidpro, TOKEN, timeout=0.5, settle_time=10.0), ME):
             doc = await reaches(medic, clear["_id"], "received-by-gateway", hurry=0.1)
             await until(lambda: _hurry(0.5) and bool(logged(logs, "broadcast.unclear")))
             jump(1300)
@@ -183,7 +183,7 @@ async def test_a_task_is_not_given_back_while_one_of_its_messages_is_on_its_way(
     """One message waits for its claim to be renewed, the other for its turn, and a stop comes."""
     record = data_record(task(message("one"), message("two")))
     rapidpro.fail(Fault("POST broadcasts", Answer(429, "{}", headers={"Retry-After": "3"}), times=2))
-    config = configure(gate, medic, rapidpro, TOKEN, timeout=0.5, claim_timeout=2.0)
+    config = configure(gate, medic, rapidpro, TOKEN, timeout=0.5, settle_time=10.0, claim_timeout=2.0)
     renewing, stopped = asyncio.Event(), asyncio.Event()
 
     async def hold() -> None:
