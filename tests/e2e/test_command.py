@@ -139,7 +139,7 @@ async def test_no_text_number_or_secret_is_in_any_log_line(
     rapidpro.fail(Fault("POST broadcasts", Answer(500, "Zebra +254712345679"), contains="doubted"))
     rapidpro.fail(Fault("POST broadcasts", Reset(), contains="cut"))
     rapidpro.fail(Fault("POST broadcasts", HalfBody(), contains="half", after=True))
-    daemon = new_daemon(log={"level": "debug"}, outgoing={"settle_time": "1s"})
+    daemon = new_daemon(log={"level": "debug"}, outgoing={"settle_time": "1s"}, rapidpro={"timeout": "500ms"})
     await daemon.start()
     await medic.bulk(records)
     await until(lambda: len(logged(daemon, "task.settled")) == len(records))
