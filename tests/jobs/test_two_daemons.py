@@ -1,0 +1,69 @@
+"""Two daemons on one database: each message goes out once, whoever gets it and whatever keeps them waiting."""
+
+from collections import Counter
+
+import pytest
+
+from cht_rapidpro.demo.database import Database, Doc
+from cht_rapidpro.demo.medic import data_record, message, task
+from cht_rapidpro.demo.rapidpro import Answer, Fault, HalfBody, RapidPro, Reset
+from cht_rapidpro.demo.rapidpro.faults import Trouble
+from cht_rapidpro.domain.claim import Instance
+from tests.conftest import TOKEN
+from tests.gate import Gate
+from tests.gateway import configure, reaches, running
+
+ONE, TWO = Instance("1" * 32, "one"), Instance("2" * 32, "two")
+
+
+async def _all_received(medic: Database, records: list[Doc], hurry: float) -> list[str]:
+    """The gateway_refs, when every record has one."""
+    docs = [await reaches(medic, record["_id"], "received-by-gateway", hurry=hurry) for record in records]
+    return [doc["tasks"][0]["gateway_ref"] for doc in docs]
+
+
+async def test_a_backlog_is_shared_and_nothing_goes_out_twice(gate: Gate, medic: Database, rapidpro: RapidPro) -> None:
+    records = [data_record(task(message(f"reminder {number % 5}"))) for number in range(60)]
+    await medic.bulk(records)
+    config = configure(gate, medic, rapidpro, TOKEN, max_concurrency=4)
+    async with running(config, ONE), running(config, TWO):
+        refs = await _all_received(medic, records, hurry=0)
+    assert sorted(refs) == sorted(str(made.id) for made in rapidpro.broadcasts)
+    assert Counter(made.text for made in rapidpro.broadcasts) == {f"reminder {number}": 12 for number in range(5)}
+    claimants = [
+        (await medic.get(record["_id"]))["tasks"][0]["state_history"][1]["state_details"] for record in records
+    ]
+    assert {details.rpartition(" ")[2] for details in claimants} == {"one", "two"}
+
+
+async def test_a_429_longer_than_the_claim_timeout_makes_no_second_broadcast(
+    gate: Gate, medic: Database, rapidpro: RapidPro
+) -> None:
+    """Measured on a trial without the release of unused claims: every message went out twice."""
+    records = [data_record(task(message(f"hello {number}"))) for number in range(8)]
+    rapidpro.fail(Fault("POST broadcasts", Answer(429, "{}", headers={"Retry-After": "120"}), times=6))
+    await medic.bulk(records)
+    config = configure(gate, medic, rapidpro, TOKEN, timeout=5.0, claim_timeout=60.0)
+    async with running(config, ONE), running(config, TWO):
+        refs = await _all_received(medic, records, hurry=1.0)
+    assert sum(call.faulty for call in rapidpro.calls) == 6
+    assert sorted(refs) == sorted(str(made.id) for made in rapidpro.broadcasts)
+    assert len(rapidpro.broadcasts) == 8
+
+
+@pytest.mark.parametrize("trouble", [Answer(500, "<html></html>"), Reset(), HalfBody()], ids=["500", "reset", "half"])
+async def test_equal_messages_in_doubt_on_both_sides(
+    trouble: Trouble, gate: Gate, medic: Database, rapidpro: RapidPro
+) -> None:
+    """The same text to the same number in both daemons' hands, some of it sent and some not, and nobody knows."""
+    records = [data_record(task(message("again"))) for _ in range(8)]
+    for after in (True, False, True, False):
+        rapidpro.fail(Fault("POST broadcasts", trouble, after=after))
+    await medic.bulk(records)
+    config = configure(
+        gate, medic, rapidpro, TOKEN, timeout=0.5, settle_time=10.0, claim_timeout=30.0, max_concurrency=2
+    )
+    async with running(config, ONE), running(config, TWO):
+        refs = await _all_received(medic, records, hurry=0.2)
+    assert sorted(refs) == sorted(str(made.id) for made in rapidpro.broadcasts)
+    assert len(rapidpro.broadcasts) == 8
