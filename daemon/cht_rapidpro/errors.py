@@ -30,4 +30,11 @@ class PermanentError(GatewayError):
 
 
 class TroubleError(GatewayError):
-    """Our own trouble (a bad token, a wrong URL, missing rights): nothing works until a human acts."""
+    """Our own trouble (a bad token, a wrong URL, missing rights): nothing works until a human acts.
+
+    `about`: what it is about, whichever request met it; it is told once.
+    """
+
+    def __init__(self, message: str, *, about: str) -> None:
+        super().__init__(message)
+        self.about = about

@@ -20,19 +20,22 @@ class Health:
         self.dependency = dependency
         self.error: GatewayError | None = None
         self.since = time.monotonic()
+        self._told: set[str] = set()
 
     def works(self) -> None:
         if self.error is not None:
             seconds = round(time.monotonic() - self.since, 1)
             log.warning("dependency.recovered", dependency=self.dependency, seconds=seconds)
             self.error = None
+            self._told.clear()
 
     def fails(self, error: GatewayError) -> None:
         before, self.error = self.error, error
         if before is None:
             self.since = time.monotonic()
         if isinstance(error, TroubleError):
-            if not isinstance(before, TroubleError):
+            if error.about not in self._told:
                 log.error("dependency.refused", dependency=self.dependency, error=str(error))
+                self._told.add(error.about)
         elif before is None:
             log.warning("dependency.lost", dependency=self.dependency, error=str(error))

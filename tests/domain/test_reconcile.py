@@ -143,6 +143,11 @@ def test_what_a_task_holds_is_taken_however_its_number_is_written_now() -> None:
     assert taken_by([Holder(BroadcastId("1"), (pair("tel:changed"),))], rows) == {("1", NUMBER)}
 
 
+def test_an_id_of_an_older_rapidpro_takes_nothing() -> None:
+    """After a reinstallation ids start low again, and old tasks hold the same numbers."""
+    assert taken_by([Holder(BroadcastId("1"), (pair("tel:+254799999999", "long ago"),))], [listed(1)]) == frozenset()
+
+
 @pytest.mark.parametrize(
     ("row", "read"),
     [
@@ -161,7 +166,11 @@ def test_what_a_task_holds_is_taken_however_its_number_is_written_now() -> None:
             Listed(BroadcastId("3"), None, "hi", 1000, ""),
         ),
         ({"id": "3", "urns": [], "text": "hi", "created_on": "1970-01-01T00:00:01Z"}, None),
-        ({"id": 3, "urns": [], "text": {}, "created_on": "1970-01-01T00:00:01Z"}, None),
+        (
+            {"id": 3, "urns": [], "text": {"eng": None}, "created_on": "1970-01-01T00:00:01Z"},
+            Listed(BroadcastId("3"), (), "", 1000, ""),
+        ),
+        ({"id": True, "urns": [], "text": "hi", "created_on": "1970-01-01T00:00:01Z"}, None),
         ({"id": 3, "urns": [], "text": "hi", "created_on": "yesterday"}, None),
         ([], None),
     ],

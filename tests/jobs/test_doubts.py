@@ -10,7 +10,7 @@ from cht_rapidpro.demo.database import Database, Doc
 from cht_rapidpro.demo.medic import data_record, message, task
 from cht_rapidpro.demo.rapidpro import Answer, Broadcast, Delay, Fault, HalfBody, Hang, RapidPro, Reset
 from cht_rapidpro.demo.rapidpro.faults import Trouble
-from cht_rapidpro.domain.claim import Instance
+from cht_rapidpro.domain.claim import ClaimTasks, Instance
 from cht_rapidpro.domain.task import timestamp
 from tests.clock import jump, wall_clock
 from tests.conftest import TOKEN
@@ -134,6 +134,7 @@ async def _broken_listing(gate: Gate, medic: Database, rapidpro: RapidPro) -> No
         broadcast(rapidpro, f"other {number}")
     record = data_record(claimed(ME, "sent"))
     made = broadcast(rapidpro, "sent")
+    rapidpro.create_broadcast(["tel:+254712345671"], "")  # a picture, say: a broadcast need not have a text
     for number in range(3):
         broadcast(rapidpro, f"newer {number}")
     await medic.put(record)
@@ -146,7 +147,7 @@ async def _broken_listing(gate: Gate, medic: Database, rapidpro: RapidPro) -> No
         async with running(configure(gate, medic, rapidpro, TOKEN, timeout=0.5, settle_time=10.0), ME):
             doc = await reaches(medic, record["_id"], "received-by-gateway", hurry=0.5)
     assert doc["tasks"][0]["gateway_ref"] == str(made.id)
-    assert len(rapidpro.broadcasts) == 7
+    assert len(rapidpro.broadcasts) == 8
     assert sum(call.faulty for call in rapidpro.calls) == 4
     assert len(logged(logs, "listing.failed")) == 1, "said once, not at every try"
 
@@ -202,6 +203,50 @@ async def test_a_task_is_not_given_back_while_one_of_its_messages_is_on_its_way(
     async with running(config, ME):
         await reaches(medic, record["_id"], "received-by-gateway", hurry=0.5)
     assert sorted(made.text for made in rapidpro.broadcasts) == ["one", "two"]
+
+
+async def test_what_we_sent_before_we_lost_the_claim_is_found_when_we_have_it_again(
+    gate: Gate, medic: Database, rapidpro: RapidPro
+) -> None:
+    record = data_record(task(message("one"), message("two", "+254712345679")))
+    throttled = Answer(429, "{}", headers={"Retry-After": "70"})
+    rapidpro.fail(Fault("POST broadcasts", throttled, contains="two"))
+    config = configure(
+        gate, medic, rapidpro, TOKEN, timeout=1.0, settle_time=10.0, claim_timeout=60.0, sweep_interval=5.0
+    )
+    with capture_logs() as logs:
+        async with running(config, ME):
+            await medic.put(record)
+            await until(lambda: bool(logged(logs, "rapidpro.throttled")) and len(rapidpro.broadcasts) == 1)
+            jump(62)
+            uuid = record["tasks"][0]["messages"][0]["uuid"]
+            theirs = ClaimTasks(OTHER, {uuid}, wall_clock(), takeover_before=wall_clock() - 60_000)
+            await medic.edit(record["_id"], theirs)
+            await until(lambda: _hurry(0.5) and bool(logged(logs, "claim.lost")))
+            await reaches(medic, record["_id"], "received-by-gateway", hurry=0.5)
+    assert sorted(made.text for made in rapidpro.broadcasts) == ["one", "two"]
+
+
+async def test_a_message_that_becomes_sendable_does_not_send_its_task_again(
+    gate: Gate, medic: Database, rapidpro: RapidPro
+) -> None:
+    """Somebody fills in a number while the task's other messages are on their way."""
+    record = data_record(task(message("one"), message("two", ""), message("three", "+254712345670")))
+    rapidpro.fail(Fault("POST broadcasts", Hang(), contains="three"))
+    config = configure(gate, medic, rapidpro, TOKEN, timeout=5.0, settle_time=10.0, sweep_interval=1.0)
+
+    def fill_in(doc: Doc) -> Doc:
+        doc["tasks"][0]["messages"][1]["to"] = "+254712345679"
+        return doc
+
+    async with running(config, ME):
+        await medic.put(record)
+        await until(lambda: len(rapidpro.calls) == 2)
+        await medic.edit(record["_id"], fill_in)
+        sweeps = gate.requests.count("GET messages_by_state")
+        await until(lambda: _hurry(0.05) and gate.requests.count("GET messages_by_state") >= sweeps + 2)
+        await reaches(medic, record["_id"], "received-by-gateway", hurry=0.2)
+    assert sorted(made.text for made in rapidpro.broadcasts) == ["one", "three"]
 
 
 def _hurry(seconds: float) -> bool:

@@ -1,7 +1,9 @@
 """A message's way from its document to RapidPro and back, with everything in between being real."""
 
+import json
 from typing import Any
 
+import aiohttp
 import pytest
 from structlog.testing import capture_logs
 
@@ -234,3 +236,19 @@ async def test_the_settings_switch_sending_on_and_off(gate: Gate, medic: Databas
             await until(lambda: told("sending.disabled"))
             await medic.put(second)
     assert [broadcast.text for broadcast in rapidpro.broadcasts] == ["first"]
+
+
+async def test_a_document_that_no_decoder_takes_stops_no_other(gate: Gate, medic: Database, rapidpro: RapidPro) -> None:
+    deep, good = data_record(task(message("deep"))), data_record(task(message("good")))
+    body = json.dumps({**deep, "fields": "HERE"}).replace('"HERE"', "[" * 1500 + "]" * 1500)
+    async with (
+        aiohttp.ClientSession(headers={"Authorization": aiohttp.encode_basic_auth(gate.user, gate.password)}) as http,
+        http.put(f"{medic.url}/{deep['_id']}", data=body, headers={"Content-Type": "application/json"}) as put,
+    ):
+        assert put.status == 201
+    with capture_logs() as logs:
+        async with running(configure(gate, medic, rapidpro, TOKEN)):
+            await medic.put(good)
+            await reaches(medic, good["_id"], "received-by-gateway")
+            await until(lambda: any(entry["event"] == "document.unreadable" for entry in logs))
+    assert [made.text for made in rapidpro.broadcasts] == ["good"]

@@ -146,6 +146,25 @@ async def test_our_own_budget_keeps_us_from_ever_seeing_a_429(gate: Gate, medic:
         assert {call.status for call in rapidpro.calls} == {201}
 
 
+async def test_a_message_that_a_firewall_refuses_does_not_stop_the_others(
+    gate: Gate, medic: Database, rapidpro: RapidPro
+) -> None:
+    bad = data_record(task(message("' OR 1=1 --"), due=1))
+    rapidpro.fail(Fault("POST broadcasts", Answer(403, "<html>blocked</html>", HTML), times=None, contains="OR 1=1"))
+    await medic.put(bad)
+    with capture_logs() as logs:
+        async with running(configure(gate, medic, rapidpro, TOKEN)):
+            await until(lambda: bool(named(logs, "task.released")))
+            goods = [data_record(task(message(f"good {number}"))) for number in range(5)]
+            await medic.bulk(goods)
+            for good in goods:
+                await reaches(medic, good["_id"], "received-by-gateway", hurry=1)
+            assert states(await medic.get(bad["_id"])) == ["pending"]
+            rapidpro.clear_faults()
+            await reaches(medic, bad["_id"], "received-by-gateway", hurry=5)
+    assert len(rapidpro.broadcasts) == 6
+
+
 AMBIGUOUS: dict[str, Trouble] = {
     "500": Answer(500, "<html>Server Error</html>", HTML),
     "408": Answer(408, "", HTML),

@@ -137,7 +137,10 @@ async def _read_bounded(response: aiohttp.ClientResponse) -> bytes | None:
 
 
 def _hint(row: _Row) -> Hint:
-    doc = None if row.deleted else msgspec.json.decode(row.doc)
+    try:
+        doc = None if row.deleted else msgspec.json.decode(row.doc)
+    except (ValueError, RecursionError):
+        doc = None  # the sweep meets it, too, and names it
     return Hint(DocId(row.id), doc, len(bytes(row.doc)))
 
 

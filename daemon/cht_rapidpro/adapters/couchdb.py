@@ -17,11 +17,14 @@ import aiocouch
 import aiocouch.database
 import aiohttp
 import msgspec
+import structlog
 
 from cht_rapidpro.config import Couchdb
 from cht_rapidpro.domain.task import Doc, DocId
 from cht_rapidpro.errors import GatewayError, PermanentError, TransientError, TroubleError
 from cht_rapidpro.health import Health
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 Seq = NewType("Seq", str)
 Rev = NewType("Rev", str)
@@ -31,6 +34,7 @@ BULK_ROWS: Final = 500
 PAGE: Final = 500
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=60, sock_connect=10)
 _TOO_LARGE_OR_MALFORMED: Final = frozenset({400, 413})
+_REJECTING: Final = frozenset({"forbidden", "unauthorized", "document_too_large", "doc_validation", "bad_request"})
 
 _encode = msgspec.json.Encoder().encode
 
@@ -65,6 +69,10 @@ class MessageRow:
     doc_id: DocId
     due: Any
     value: Any
+
+
+class UnreadableError(TransientError):
+    """An answer holds JSON that Python's decoder does not take."""
 
 
 class Couch:
@@ -161,12 +169,23 @@ class Couch:
         return found
 
     async def read(self, ids: Sequence[DocId]) -> dict[DocId, Doc]:
-        """The latest revisions of these documents; one that is deleted or never existed is not among them."""
+        """The latest revisions of these documents; one that is deleted or never existed is not among them.
+
+        Nor is one that no decoder takes (a thousand levels deep, an integer of 5,000 digits): it is named in an ERROR
+        and must not keep its neighbours from being read.
+        """
         if not ids:
             return {}
-        with self.edge():
-            response = await self._database.all_docs.post(list(ids), include_docs=True)
-            return {DocId(row["id"]): row["doc"] for row in response.rows if row.get("doc")}
+        try:
+            with self.edge():
+                response = await self._database.all_docs.post(list(ids), include_docs=True)
+                return {DocId(row["id"]): row["doc"] for row in response.rows if row.get("doc")}
+        except UnreadableError:
+            middle = len(ids) // 2
+            if middle:
+                return await self.read(ids[:middle]) | await self.read(ids[middle:])
+            log.error("document.unreadable", doc=ids[0], means="its messages are not sent: mend or remove it")
+            return {}
 
     async def write(self, docs: Sequence[Doc]) -> list[WriteResult]:
         """Stores the documents, each on condition that its `_rev` is the latest; one result a document, in order.
@@ -174,10 +193,12 @@ class Couch:
         Sent in as many requests as `BULK_ROWS` and `BULK_BYTES` ask for. After an error none, some or all may be
         stored: read again to know.
         """
-        results: list[WriteResult] = []
-        for chunk in _chunks([_encode(doc) for doc in docs]):
-            results += await self._write(chunk)
-        return results
+        bodies = [_encoded(doc) for doc in docs]
+        written: list[WriteResult] = []
+        for chunk in _chunks([body for body in bodies if isinstance(body, bytes)]):
+            written += await self._write(chunk)
+        results = iter(written)
+        return [body if isinstance(body, Rejected) else next(results) for body in bodies]
 
     async def _write(self, bodies: list[bytes]) -> list[WriteResult]:
         """CouchDB refuses a whole request for one bad document in it: halves it until the bad one stands alone."""
@@ -203,6 +224,13 @@ class Couch:
         raise PermanentError(f"CouchDB answers HTTP {response.status}: {_reason(answer)}")
 
 
+def _encoded(doc: Doc) -> bytes | Rejected:
+    try:
+        return _encode(doc)
+    except (ValueError, RecursionError) as error:  # a lone surrogate, a thousand levels
+        return Rejected(f"it cannot be written as JSON: {type(error).__name__}")
+
+
 def _chunks(bodies: list[bytes]) -> Iterator[list[bytes]]:
     chunk: list[bytes] = []
     size = 0
@@ -219,9 +247,9 @@ def _chunks(bodies: list[bytes]) -> Iterator[list[bytes]]:
 def _result(row: dict[str, Any], size: int) -> WriteResult:
     if "rev" in row:
         return Written(Rev(row["rev"]), size)
-    if row.get("error") == "conflict":
-        return Conflict()
-    return Rejected(f"CouchDB answers {row.get('error')}: {row.get('reason')}")
+    if row.get("error") in _REJECTING:
+        return Rejected(f"CouchDB answers {row.get('error')}: {row.get('reason')}")
+    return Conflict()  # or a fault of the moment: either way it is read and tried again
 
 
 def _json(value: object) -> str:
@@ -238,7 +266,7 @@ def _reason(answer: bytes) -> str:
 
 # aiocouch's errors have no root of their own (some are KeyErrors), and it takes any JSON for CouchDB's: that of a proxy
 # surfaces as one of the last three. msgspec's and json's errors are ValueErrors.
-_FOREIGN: Final = (aiohttp.ClientError, OSError, ValueError, KeyError, TypeError, AttributeError)
+_FOREIGN: Final = (aiohttp.ClientError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 def raise_for_status(response: aiohttp.ClientResponse, config: Couchdb) -> None:
@@ -248,21 +276,13 @@ def raise_for_status(response: aiohttp.ClientResponse, config: Couchdb) -> None:
 
 
 def _by_status(status: int, config: Couchdb) -> GatewayError:
-    where = f"CouchDB at {config.url}, database {config.database!r}"
-    match status:
-        case 401:
-            return TroubleError(f"{where}: HTTP 401, check [couchdb] user and password")
-        case 403:
-            return TroubleError(
-                f"{where}: HTTP 403, the user {config.user!r} has no access, or is locked for minutes after wrong"
-                " passwords"
-            )
-        case 404:
-            return TroubleError(
-                f"{where}: HTTP 404, the database or a view of CHT's is missing: check [couchdb] database"
-            )
-        case _:
-            return TransientError(f"{where}: HTTP {status}")
+    where = f"CouchDB at {config.url}, database {config.database!r}: HTTP {status}"
+    remedy = {
+        401: "check [couchdb] user and password",
+        403: f"the user {config.user!r} has no access, or is locked for minutes after wrong passwords",
+        404: "the database or a view of CHT's is missing: check [couchdb] database",
+    }.get(status)
+    return TroubleError(f"{where}, {remedy}", about=str(status)) if remedy else TransientError(where)
 
 
 def _translate(error: BaseException, config: Couchdb) -> GatewayError:
@@ -275,6 +295,8 @@ def _translate(error: BaseException, config: Couchdb) -> GatewayError:
     if isinstance(error, aiohttp.ClientResponseError):
         return _by_status(error.status, config)
     name = type(error).__name__
+    if type(error) in (ValueError, RecursionError):  # Python's own limits of digits and depth
+        return UnreadableError(f"CouchDB at {config.url}: a document is too deep or has too long a number: {name}")
     return TransientError(f"CouchDB at {config.url}, database {config.database!r}: {name}{_detail(error)}")
 
 

@@ -125,6 +125,7 @@ class RapidPro:
 
     def _note(self, answer: Mapping[str, object] | Answer, method: str, url: str, now: float) -> None:
         """Bookkeeping of the budget and the health; what a server says in its error could quote our token."""
+        url = url.partition("?")[0]
         match answer:
             case Throttled(retry_after):
                 if self.budget.left(now) != 0:
@@ -133,7 +134,8 @@ class RapidPro:
             case NotSent(why):
                 self.health.fails(TransientError(f"{method} {url}: {why}"))
             case Trouble(why):
-                self.health.fails(TroubleError(f"{method} {url}: {self._redact(why)}: {_remedy(why)}"))
+                error = f"{method} {url}: {self._redact(why)}: {_remedy(why)}"
+                self.health.fails(TroubleError(error, about=why[:40]))
             case Doubtful():
                 pass  # about one message or one question: whoever asked logs it
             case _:
@@ -161,4 +163,4 @@ def _remedy(why: str) -> str:
         return "RapidPro takes no broadcast from this workspace now: look at the workspace in RapidPro"
     if why.startswith("HTTP"):
         return "check [rapidpro] url, or sms.rapidpro.url in the app settings: this does not answer as RapidPro does"
-    return "check [rapidpro] url and ca_file"
+    return "check [rapidpro] url and ca_file, and the proxy that the environment names"

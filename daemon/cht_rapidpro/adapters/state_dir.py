@@ -36,6 +36,8 @@ def state_directory(path: Path) -> Iterator[str]:
             raise ConfigError(
                 f"[cht] state_dir: {path} is in use by another cht-rapidpro; each daemon needs a folder of its own"
             ) from error
+        except OSError as error:
+            raise ConfigError(f"[cht] state_dir: {path} cannot be locked: {error.strerror}") from error
         yield _instance_id(path / "instance-id")
     finally:
         os.close(lock)

@@ -18,6 +18,7 @@ import aiohttp
 import msgspec
 
 from cht_rapidpro.config import Rapidpro
+from cht_rapidpro.domain.budget import HOUR
 from cht_rapidpro.domain.outgoing import Doubtful, NotSent, Trouble
 
 # RapidPro's usual server drops idle connections after a few seconds; a POST that meets a dropped one is in doubt.
@@ -103,15 +104,15 @@ async def _body(response: aiohttp.ClientResponse) -> bytes:
 def _decode(data: bytes) -> object:
     try:
         body: object = msgspec.json.decode(data)
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):  # also text that is no UTF-8
         return None
     return body
 
 
 def _retry_after(response: aiohttp.ClientResponse) -> float | None:
-    """Seconds; RapidPro sends whole ones. Anything else counts as absent."""
+    """Seconds, an hour at most, which is RapidPro's window; anything but a whole number counts as absent."""
     value = response.headers.get("Retry-After", "")
-    return float(value) if value.isascii() and value.isdigit() else None
+    return min(float(value), HOUR) if value.isascii() and value.isdigit() else None
 
 
 def _date(response: aiohttp.ClientResponse) -> int | None:
@@ -138,4 +139,5 @@ def _proxy_for(url: str) -> str | None:
     parts = urlsplit(url)
     if proxy_bypass(parts.netloc):
         return None
-    return getproxies_environment().get(parts.scheme)
+    proxy = getproxies_environment().get(parts.scheme)
+    return f"http://{proxy}" if proxy and "://" not in proxy else proxy

@@ -107,7 +107,8 @@ class ClaimTasks:
 
     `now`: ms since the epoch, the moment of the claim. A claim of another instance is taken over when it was made
     before `takeover_before`; one of our own is an earlier process's and is renewed. A task that nobody has claimed
-    and that was due before `expire_before` fails with details `Expired` instead.
+    and that was due before `expire_before` fails with details `Expired` instead. A task with one of the messages `held`
+    is this process's already.
     """
 
     me: Instance
@@ -115,6 +116,7 @@ class ClaimTasks:
     now: int
     takeover_before: int
     expire_before: int | None = None
+    held: Collection[MessageId] = ()
 
     def __call__(self, doc: Doc) -> Doc:
         return map_tasks(doc, lambda task: self._claim(task, doc) if self.wants(task) else task)
@@ -124,7 +126,8 @@ class ClaimTasks:
         return [task for task in tasks(doc) if self.wants(task) and claim_of(task) == Claim(self.me.id, self.now)]
 
     def wants(self, task: Task) -> bool:
-        return is_sendable(task) and any(message.uuid in self.wanted for message in messages(task))
+        uuids = {message.uuid for message in messages(task)}
+        return is_sendable(task) and not uuids.isdisjoint(self.wanted) and uuids.isdisjoint(self.held)
 
     def _claim(self, task: Task, doc: Doc) -> Task:
         claim = claim_of(task)
@@ -204,6 +207,8 @@ def give_back(me: Instance, uuid: MessageId, ref: str, now: int) -> Edit:
     def edit(task: Task) -> Task:
         if not holds(task, uuid) or gateway_ref(task) != ref:
             return task
+        if _entry(task, -1).get("state") == task.get("state"):  # it was not true, and would hide the claims before it
+            task = {**task, "state_history": history(task)[:-1]}
         return enter_state(task, Change(State.FORWARDED_TO_GATEWAY, me.details, gateway_ref=""), now)
 
     return lambda doc: map_tasks(doc, edit)

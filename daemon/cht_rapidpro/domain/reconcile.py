@@ -54,19 +54,14 @@ class Listed:
 
 
 def read_listed(row: object) -> Listed | None:
-    """A row of broadcasts.json; None where it is none, or has no id, text or time."""
+    """A row of broadcasts.json; None where it is none, or has no id or time. One without a text is never ours."""
     match row:
-        case {
-            "id": int() as number,
-            "text": text,
-            "created_on": str() as moment,
-            "urns": list() | None as urns,
-            **rest,
-        }:
-            created_on, said = _moment(moment), _text(text)
-            if created_on is not None and said is not None:
-                known = None if urns is None else tuple(urn for urn in urns if isinstance(urn, str))
-                return Listed(BroadcastId(str(number)), known, said, created_on, str(rest.get("status", "")))
+        case {"id": int() as number, "created_on": str() as moment, **rest} if not isinstance(number, bool):
+            created_on, urns = _moment(moment), rest.get("urns")
+            if created_on is not None:
+                known = tuple(urn for urn in urns if isinstance(urn, str)) if isinstance(urns, list) else None
+                text, status = _text(rest.get("text")), str(rest.get("status", ""))
+                return Listed(BroadcastId(str(number)), known, text, created_on, status)
     return None
 
 
@@ -77,11 +72,11 @@ def _moment(text: str) -> int | None:
         return None
 
 
-def _text(value: object) -> str | None:
+def _text(value: object) -> str:
     """A text by language, as RapidPro shows it, or plain, as old versions do; we send in one language only."""
     if isinstance(value, dict):
         value = next(iter(value.values()), None)
-    return value if isinstance(value, str) else None
+    return value if isinstance(value, str) else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,9 +178,8 @@ def taken_by(holders: Iterable[Holder], listed: Sequence[Listed]) -> Taken:
     holders = list(holders)
     taken: set[tuple[BroadcastId, Urn]] = set()
     for holder in holders:
-        urns = by_id[holder.ref].urns or () if holder.ref in by_id else ()
-        held = [urn for urn in urns if len(urns) == 1 or any(_same(urn, pair.urn) for pair in holder.pairs)]
-        taken.update((holder.ref, Urn(urn)) for urn in held or [pair.urn for pair in holder.pairs])
+        if (broadcast := by_id.get(holder.ref)) is not None:
+            taken.update((holder.ref, urn) for urn in _held_urns(broadcast, holder))
     owned = {ref for ref, _ in taken}
     for holder in holders:
         for pair in holder.pairs[1:]:
@@ -193,6 +187,17 @@ def taken_by(holders: Iterable[Holder], listed: Sequence[Listed]) -> Taken:
                 owned.add(nearest.id)
                 taken.update((nearest.id, Urn(urn)) for urn in nearest.urns or (pair.urn,))
     return frozenset(taken)
+
+
+def _held_urns(broadcast: Listed, holder: Holder) -> Iterator[Urn]:
+    """The URNs that a holder's messages have in its broadcast; none where the ref is of another, older RapidPro."""
+    has_text = any(pair.text == broadcast.text for pair in holder.pairs)
+    if broadcast.urns is None:
+        yield from (pair.urn for pair in holder.pairs if has_text)
+        return
+    for urn in broadcast.urns:
+        if any(_same(urn, pair.urn) for pair in holder.pairs) or (has_text and len(broadcast.urns) == 1):
+            yield Urn(urn)
 
 
 def _nearest(

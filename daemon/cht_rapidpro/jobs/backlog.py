@@ -40,6 +40,7 @@ class Backlog:
         self._waiting: list[Candidate] = []
         self._known: set[Key] = set()
         self._held: dict[Key, float] = {}
+        self._firm: set[Key] = set()
         self.more = False
         self.low = asyncio.Event()
         self._listeners: list[Callable[[], None]] = []
@@ -53,7 +54,8 @@ class Backlog:
 
     def hint(self, candidate: Candidate) -> None:
         """Takes in what the feed has just shown as `pending`, also if it was held: somebody has changed it."""
-        self._held.pop(candidate.key, None)
+        if candidate.key not in self._firm:
+            self._held.pop(candidate.key, None)
         self.add(candidate)
 
     def add(self, candidate: Candidate) -> bool:
@@ -91,17 +93,23 @@ class Backlog:
         """The relay is done with these; if the view still has them they may come again."""
         self._known.difference_update(keys)
 
-    def hold(self, key: Key, until: float) -> None:
-        """Not to come again before `until` (loop time, seconds): others have it, or it cannot be claimed."""
+    def hold(self, key: Key, until: float, *, firmly: bool = False) -> None:
+        """Not to come again before `until` (loop time, seconds): others have it, or it cannot be claimed.
+
+        `firmly`: nor by a hint, which our own release of it gives.
+        """
         self._known.discard(key)
         if len(self._held) >= _HELD:
             del self._held[min(self._held, key=self._held.__getitem__)]
         self._held[key] = until
+        if firmly:
+            self._firm.add(key)
 
     def start_sweep(self, now: float) -> None:
         """Lets those held come again whose time is over; what finds no room from now on sets `more`."""
         self.more = False
         self._held = {key: until for key, until in self._held.items() if until > now}
+        self._firm &= self._held.keys()
 
     def clear(self) -> None:
         """Forgets everything that waits: sending is not ours at present."""

@@ -65,7 +65,9 @@ class HeldTask:
     since: int
     earlier: Claim | None
     results: dict[MessageId, Created | Refused] = field(default_factory=dict)
-    attempts: int = 0  # that may have had an effect: in flight, or in doubt ever since
+    attempts: int = 0  # that may have had an effect: in flight, in doubt ever since, or an earlier holder's
+    is_lost: bool = False
+    pause: float = 0.0  # seconds to stay away once released: it met with trouble, others shall be tried
     renewing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -102,7 +104,9 @@ class Claims:
         self._backlog = backlog
         self._config = config
         self._wall_clock = wall_clock
+        self._held: dict[Key, HeldTask] = {}
         self.me = me
+        self.started = Moment(wall_clock(), _time())
 
     async def claim(self, candidates: list[Candidate]) -> list[HeldTask]:
         """The tasks that we hold now; the candidates that we could not get go back to the backlog's care."""
@@ -119,6 +123,7 @@ class Claims:
         claim = ClaimTasks(
             self.me,
             wanted={candidate.uuid for candidate in candidates},
+            held={uuid for held_in, uuid in self._held if held_in == doc_id},
             now=now,
             takeover_before=now - _ms(self._config.claim_timeout),
             expire_before=None if self._config.expire_after is None else now - _ms(self._config.expire_after),
@@ -140,9 +145,24 @@ class Claims:
 
     def _take(self, doc_id: DocId, task: Task, due: int, moment: Moment) -> HeldTask:
         held = HeldTask(doc_id, messages(task), due, moment, claimed_since(task), earlier_claim(task))
-        self._backlog.know(held.keys)
+        self._keep(held)
         log.info("task.claimed", doc=doc_id, message=held.uuid)
         return held
+
+    def _keep(self, held: HeldTask) -> None:
+        self._backlog.know(held.keys)
+        self._held |= dict.fromkeys(held.keys, held)
+
+    def _let_go(self, held: HeldTask) -> None:
+        self._backlog.done(held.keys)
+        for key in held.keys:
+            self._held.pop(key, None)
+
+    def _lose(self, held: HeldTask) -> None:
+        """Somebody else has the claim now, or nobody wants the message any more."""
+        log.warning("claim.lost", doc=held.doc_id, message=held.uuid)
+        held.is_lost = True
+        self._let_go(held)
 
     def _pass_over(self, candidate: Candidate, doc: Doc | None) -> None:
         """Another daemon has it, nobody wants it sent any more, or it has expired."""
@@ -171,8 +191,7 @@ class Claims:
                 doc = None
             task = find_task(doc, held.uuid) if doc else None
             if task is None or claim_of(task) != Claim(self.me.id, moment.wall):
-                log.warning("claim.lost", doc=held.doc_id, message=held.uuid)
-                self._backlog.done(held.keys)
+                self._lose(held)
                 return False
             held.claimed = moment
             return True
@@ -183,9 +202,16 @@ class Claims:
         task = find_task(doc, held.uuid) if doc else None
         if task is not None and claim_of(task) == Claim(self.me.id, held.claimed.wall):
             return True
-        log.warning("claim.lost", doc=held.doc_id, message=held.uuid)
-        self._backlog.done(held.keys)
+        self._lose(held)
         return False
+
+    def now(self) -> int:
+        """The present in ms since the epoch, on the clock of the documents."""
+        return self._wall_clock()
+
+    def age(self, held: HeldTask) -> float:
+        """Seconds since the claim was made or renewed; loop time alone would stand still in a suspended machine."""
+        return max(_time() - held.claimed.loop, (self._wall_clock() - held.claimed.wall) / 1000)
 
     async def release(self, held: HeldTask) -> None:
         """The task is `pending` again, for whoever comes first; in our backlog it keeps its place."""
@@ -195,20 +221,24 @@ class Claims:
             log.error("release.rejected", doc=held.doc_id, message=held.uuid, error=str(error))
         else:
             log.info("task.released", doc=held.doc_id, message=held.uuid)
-        self._backlog.done(held.keys)
-        for message in held.messages:
-            self._backlog.add(Candidate(held.due, held.doc_id, message.uuid))
+        self._let_go(held)
+        for key in held.keys:
+            if held.pause:
+                self._backlog.hold(key, _time() + held.pause, firmly=True)
+            else:
+                self._backlog.add(Candidate(held.due, *key))
 
     async def settle(self, held: HeldTask) -> None:
         """Writes what became of the task. It is a fact: while the document will not take it, it is tried again."""
         change = settled([held.results[message.uuid] for message in held.messages])
         known = log.bind(doc=held.doc_id, message=held.uuid, gateway_ref=change.gateway_ref)
         doc = await self._write_fact(held.doc_id, settle(self.me, held.uuid, change, self._wall_clock()), known)
-        if doc is None or find_task(doc, held.uuid) is None:
+        settled_task = find_task(doc, held.uuid) if doc else None
+        if settled_task is None:
             known.warning("settle.dropped", why="the document or its task was deleted meanwhile")
         else:
-            known.info("task.settled", state=str(change.state))
-        self._backlog.done(held.keys)
+            known.info("task.settled", state=settled_task.get("state"))
+        self._let_go(held)
 
     async def give_back(self, held: HeldTask, gateway_ref: str) -> bool:
         """Holds the settled task under a claim again, since its broadcast is another task's; whether that worked."""
@@ -222,7 +252,7 @@ class Claims:
         if task is None or claim_of(task) != Claim(self.me.id, moment.wall):
             return False
         log.warning("broadcast.given_back", doc=held.doc_id, message=held.uuid, gateway_ref=gateway_ref)
-        self._backlog.know(held.keys)
+        self._keep(held)
         held.claimed = moment
         return True
 

@@ -32,15 +32,20 @@ _UNCLEAR: Final = (
     "RapidPro hides its numbers (anonymous workspace) and the text alone does not tell: look there whether this message"
     " was sent, and set the state of its task by hand"
 )
+_MOVED: Final = (
+    "RapidPro's address has changed since this message was tried: look at the old one whether it was sent, and set the"
+    " state of its task by hand"
+)
 
 
 @dataclass(slots=True, eq=False)
 class Doubt:
-    """A message whose last attempt ended at `since`; `next_look`: both loop time."""
+    """A message whose last attempt, at the RapidPro `base`, ended at `since`; `next_look`: both loop time."""
 
     held: HeldTask
     message: Message
     pair: Pair
+    base: str | None
     since: float
     next_look: float
     is_told: bool = False
@@ -85,7 +90,7 @@ class Doubts:
     def add(self, held: HeldTask, message: Message, pair: Pair, since: float) -> None:
         """This message may have been sent, at `since` (loop time) at the latest."""
         first_look = min(since + self._request_time, since + self._settle_time)
-        doubt = Doubt(held, message, pair, since, first_look)
+        doubt = Doubt(held, message, pair, self._settings.target, since, first_look)
         self._open[doubt.key] = doubt
         self._changed.set()
 
@@ -108,11 +113,31 @@ class Doubts:
         self._known.pop(broadcast, None)
         return True
 
-    def know(self, broadcast: BroadcastId) -> None:
+    def know(self, held: HeldTask, broadcast: BroadcastId) -> None:
         """This broadcast is a message's whose outcome is known; its document may not say so yet."""
+        if held.is_lost:
+            return  # whoever has the task now has to find it
         self._known[broadcast] = None
         if len(self._known) > _KNOWN:
             self._known.popitem(last=False)
+
+    def forget(self, held: HeldTask) -> None:
+        """The task is not ours any more: its broadcasts are to be found by whoever has it, perhaps by us again."""
+        for result in held.results.values():
+            if isinstance(result, Created):
+                self._known.pop(result.id, None)
+        self._open = {key: doubt for key, doubt in self._open.items() if doubt.held is not held}
+
+    async def keep_alike(self, taken_over: HeldTask) -> None:
+        """Renews our claims on messages like those of a task that we have just taken over from another daemon.
+
+        They may be as old: that one would take them over in turn, and the two would swap for ever.
+        """
+        pairs = {doubt.pair for doubt in self._open.values() if doubt.held is taken_over}
+        alike = {doubt.held for doubt in self._open.values() if doubt.pair in pairs and doubt.held is not taken_over}
+        for held in alike:
+            if not await self._claims.renew(held):
+                self.forget(held)
 
     async def run(self, adopt: Adopt, repeat: Repeat) -> NoReturn:
         """Gives each message in doubt to `adopt` with its broadcast, or to `repeat`, its claim renewed."""
@@ -131,7 +156,8 @@ class Doubts:
         """One listing for all that is due, or soon will be; a message that cannot be told widens it for no other."""
         started = self._time()
         due = [doubt for doubt in self._open.values() if doubt.next_look <= started + self._request_time]
-        verdicts = await self._ask([doubt for doubt in due if not self._in_flight[doubt.pair]])
+        base = self._settings.target
+        verdicts = await self._ask([doubt for doubt in due if doubt.base == base and not self._in_flight[doubt.pair]])
         async with asyncio.TaskGroup() as group:
             for doubt in due:
                 verdict = verdicts.get(doubt.key)
@@ -142,7 +168,9 @@ class Doubts:
                     del self._open[doubt.key]
                     group.create_task(self._send_again(doubt, repeat))
                 elif isinstance(verdict, Unclear):
-                    group.create_task(self._tell(doubt))
+                    group.create_task(self._tell(doubt, _UNCLEAR))
+                elif doubt.base != self._settings.target:
+                    group.create_task(self._tell(doubt, _MOVED))
                 else:
                     doubt.next_look = self._next_look(doubt, verdict)
 
@@ -165,15 +193,17 @@ class Doubts:
         if await self._claims.renew(doubt.held):
             log.warning("broadcast.repeated", doc=doubt.held.doc_id, message=doubt.message.uuid)
             repeat(doubt)
+        else:
+            self.forget(doubt.held)
 
-    async def _tell(self, doubt: Doubt) -> None:
+    async def _tell(self, doubt: Doubt, means: str) -> None:
         """Says once that a human must look, and asks again later, as long as the task is still under our claim."""
         doubt.next_look = self._time() + _UNCLEAR_PAUSE
         if not doubt.is_told:
             doubt.is_told = True
-            log.error("broadcast.unclear", doc=doubt.held.doc_id, message=doubt.message.uuid, means=_UNCLEAR)
+            log.error("broadcast.unclear", doc=doubt.held.doc_id, message=doubt.message.uuid, means=means)
         elif not await self._claims.is_held(doubt.held):
-            del self._open[doubt.key]
+            self.forget(doubt.held)
 
     def _next_look(self, doubt: Doubt, verdict: Absent | Young | Blocked | None) -> float:
         now = self._time()
@@ -189,7 +219,7 @@ class Doubts:
 
     def _created(self, doubt: Doubt, found: Found) -> Created:
         broadcast = found.broadcast
-        self.know(broadcast.id)
+        self.know(doubt.held, broadcast.id)
         log.info(
             "broadcast.adopted",
             doc=doubt.held.doc_id,

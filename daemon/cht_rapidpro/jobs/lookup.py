@@ -29,7 +29,7 @@ from cht_rapidpro.domain.statuses import State
 from cht_rapidpro.domain.task import Doc, DocId, gateway_ref, messages, read_message, tasks
 from cht_rapidpro.jobs.retry import until_it_works
 
-SKEW: Final = 60_000  # ms by which clocks may differ: ours, RapidPro's, another daemon's
+SKEW: Final = 900_000  # ms by which clocks may differ: ours then and now, RapidPro's, another daemon's
 _PAGES: Final = 1000
 _REFS: Final = 200  # refs a view request
 
@@ -80,8 +80,6 @@ class Lookup:
         read before the settled tasks: what is settled in between is seen there.
         """
         now = await self._clock(base)
-        if now is None:
-            return "RapidPro does not tell its time"
         ahead = now - self._wall_clock()
         questions = [Question(item.key, item.pair, item.since + ahead - SKEW) for item in asked]
         listed = await self._list(base, min(question.earliest for question in questions))
@@ -93,12 +91,12 @@ class Lookup:
         verdicts = match(questions, free, taken, adoptable_before=now - round(self._request_time * 1000))
         return {item.key: Blocked() if item.pair in blocked else verdicts[item.key] for item in asked}
 
-    async def _clock(self, base: str) -> int | None:
-        """RapidPro's present time, which bounds the listing; ours may differ."""
+    async def _clock(self, base: str) -> int:
+        """RapidPro's present time, which bounds the listing; ours, which may differ, where it does not tell."""
         if self._rapidpro.clock() is None:
             await self._turn()
             await self._rapidpro.probe(base)
-        return self._rapidpro.clock()
+        return self._rapidpro.clock() or self._wall_clock()
 
     async def _turn(self) -> None:
         """Waits until the budget has room."""
@@ -158,7 +156,8 @@ class Lookup:
         }
 
     def _foreign_in(self, doc: Doc, settings: Mapping[str, Any]) -> Iterable[Pair]:
-        oldest = self._wall_clock() - round(self._claim_timeout * 1000)
+        # One that is older than claim_timeout is about to be taken over, by us as likely as by somebody else.
+        oldest = self._wall_clock() - round(2 * self._claim_timeout * 1000)
         for task in tasks(doc):
             claim = claim_of(task)
             if claim is not None and claim.instance != self._me and claim.at > oldest:

@@ -10,6 +10,7 @@ import asyncio
 import heapq
 import itertools
 import math
+from collections import Counter
 from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,11 +21,11 @@ import structlog
 from cht_rapidpro.adapters.rapidpro import RapidPro
 from cht_rapidpro.config import Outgoing as OutgoingConfig
 from cht_rapidpro.domain.claim import Claim
-from cht_rapidpro.domain.outgoing import Answer, Broadcast, Created, Doubtful, Refused, prepare
+from cht_rapidpro.domain.outgoing import Answer, Broadcast, Created, Doubtful, Refused, Trouble, prepare
 from cht_rapidpro.domain.reconcile import pair_of
 from cht_rapidpro.domain.task import Message
-from cht_rapidpro.domain.valve import Valve
-from cht_rapidpro.jobs.backlog import Backlog, Candidate
+from cht_rapidpro.domain.valve import TROUBLE_PAUSE, Valve
+from cht_rapidpro.jobs.backlog import Backlog, Candidate, Key
 from cht_rapidpro.jobs.claims import Claims, HeldTask
 from cht_rapidpro.jobs.doubts import Doubt, Doubts
 from cht_rapidpro.jobs.settings import SettingsWatch
@@ -34,6 +35,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 AHEAD: Final = 4  # claims without an attempt, as a multiple of max_concurrency: enough to keep it busy (measured)
 RELEASE_AFTER: Final = 5.0  # seconds that sending may stand still before unused claims are given back
 MAX_DOUBTS: Final = 1000
+_LONGEST_STEP_BACK: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -74,13 +76,13 @@ class Outgoing:
         self._probing = False
         self._stopping = False
         self._target: str | None = None
+        self._troubled: Counter[Key] = Counter()
         self._wake = asyncio.Event()
         settings.subscribe(self._wake.set)
         backlog.subscribe(self._wake.set)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Relays until `stop` is set, then gives back and settles what it holds; needs CouchDB for that."""
-        self._started = self._time()
         async with asyncio.TaskGroup() as self._work:
             loops = [
                 self._work.create_task(self._steer()),
@@ -202,16 +204,20 @@ class Outgoing:
             turn.task.attempts -= 1
         if answer is not None:
             await self._conclude(turn.task, turn.message, answer)
+        elif self._stopping:
+            self._release_ready()
 
     async def _post(self, held: HeldTask, message: Message) -> Answer | None:
         """The answer of RapidPro; None where the message is not ours to send any more."""
-        if self._target is None:
-            self._queue(held, message)
-            return None
         broadcast = self._prepare(message)
         if isinstance(broadcast, Refused):
             return broadcast
-        if self._time() - held.claimed.loop > self._config.claim_timeout / 2 and not await self._claims.renew(held):
+        while self._claims.age(held) > self._config.claim_timeout / 2:
+            if not await self._claims.renew(held):
+                self._doubts.forget(held)
+                return None
+        if self._target is None:
+            self._queue(held, message)
             return None
         pair = pair_of(broadcast)
         with self._doubts.posting(pair):
@@ -230,15 +236,35 @@ class Outgoing:
                     await self._claims.settle(held)
             case Doubtful(why):
                 log.warning("broadcast.doubted", doc=held.doc_id, message=message.uuid, why=why)
+            case Trouble():
+                self._step_back(held)
+                self._requeue(held, message)
             case _:
-                self._queue(held, message)
-                if self._stopping:
-                    self._release_ready()
+                self._requeue(held, message)
+
+    def _requeue(self, held: HeldTask, message: Message) -> None:
+        self._queue(held, message)
+        if self._stopping:
+            self._release_ready()
+
+    def _step_back(self, held: HeldTask) -> None:
+        """Lets others be tried first after the pause: the trouble may be about this message (a firewall's, say).
+
+        Once it queues behind what waits already; when it meets with trouble again it stays away, ever longer.
+        """
+        if len(self._troubled) > MAX_DOUBTS:
+            self._troubled.clear()
+        key = held.keys[0]
+        self._troubled[key] += 1
+        held.due = max(held.due, self._claims.now())
+        if self._troubled[key] > 1:
+            held.pause = min(TROUBLE_PAUSE * 2.0 ** (self._troubled[key] - 2), _LONGEST_STEP_BACK)
 
     def _log_result(self, held: HeldTask, message: Message, result: Created | Refused) -> None:
         known = log.bind(doc=held.doc_id, message=message.uuid)
+        self._troubled.pop(held.keys[0], None)
         if isinstance(result, Created):
-            self._doubts.know(result.id)
+            self._doubts.know(held, result.id)
             known.info("broadcast.created", gateway_ref=result.id, status=result.status)
         else:
             known.warning("broadcast.refused", reason=result.reason)
@@ -251,7 +277,9 @@ class Outgoing:
 
     def _doubt_earlier(self, held: HeldTask, earlier: Claim) -> None:
         """An earlier process of ours ended before our start, another daemon's last attempt may be as late as now."""
-        since = self._started if earlier.instance == self._claims.me.id else self._time()
+        started = self._claims.started
+        is_own = earlier.instance == self._claims.me.id and earlier.at <= started.wall
+        since = started.loop if is_own else self._time()
         held.attempts += 1
         for message in held.messages:
             broadcast = self._prepare(message)
@@ -259,6 +287,8 @@ class Outgoing:
                 self._doubts.add(held, message, pair_of(broadcast), since)
             else:
                 self._queue(held, message)
+        if not is_own:
+            self._start(self._doubts.keep_alike(held))
 
     def _repeat(self, doubt: Doubt) -> None:
         self._queue(doubt.held, doubt.message)

@@ -41,6 +41,9 @@ class Copies:
 
     def put(self, doc: Doc, size: int, now: float) -> None:
         """Keeps a revision seen at `now` (loop time); `size`: the bytes of its JSON."""
+        found = self._docs.get(doc["_id"])
+        if found and _generation(found[0]) > _generation(doc):
+            return  # it was longer on its way than our own write
         self.drop(doc["_id"])
         self._docs[doc["_id"]] = (doc, size, now)
         self._size += size
@@ -123,11 +126,18 @@ class Writer:
             base = doc = bases.get(doc_id)
             for item in items:
                 doc = item.edit(doc) if doc is not None else None
-            if doc is None or doc is base:
-                _finish(edits.pop(doc_id), doc)
-            else:
+            if doc is not None and doc is not base:
                 changed.append(doc)
+            elif base is not None and base is self.copies.get(doc_id, -math.inf):
+                self.copies.drop(doc_id)  # "nothing to do" is true of the latest revision only
+                self._requeue(edits.pop(doc_id))
+            else:
+                _finish(edits.pop(doc_id), doc)
         return changed
+
+    def _requeue(self, items: list[_Waiting]) -> None:
+        for item in items:
+            self._queue(item)
 
     def _conclude(self, items: list[_Waiting], doc: Doc, result: WriteResult) -> None:
         match result:
@@ -153,6 +163,12 @@ class Writer:
         else:
             pause = min(0.01 * 2.0**item.conflicts, _LONGEST_PAUSE) * random.uniform(0.5, 1)  # noqa: S311 - jitter
             asyncio.get_running_loop().call_later(pause, self._queue, item)
+
+
+def _generation(doc: Doc) -> int:
+    """How many revisions a document has had: the number before the dash."""
+    number = str(doc.get("_rev", "")).partition("-")[0]
+    return int(number) if number.isdigit() else 0
 
 
 def _finish(items: list[_Waiting], doc: Doc | None) -> None:
