@@ -146,7 +146,7 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
             log=_read(document, Log),
             warnings=tuple(_warnings(path, document, couchdb, rapidpro)),
         )
-        _check_claim_timeout(config)
+        _check_times(config)
     return config
 
 
@@ -236,8 +236,14 @@ def _complete_rapidpro(rapidpro: Rapidpro, path: Path, environ: Mapping[str, str
     return msgspec.structs.replace(rapidpro, url=url, ca_file=ca_file, token=token)
 
 
-def _check_claim_timeout(config: Config) -> None:
-    claim, least = config.outgoing.claim_timeout, 4 * config.rapidpro.timeout
+def _check_times(config: Config) -> None:
+    settle, timeout = config.outgoing.settle_time, config.rapidpro.timeout
+    if settle < timeout:
+        raise ConfigError(
+            f"[outgoing] settle_time: found {settle:g}s; allowed: at least [rapidpro] timeout = {timeout:g}s,"
+            " or a message is sent again while its first request may still take effect"
+        )
+    claim, least = config.outgoing.claim_timeout, 4 * timeout
     if claim < least:
         raise ConfigError(
             f"[outgoing] claim_timeout: found {claim:g}s; allowed: 4 × [rapidpro] timeout = {least:g}s or more,"
