@@ -14,7 +14,8 @@ import aiohttp
 import msgspec
 import structlog
 
-from cht_rapidpro.adapters.couchdb import Couch, Seq, raise_for_status
+from cht_rapidpro.adapters.couchdb import Couch, Seq
+from cht_rapidpro.adapters.couchdb_errors import raise_for_status
 from cht_rapidpro.domain.statuses import State
 from cht_rapidpro.domain.task import TASK_LISTS, Doc, DocId, tasks
 from cht_rapidpro.errors import TransientError

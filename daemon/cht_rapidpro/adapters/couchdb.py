@@ -2,8 +2,8 @@
 
 aiocouch brings the session, the database and the views. The two calls that it cannot do go through its session by
 aiohttp: `_bulk_docs` with a body that is bounded in bytes, and the feed (changes.py). Documents are encoded by msgspec,
-which keeps integers of any size. aiocouch's and aiohttp's errors (some derive from KeyError, OSError, ValueError) are
-translated here and nowhere else; a caller sees TransientError and TroubleError, and for a single document a `Rejected`.
+which keeps integers of any size. A caller sees TransientError and TroubleError (couchdb_errors.py), and for a single
+document a `Rejected`.
 """
 
 import io
@@ -19,9 +19,10 @@ import aiohttp
 import msgspec
 import structlog
 
+from cht_rapidpro.adapters.couchdb_errors import FOREIGN, UnreadableError, raise_for_status, translate
 from cht_rapidpro.config import Couchdb
 from cht_rapidpro.domain.task import Doc, DocId
-from cht_rapidpro.errors import GatewayError, PermanentError, TransientError, TroubleError
+from cht_rapidpro.errors import GatewayError, PermanentError
 from cht_rapidpro.health import Health
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -71,10 +72,6 @@ class MessageRow:
     value: Any
 
 
-class UnreadableError(TransientError):
-    """An answer holds JSON that Python's decoder does not take."""
-
-
 class Couch:
     """One database. Every method raises TransientError (try again) or TroubleError (a human must act)."""
 
@@ -116,8 +113,8 @@ class Couch:
         except GatewayError as error:
             self.health.fails(error)
             raise
-        except _FOREIGN as error:
-            translated = _translate(error, self.config)
+        except FOREIGN as error:
+            translated = translate(error, self.config)
             self.health.fails(translated)
             raise translated from error
         if heals:
@@ -262,44 +259,3 @@ def _reason(answer: bytes) -> str:
         return str(msgspec.json.decode(answer)["error"])
     except (msgspec.DecodeError, KeyError, TypeError):
         return "no reason given"
-
-
-# aiocouch's errors have no root of their own (some are KeyErrors), and it takes any JSON for CouchDB's: that of a proxy
-# surfaces as one of the last three. msgspec's and json's errors are ValueErrors.
-_FOREIGN: Final = (aiohttp.ClientError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
-
-
-def raise_for_status(response: aiohttp.ClientResponse, config: Couchdb) -> None:
-    """Raises what an HTTP status of 400 or above means."""
-    if response.status >= 400:
-        raise _by_status(response.status, config)
-
-
-def _by_status(status: int, config: Couchdb) -> GatewayError:
-    where = f"CouchDB at {config.url}, database {config.database!r}: HTTP {status}"
-    remedy = {
-        401: "check [couchdb] user and password",
-        403: f"the user {config.user!r} has no access, or is locked for minutes after wrong passwords",
-        404: "the database or a view of CHT's is missing: check [couchdb] database",
-    }.get(status)
-    return TroubleError(f"{where}, {remedy}", about=str(status)) if remedy else TransientError(where)
-
-
-def _translate(error: BaseException, config: Couchdb) -> GatewayError:
-    if isinstance(error, aiocouch.UnauthorizedError):
-        return _by_status(401, config)
-    if isinstance(error, aiocouch.ForbiddenError):
-        return _by_status(403, config)
-    if isinstance(error, aiocouch.NotFoundError):
-        return _by_status(404, config)
-    if isinstance(error, aiohttp.ClientResponseError):
-        return _by_status(error.status, config)
-    name = type(error).__name__
-    if type(error) in (ValueError, RecursionError):  # Python's own limits of digits and depth
-        return UnreadableError(f"CouchDB at {config.url}: a document is too deep or has too long a number: {name}")
-    return TransientError(f"CouchDB at {config.url}, database {config.database!r}: {name}{_detail(error)}")
-
-
-def _detail(error: BaseException) -> str:
-    """The text of errors that cannot quote a document: those of the network, and msgspec's, which names types."""
-    return f": {error}" if isinstance(error, OSError | msgspec.ValidationError) and str(error) else ""

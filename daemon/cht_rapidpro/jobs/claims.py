@@ -7,7 +7,6 @@ anew on each revision (domain/claim.py), so that two daemons never both hold a t
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
@@ -28,10 +27,11 @@ from cht_rapidpro.domain.claim import (
     renew,
     settle,
 )
-from cht_rapidpro.domain.outgoing import Created, Refused, settled
-from cht_rapidpro.domain.task import Doc, DocId, Message, MessageId, Task, messages
+from cht_rapidpro.domain.outgoing import settled
+from cht_rapidpro.domain.task import Doc, DocId, Task, messages
 from cht_rapidpro.errors import PermanentError
 from cht_rapidpro.jobs.backlog import Backlog, Candidate, Key
+from cht_rapidpro.jobs.held import HeldTask, Moment
 from cht_rapidpro.jobs.writer import Writer
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -40,53 +40,6 @@ _FRESH: Final = 2.0  # seconds; an older copy of a document is read again before
 _PASSED_PAUSE: Final = 60.0  # seconds until a sweep may bring a message again that could not be claimed
 _REJECTED_PAUSE: Final = 3600.0
 _SETTLE_PAUSE: Final = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """One moment on two clocks. `wall`: ms since the epoch, as documents say it; `loop`: s, for ages."""
-
-    wall: int
-    loop: float
-
-
-@dataclass(slots=True, eq=False)
-class HeldTask:
-    """A task under our claim, made or last renewed at `claimed` (before the write, so that it is older than it seems).
-
-    `earlier`: the claim that ours followed directly; whoever held it may have sent the messages. `since`: ms since the
-    epoch; what was sent and is not settled was sent after it.
-    """
-
-    doc_id: DocId
-    messages: tuple[Message, ...]
-    due: int
-    claimed: Moment
-    since: int
-    earlier: Claim | None
-    results: dict[MessageId, Created | Refused] = field(default_factory=dict)
-    attempts: int = 0  # that may have had an effect: in flight, in doubt ever since, or an earlier holder's
-    is_lost: bool = False
-    pause: float = 0.0  # seconds to stay away once released: it met with trouble, others shall be tried
-    renewing: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    @property
-    def uuid(self) -> MessageId:
-        """The message that the task is found by."""
-        return self.messages[0].uuid
-
-    @property
-    def keys(self) -> list[Key]:
-        return [(self.doc_id, message.uuid) for message in self.messages]
-
-    @property
-    def is_unused(self) -> bool:
-        """Whether surely nothing of it was sent, so that it can be given back."""
-        return not self.results and not self.attempts
-
-    @property
-    def is_complete(self) -> bool:
-        return len(self.results) == len(self.messages)
 
 
 class Claims:

@@ -18,7 +18,8 @@ import structlog
 from cht_rapidpro.domain.outgoing import BroadcastId, Created
 from cht_rapidpro.domain.reconcile import Absent, Found, Key, Pair, Unclear, Verdict, Young
 from cht_rapidpro.domain.task import Message
-from cht_rapidpro.jobs.claims import Claims, HeldTask
+from cht_rapidpro.jobs.claims import Claims
+from cht_rapidpro.jobs.held import HeldTask
 from cht_rapidpro.jobs.lookup import Asked, Blocked, Lookup
 from cht_rapidpro.jobs.settings import SettingsWatch
 

@@ -13,7 +13,6 @@ import math
 from collections import Counter
 from collections.abc import Coroutine
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Final, NoReturn
 
 import structlog
@@ -26,8 +25,9 @@ from cht_rapidpro.domain.reconcile import pair_of
 from cht_rapidpro.domain.task import Message
 from cht_rapidpro.domain.valve import TROUBLE_PAUSE, Valve
 from cht_rapidpro.jobs.backlog import Backlog, Candidate, Key
-from cht_rapidpro.jobs.claims import Claims, HeldTask
+from cht_rapidpro.jobs.claims import Claims
 from cht_rapidpro.jobs.doubts import Doubt, Doubts
+from cht_rapidpro.jobs.held import HeldTask, Turn
 from cht_rapidpro.jobs.settings import SettingsWatch
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -36,16 +36,6 @@ AHEAD: Final = 4  # claims without an attempt, as a multiple of max_concurrency:
 RELEASE_AFTER: Final = 5.0  # seconds that sending may stand still before unused claims are given back
 MAX_DOUBTS: Final = 1000
 _LONGEST_STEP_BACK: Final = 3600.0
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Turn:
-    """A message that may be posted next; the oldest due goes first."""
-
-    due: int
-    number: int
-    task: HeldTask = field(compare=False)
-    message: Message = field(compare=False)
 
 
 class Outgoing:

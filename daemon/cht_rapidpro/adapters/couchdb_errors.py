@@ -1,0 +1,58 @@
+"""What an error on the way to CouchDB means, translated once.
+
+aiocouch's errors derive from KeyError, OSError and ValueError, aiohttp has its own, a proxy may answer with anything.
+A caller sees TransientError (try again) and TroubleError (a human must act), and no text that could quote a document.
+"""
+
+from typing import Final
+
+import aiocouch
+import aiohttp
+import msgspec
+
+from cht_rapidpro.config import Couchdb
+from cht_rapidpro.errors import GatewayError, TransientError, TroubleError
+
+# aiocouch's errors have no root of their own (some are KeyErrors), and it takes any JSON for CouchDB's: that of a proxy
+# surfaces as one of the last three. msgspec's and json's errors are ValueErrors.
+FOREIGN: Final = (aiohttp.ClientError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+
+
+class UnreadableError(TransientError):
+    """An answer holds JSON that Python's decoder does not take."""
+
+
+def raise_for_status(response: aiohttp.ClientResponse, config: Couchdb) -> None:
+    """Raises what an HTTP status of 400 or above means."""
+    if response.status >= 400:
+        raise _by_status(response.status, config)
+
+
+def _by_status(status: int, config: Couchdb) -> GatewayError:
+    where = f"CouchDB at {config.url}, database {config.database!r}: HTTP {status}"
+    remedy = {
+        401: "check [couchdb] user and password",
+        403: f"the user {config.user!r} has no access, or is locked for minutes after wrong passwords",
+        404: "the database or a view of CHT's is missing: check [couchdb] database",
+    }.get(status)
+    return TroubleError(f"{where}, {remedy}", about=str(status)) if remedy else TransientError(where)
+
+
+def translate(error: BaseException, config: Couchdb) -> GatewayError:
+    if isinstance(error, aiocouch.UnauthorizedError):
+        return _by_status(401, config)
+    if isinstance(error, aiocouch.ForbiddenError):
+        return _by_status(403, config)
+    if isinstance(error, aiocouch.NotFoundError):
+        return _by_status(404, config)
+    if isinstance(error, aiohttp.ClientResponseError):
+        return _by_status(error.status, config)
+    name = type(error).__name__
+    if type(error) in (ValueError, RecursionError):  # Python's own limits of digits and depth
+        return UnreadableError(f"CouchDB at {config.url}: a document is too deep or has too long a number: {name}")
+    return TransientError(f"CouchDB at {config.url}, database {config.database!r}: {name}{_detail(error)}")
+
+
+def _detail(error: BaseException) -> str:
+    """The text of errors that cannot quote a document: those of the network, and msgspec's, which names types."""
+    return f": {error}" if isinstance(error, OSError | msgspec.ValidationError) and str(error) else ""

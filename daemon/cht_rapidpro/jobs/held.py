@@ -1,0 +1,69 @@
+"""A task that we hold the claim of, and the turns of its messages to be sent.
+
+The unit of a claim is the task: one with several messages sends each, and is settled once, when all have a result.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+
+from cht_rapidpro.domain.claim import Claim
+from cht_rapidpro.domain.outgoing import Created, Refused
+from cht_rapidpro.domain.task import DocId, Message, MessageId
+from cht_rapidpro.jobs.backlog import Key
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """One moment on two clocks. `wall`: ms since the epoch, as documents say it; `loop`: s, for ages."""
+
+    wall: int
+    loop: float
+
+
+@dataclass(slots=True, eq=False)
+class HeldTask:
+    """A task under our claim, made or last renewed at `claimed` (before the write, so that it is older than it seems).
+
+    `earlier`: the claim that ours followed directly; whoever held it may have sent the messages. `since`: ms since the
+    epoch; what was sent and is not settled was sent after it.
+    """
+
+    doc_id: DocId
+    messages: tuple[Message, ...]
+    due: int
+    claimed: Moment
+    since: int
+    earlier: Claim | None
+    results: dict[MessageId, Created | Refused] = field(default_factory=dict)
+    attempts: int = 0  # that may have had an effect: in flight, in doubt ever since, or an earlier holder's
+    is_lost: bool = False
+    pause: float = 0.0  # seconds to stay away once released: it met with trouble, others shall be tried
+    renewing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def uuid(self) -> MessageId:
+        """The message that the task is found by."""
+        return self.messages[0].uuid
+
+    @property
+    def keys(self) -> list[Key]:
+        return [(self.doc_id, message.uuid) for message in self.messages]
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether surely nothing of it was sent, so that it can be given back."""
+        return not self.results and not self.attempts
+
+    @property
+    def is_complete(self) -> bool:
+        return len(self.results) == len(self.messages)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Turn:
+    """A message that may be posted next; the oldest due goes first."""
+
+    due: int
+    number: int
+    task: HeldTask = field(compare=False)
+    message: Message = field(compare=False)
