@@ -138,6 +138,12 @@ def test_a_settled_task_takes_its_broadcast_and_those_of_its_other_messages() ->
     assert taken == {"1", "2"}
 
 
+def test_where_the_first_message_was_refused_the_ref_is_the_second_ones() -> None:
+    rows = [listed(1, text="two", at=100), listed(2, text="two", at=105)]
+    holder = Holder(BroadcastId("1"), (pair("tel:phone1", "one"), pair(text="two")))
+    assert {ref for ref, _ in taken_by([holder], rows)} == {"1"}
+
+
 def test_what_a_task_holds_is_taken_however_its_number_is_written_now() -> None:
     rows = [listed(1)]
     assert taken_by([Holder(BroadcastId("1"), (pair("tel:changed"),))], rows) == {("1", NUMBER)}

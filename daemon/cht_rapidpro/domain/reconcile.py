@@ -182,11 +182,27 @@ def taken_by(holders: Iterable[Holder], listed: Sequence[Listed]) -> Taken:
             taken.update((holder.ref, urn) for urn in _held_urns(broadcast, holder))
     owned = {ref for ref, _ in taken}
     for holder in holders:
-        for pair in holder.pairs[1:]:
+        for pair in _other_pairs(holder, by_id.get(holder.ref)):
             if (nearest := _nearest(holder.ref, pair, by_id, owned)) is not None:
                 owned.add(nearest.id)
                 taken.update((nearest.id, Urn(urn)) for urn in nearest.urns or (pair.urn,))
     return frozenset(taken)
+
+
+def _other_pairs(holder: Holder, broadcast: Listed | None) -> list[Pair]:
+    """The messages of a holder that its ref does not stand for: all but the first, unless that was refused."""
+    pairs = list(holder.pairs)
+    if broadcast is not None:
+        for pair in pairs:
+            if _fits(broadcast, pair):
+                pairs.remove(pair)
+                return pairs
+    return pairs[1:]
+
+
+def _fits(broadcast: Listed, pair: Pair) -> bool:
+    has_urn = broadcast.urns is None or any(_same(urn, pair.urn) for urn in broadcast.urns)
+    return broadcast.text == pair.text and has_urn
 
 
 def _held_urns(broadcast: Listed, holder: Holder) -> Iterator[Urn]:
@@ -205,13 +221,7 @@ def _nearest(
 ) -> Listed | None:
     if ref not in by_id:
         return None
-    fitting = [
-        broadcast
-        for broadcast in by_id.values()
-        if broadcast.id not in owned
-        and broadcast.text == pair.text
-        and (broadcast.urns is None or any(_same(urn, pair.urn) for urn in broadcast.urns))
-    ]
+    fitting = [broadcast for broadcast in by_id.values() if broadcast.id not in owned and _fits(broadcast, pair)]
     return min(fitting, key=lambda broadcast: abs(broadcast.created_on - by_id[ref].created_on), default=None)
 
 
