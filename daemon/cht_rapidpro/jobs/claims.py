@@ -107,9 +107,11 @@ class Claims:
         self._held |= dict.fromkeys(held.keys, held)
 
     def _let_go(self, held: HeldTask) -> None:
-        self._backlog.done(held.keys)
-        for key in held.keys:
-            self._held.pop(key, None)
+        """What we have claimed again meanwhile is another HeldTask's, and stays."""
+        ours = [key for key in held.keys if self._held.get(key) is held]
+        self._backlog.done(ours)
+        for key in ours:
+            del self._held[key]
 
     def _lose(self, held: HeldTask) -> None:
         """Somebody else has the claim now, or nobody wants the message any more."""
@@ -135,6 +137,8 @@ class Claims:
     async def renew(self, held: HeldTask) -> bool:
         """Gives the claim a new date; False, and the task is given up, when it is not ours any more."""
         async with held.renewing:
+            if held.is_lost:
+                return False  # another of its messages has met with it
             moment = Moment(self._wall_clock(), _time())
             edit = renew(self.me, held.uuid, held.claimed.wall, moment.wall)
             try:
