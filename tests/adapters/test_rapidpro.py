@@ -9,9 +9,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from cht_rapidpro.adapters.couchdb import Couch
-from cht_rapidpro.adapters.rapidpro import RapidPro
+from cht_rapidpro.adapters.rapidpro import BadCursor, ListFailure, Listing, RapidPro, Rows
 from cht_rapidpro.config import Rapidpro
 from cht_rapidpro.config_values import Secret
+from cht_rapidpro.domain.budget import Scope
 from cht_rapidpro.domain.outgoing import (
     Answer,
     Broadcast,
@@ -250,3 +251,39 @@ async def test_a_proxy_that_lets_nothing_through_means_surely_not_sent(monkeypat
     async with client() as rapidpro:
         assert isinstance(await rapidpro.post_broadcast("https://rapidpro.test", BROADCAST), NotSent), "proxy away"
     assert all(TOKEN not in str(request.headers) for request in proxy.requests)
+
+
+ROWS: Final = Reply({"next": "http://elsewhere.test/api/v2/messages.json?cursor=c2&after=x", "results": [{"id": 1}]})
+LISTINGS: Final[dict[str, tuple[Reply | Raw, Rows | ListFailure]]] = {
+    "a page": (ROWS, Rows([{"id": 1}], "c2")),
+    "the last page": (Reply({"next": None, "results": []}), Rows([], None)),
+    "a position that RapidPro forgot": (Reply({"detail": "Invalid cursor"}, 404), BadCursor()),
+    "a wrong path": (html(404), Trouble("HTTP 404 that is not RapidPro's JSON")),
+    "a role that may not list": (Reply({"detail": "No."}, 403), Trouble("HTTP 403: No.")),
+    "throttled": (throttled("7"), Throttled(7.0)),
+    "a proxy's page": (HTML, Doubtful("a success without a broadcast id")),
+    "no results": (Reply({"next": None}), Doubtful("a listing without results")),
+    "500": (html(500), Doubtful("HTTP 500")),
+}
+
+
+@pytest.mark.parametrize(("reply", "answer"), LISTINGS.values(), ids=LISTINGS)
+async def test_a_page_of_messages_is_asked_for_and_counted_for_itself(
+    reply: Reply | Raw, answer: Rows | ListFailure
+) -> None:
+    async with scripted(always(reply)) as server, client() as rapidpro:
+        query = {"after": "2026-11-22T07:37:45.550Z", "folder": "sent"}
+        assert await rapidpro.list_rows(server.url, Listing.MESSAGES, query, "c1") == answer
+        assert rapidpro.budget.left(0) == PER_HOUR, "the scope of the broadcasts is another one"
+        assert rapidpro.health.error is None, "and what is wrong with listing says nothing about sending"
+    (request,) = server.requests
+    assert request.target == "/api/v2/messages.json?after=2026-11-22T07:37:45.550Z&folder=sent&cursor=c1"
+    assert request.headers["Authorization"] == f"Token {TOKEN}"
+
+
+async def test_a_429_closes_the_scope_that_it_is_about() -> None:
+    async with scripted(always(throttled("7"))) as server, client() as rapidpro:
+        await rapidpro.list_rows(server.url, Listing.RUNS, {}, None)
+        now = asyncio.get_running_loop().time()
+        delays = {scope: rapidpro.budgets[scope].delay(now) > 0 for scope in Scope}
+    assert delays == {Scope.GENERAL: False, Scope.MESSAGES: False, Scope.RUNS: True}

@@ -6,6 +6,7 @@ What went wrong is returned, not raised: the caller has to tell "surely not sent
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from types import TracebackType
 from typing import Final, Self
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -15,7 +16,7 @@ import structlog
 
 from cht_rapidpro.adapters.transport import Reply, Transport
 from cht_rapidpro.config import Rapidpro
-from cht_rapidpro.domain.budget import Budget
+from cht_rapidpro.domain.budget import Budget, Scope
 from cht_rapidpro.domain.outgoing import (
     Answer,
     Broadcast,
@@ -33,11 +34,43 @@ from cht_rapidpro.errors import TransientError, TroubleError
 from cht_rapidpro.health import Health
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
-
 Failure = NotSent | Throttled | Trouble | Doubtful
+
+
+@dataclass(frozen=True, slots=True)
+class BadCursor:
+    """RapidPro does not know the position any more: the listing has to begin again."""
+
+
+ListFailure = Failure | BadCursor
 
 # RapidPro counts neither 403s nor 429s; what else is trouble is mostly a proxy's, and comes once a minute.
 _NOT_COUNTED: Final = (Throttled, NotSent, Trouble)
+_BAD_CURSOR: Final = {"detail": "Invalid cursor"}
+
+
+class Listing(StrEnum):
+    """What can be listed in pages; the name is the endpoint's."""
+
+    BROADCASTS = "broadcasts"
+    MESSAGES = "messages"
+    RUNS = "runs"
+
+
+_DEPENDENCIES: Final = {
+    Scope.GENERAL: "rapidpro",
+    Scope.MESSAGES: "rapidpro messages.json",
+    Scope.RUNS: "rapidpro runs.json",
+}
+_SCOPES: Final = {Listing.MESSAGES: Scope.MESSAGES, Listing.RUNS: Scope.RUNS}
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """One page of a listing, at most 250 rows, in RapidPro's order; `cursor` None: it was the last one."""
+
+    rows: list[object]
+    cursor: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +84,18 @@ class Page:
 class RapidPro:
     """The API below a base URL that each call names, since it may come from CHT's app settings and change there.
 
-    `budget` is that of the scope `v2`, which broadcasts and workspace share.
+    `budgets` and `healths` are kept by throttle scope, since RapidPro limits, and a token's role permits, each kind of
+    request for itself: what is refused while listing messages says nothing about sending. `budget` and `health` are
+    those of the scope `v2`, which broadcasts and workspace share.
     """
 
     def __init__(self, config: Rapidpro) -> None:
         self._token = config.token
         self._transport = Transport(config)
-        self.health = Health("rapidpro")
-        self.budget = Budget(config.requests_per_hour)
+        self.healths = {scope: Health(_DEPENDENCIES[scope]) for scope in Scope}
+        self.budgets = {scope: Budget(config.requests_per_hour) for scope in Scope}
+        self.health = self.healths[Scope.GENERAL]
+        self.budget = self.budgets[Scope.GENERAL]
         self._date: tuple[int, float] | None = None  # RapidPro's clock, and the loop time when it said so
 
     async def __aenter__(self) -> Self:
@@ -81,68 +118,96 @@ class RapidPro:
         """POST broadcasts.json."""
         body = msgspec.json.encode(broadcast.body())
         answer = await self._ask("POST", f"{base}/api/v2/broadcasts.json", body)
-        return read_answer(200, answer) if isinstance(answer, Mapping) else answer
+        return read_answer(200, answer) if isinstance(answer, Mapping) else _as_answer(answer)
 
     async def probe(self, base: str) -> Failure | None:
         """GET workspace.json, the cheapest request that needs a valid token; None: all is well."""
         answer = await self._ask("GET", f"{base}/api/v2/workspace.json")
-        return None if isinstance(answer, Mapping) else _as_failure(answer)
+        return None if isinstance(answer, Mapping) else _as_failure(_as_answer(answer))
 
-    async def list_broadcasts(self, base: str, after: int, cursor: str | None) -> Page | Failure:
+    async def list_broadcasts(self, base: str, after: int, cursor: str | None) -> Page | ListFailure:
         """GET broadcasts.json: a page of those created at or after `after`, in ms of RapidPro's clock."""
-        query = {"after": timestamp(after), **({"cursor": cursor} if cursor else {})}
-        answer = await self._ask("GET", f"{base}/api/v2/broadcasts.json?{urlencode(query)}")
+        page = await self.list_rows(base, Listing.BROADCASTS, {"after": timestamp(after)}, cursor)
+        if not isinstance(page, Rows):
+            return page
+        read = [listed for row in page.rows if (listed := read_listed(row))]
+        if len(read) < len(page.rows):
+            return Doubtful("a listing with a row that is no broadcast")
+        return Page(read, page.cursor)
+
+    async def list_rows(
+        self, base: str, listing: Listing, query: Mapping[str, str], cursor: str | None
+    ) -> Rows | ListFailure:
+        """GET a page of a listing. `query`: RapidPro's own filters; `cursor`: of the page before, None for the first.
+
+        Dates in `query` end with `Z`: RapidPro answers one that it cannot read with an empty listing.
+        """
+        following = {"cursor": cursor} if cursor else {}
+        url = f"{base}/api/v2/{listing}.json?{urlencode({**query, **following})}"
+        answer = await self._ask("GET", url, scope=_SCOPES.get(listing, Scope.GENERAL))
+        if isinstance(answer, BadCursor):
+            return answer
         if not isinstance(answer, Mapping):
             return _as_failure(answer)
         rows = answer.get("results")
         if not isinstance(rows, list):
             return Doubtful("a listing without results")
-        read = [listed for row in rows if (listed := read_listed(row))]
-        if len(read) < len(rows):
-            return Doubtful("a listing with a row that is no broadcast")
-        return Page(read, _cursor(answer.get("next")))
+        return Rows(rows, _cursor(answer.get("next")))
 
-    async def _ask(self, method: str, url: str, data: bytes | None = None) -> Mapping[str, object] | Answer:
+    async def _ask(
+        self, method: str, url: str, data: bytes | None = None, *, scope: Scope = Scope.GENERAL
+    ) -> Mapping[str, object] | Answer | BadCursor:
         """The JSON object of a success, or what the answer means."""
-        self.budget.begin()
-        answer: Mapping[str, object] | Answer = Doubtful("cancelled")
+        budget = self.budgets[scope]
+        budget.begin()
+        answer: Mapping[str, object] | Answer | BadCursor = Doubtful("cancelled")
         try:
-            answer = self._read(method, await self._transport.request(method, url, data))
+            answer = self._read(await self._transport.request(method, url, data))
         finally:
             now = asyncio.get_running_loop().time()
-            self.budget.end(now, counted=not isinstance(answer, _NOT_COUNTED))
-        self._note(answer, method, url, now)
+            budget.end(now, counted=not isinstance(answer, _NOT_COUNTED))
+        self._note(answer, method, url, now, scope)
         return answer
 
-    def _read(self, method: str, reply: Reply | NotSent | Trouble | Doubtful) -> Mapping[str, object] | Answer:
+    def _read(self, reply: Reply | NotSent | Trouble | Doubtful) -> Mapping[str, object] | Answer | BadCursor:
         if not isinstance(reply, Reply):
             return reply
         if reply.date is not None:
             self._date = reply.date, asyncio.get_running_loop().time()
         if 200 <= reply.status < 300 and isinstance(reply.body, Mapping):
             return reply.body
+        if reply.status == 404 and reply.body == _BAD_CURSOR:
+            return BadCursor()
         return read_answer(reply.status, reply.body, reply.retry_after)
 
-    def _note(self, answer: Mapping[str, object] | Answer, method: str, url: str, now: float) -> None:
+    def _note(
+        self, answer: Mapping[str, object] | Answer | BadCursor, method: str, url: str, now: float, scope: Scope
+    ) -> None:
         """Bookkeeping of the budget and the health; what a server says in its error could quote our token."""
         url = url.partition("?")[0]
+        budget, health = self.budgets[scope], self.healths[scope]
         match answer:
             case Throttled(retry_after):
-                if self.budget.left(now) != 0:
+                if budget.left(now) != 0:
                     log.warning("rapidpro.throttled", url=url, retry_after=retry_after)
-                self.budget.throttled(now, retry_after)
+                budget.throttled(now, retry_after)
             case NotSent(why):
-                self.health.fails(TransientError(f"{method} {url}: {why}"))
+                health.fails(TransientError(f"{method} {url}: {why}"))
             case Trouble(why):
                 error = f"{method} {url}: {self._redact(why)}: {_remedy(why)}"
-                self.health.fails(TroubleError(error, about=why[:40]))
+                health.fails(TroubleError(error, about=why[:40]))
             case Doubtful():
                 pass  # about one message or one question: whoever asked logs it
             case _:
-                self.health.works()
+                health.works()
 
     def _redact(self, text: str) -> str:
         return text.replace(self._token.reveal(), "(token)")
+
+
+def _as_answer(answer: Answer | BadCursor) -> Answer:
+    """To a request without a cursor, RapidPro has no such answer: somebody else gave it."""
+    return Trouble("HTTP 404: Invalid cursor") if isinstance(answer, BadCursor) else answer
 
 
 def _as_failure(answer: Answer) -> Failure:
@@ -158,7 +223,7 @@ def _cursor(link: object) -> str | None:
 
 def _remedy(why: str) -> str:
     if why.startswith("HTTP 403"):
-        return "check the token, and that its user may send broadcasts"
+        return "check the token, and that its user may do this"
     if why.startswith("HTTP 400"):
         return "RapidPro takes no broadcast from this workspace now: look at the workspace in RapidPro"
     if why.startswith("HTTP"):

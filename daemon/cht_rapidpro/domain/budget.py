@@ -6,11 +6,20 @@ quota) closes the scope for as long as RapidPro says. Time is an argument, in se
 """
 
 from collections import deque
+from enum import StrEnum
 from typing import Final
 
 HOUR: Final = 3600.0
 _FIRST_PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 60.0
+
+
+class Scope(StrEnum):
+    """RapidPro's throttle scopes, each with a window of its own in current versions (RAPIDPRO.md, "Throttling")."""
+
+    GENERAL = "v2"  # broadcasts, workspace, flows: whatever has no scope of its own
+    MESSAGES = "v2.messages"
+    RUNS = "v2.runs"
 
 
 class Budget:

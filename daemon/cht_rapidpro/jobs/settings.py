@@ -23,7 +23,10 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 class SettingsWatch:
-    """`settings`: the last good snapshot (None: never read); `target`: RapidPro's base URL while we send, else None."""
+    """`settings`: the last good snapshot (None: never read).
+
+    `base`: RapidPro's base URL, None while it is not known; `target`: the same while we send, else None.
+    """
 
     def __init__(self, couch: Couch, cht: Cht, rapidpro: Rapidpro) -> None:
         self._couch = couch
@@ -35,10 +38,11 @@ class SettingsWatch:
         self._problem = ""
         self._host = ""
         self.settings: AppSettings | None = None
+        self.base: str | None = rapidpro.url or None
         self.target: str | None = None
 
     def subscribe(self, listener: Callable[[], None]) -> None:
-        """`listener` is called after every change of `settings` or `target`."""
+        """`listener` is called after every change of `settings`, `base` or `target`."""
         self._listeners.append(listener)
 
     def refresh(self) -> None:
@@ -63,7 +67,8 @@ class SettingsWatch:
         self.settings = found
         choice = choose(found, self._cht.outgoing_service)
         self._tell(choice)
-        self.target = self._find_target(found) if choice.sends else None
+        self.base = self._find_base(found, is_needed=choice.sends)
+        self.target = self.base if choice.sends else None
         for listener in self._listeners:
             listener()
 
@@ -79,13 +84,13 @@ class SettingsWatch:
         else:
             log.info("sending.disabled", why=choice.why)
 
-    def _find_target(self, settings: AppSettings) -> str | None:
+    def _find_base(self, settings: AppSettings, *, is_needed: bool) -> str | None:
         url = self._rapidpro.url
         if not url:
             try:
                 url = check_url(settings.rapidpro_url, allow_plain_http=self._rapidpro.allow_plain_http)
             except ConfigError as error:
-                self._report(f"sms.rapidpro.url in the app settings: {error}; nothing is sent")
+                self._report(f"sms.rapidpro.url in the app settings: {error}; nothing is sent" if is_needed else "")
                 return None
         self._report("")
         host = urlsplit(url).netloc
