@@ -63,9 +63,7 @@ async def serve(config: Config, me: Instance, stop: asyncio.Event, wall_clock: C
         doubts = Doubts(
             lookup, claims, settings, config.outgoing.settle_time, request_time, config.outgoing.claim_timeout
         )
-        outgoing = Outgoing(
-            claims, doubts, backlog, rapidpro, settings, config.outgoing, config.rapidpro.max_concurrency
-        )
+        outgoing = Outgoing(claims, doubts, backlog, rapidpro, settings, config.outgoing, config.rapidpro)
         async with asyncio.TaskGroup() as jobs:
             writing = jobs.create_task(writer.run())
             finding = [jobs.create_task(settings.run()), jobs.create_task(feed.run())]

@@ -45,6 +45,7 @@ _Level = Annotated[
     Literal["debug", "info", "warning", "error"], Meta(description='"debug", "info", "warning" or "error"')
 ]
 _Format = Annotated[Literal["auto", "console", "json"], Meta(description='"auto", "console" or "json"')]
+_Coalesce = Annotated[Literal["auto", "off", "always"], Meta(description='"auto", "off" or "always"')]
 _Secret = Annotated[Secret, toml_secret]
 _Kind = TypeVar("_Kind", bound=Struct)
 
@@ -103,6 +104,8 @@ class Outgoing(Struct, frozen=True, forbid_unknown_fields=True):
     """Seconds after which another daemon may take over a claim. At least 4 × [rapidpro] timeout."""
     expire_after: Annotated[float | None, Duration(least=60, off=True)] = None
     """Seconds after its due time when a message is `failed` instead of sent. None ("off"): never."""
+    coalesce: _Coalesce = "auto"
+    """Whether messages of one text go out as one broadcast of up to 100 numbers; "auto": while many wait."""
 
 
 class Log(Struct, frozen=True, forbid_unknown_fields=True):

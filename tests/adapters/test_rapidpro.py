@@ -29,7 +29,7 @@ from tests.clock import jump
 from tests.scripted import HTML, RESET, Raw, Reply, Request, always, couchdb_at, scripted
 
 TOKEN: Final = "a-token-to-guard"
-BROADCAST: Final = Broadcast(Urn("tel:+254712345678"), "Njoo kliniki é 😀")
+BROADCAST: Final = Broadcast((Urn("tel:+254712345678"),), "Njoo kliniki é 😀")
 PER_HOUR: Final = 100
 CREATED: Final = Reply({"id": 7, "status": "queued", "urns": []}, 201)
 SUSPENDED: Final = {"non_field_errors": ["Sorry, your workspace is currently suspended."]}
@@ -72,8 +72,12 @@ ANSWERS: Final[dict[str, tuple[Reply | Raw, Answer, bool]]] = {
     "201 of a proxy": (html(201), Doubtful("a success without a broadcast id"), True),
     "201 without end": (Reply(b" " * 9_000_000, 201), Doubtful("a success without a broadcast id"), True),
     "204": (Reply(status=204), Doubtful("a success without a broadcast id"), True),
-    "bad number": (Reply({"urns": {"0": ["Invalid URN: x."]}}, 400), Refused("Invalid URN: x."), True),
-    "blank text": (Reply({"text": {"eng": ["Blank."]}}, 400), Refused("Blank."), True),
+    "bad number": (
+        Reply({"urns": {"0": ["Invalid URN: x."]}}, 400),
+        Refused("Invalid URN: x.", {0: "Invalid URN: x."}),
+        True,
+    ),
+    "blank text": (Reply({"text": {"eng": ["Blank."]}}, 400), Refused("Blank.", is_about_text=True), True),
     "suspended": (Reply(SUSPENDED, 400), Trouble(f"HTTP 400: {SUSPENDED['non_field_errors'][0]}"), False),
     "400 of a proxy": (html(400), Trouble("HTTP 400 that is not RapidPro's JSON"), False),
     "400 with half a body": (half(400), Trouble("HTTP 400 that is not RapidPro's JSON"), False),
@@ -224,6 +228,29 @@ async def test_probe_asks_for_the_workspace(reply: Reply | Raw, answer: Answer |
     (request,) = server.requests
     assert (request.name, request.target) == ("GET workspace.json", "/api/v2/workspace.json")
     assert (request.headers["Authorization"], request.body) == (f"Token {TOKEN}", b"")
+
+
+@pytest.mark.parametrize(
+    ("reply", "hides"),
+    [
+        (Reply({"id": 7, "urns": None}, 201), True),
+        (CREATED, False),
+        (Reply({"id": 7}, 201), None),
+        (html(500), None),
+        (Reply({"urns": {"0": ["Invalid URN: x."]}}, 400), None),
+        (Reply({"uuid": "0", "anon": True}), True),
+        (Reply({"uuid": "0", "anon": False}), False),
+    ],
+)
+async def test_whether_a_workspace_hides_its_urns_is_learned_from_its_answers(reply: Reply, hides: bool | None) -> None:
+    async with scripted(always(reply)) as server, client() as rapidpro:
+        assert rapidpro.hides_urns(server.url) is None
+        if "anon" in str(reply.body):
+            await rapidpro.probe(server.url)
+        else:
+            await rapidpro.post_broadcast(server.url, BROADCAST)
+        assert rapidpro.hides_urns(server.url) is hides
+        assert rapidpro.hides_urns("http://elsewhere.test") is None
 
 
 async def test_the_environments_proxy_is_used_for_rapidpro_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,19 +7,24 @@ from hypothesis import strategies as st
 from cht_rapidpro.demo.rapidpro.expressions import Value, evaluate
 from cht_rapidpro.domain.outgoing import (
     TEXT_LIMIT,
+    Again,
     Answer,
     Broadcast,
     BroadcastId,
     Created,
     Doubtful,
+    NotSent,
+    Pair,
     Refused,
     Throttled,
     Trouble,
     Urn,
     escape,
+    join,
     prepare,
     read_answer,
     settled,
+    share,
 )
 from cht_rapidpro.domain.statuses import State
 from cht_rapidpro.domain.task import Change, Message, MessageId
@@ -65,10 +70,11 @@ def created(number: str, status: str) -> Created:
         (500, {"urns": ["…"]}, Doubtful("HTTP 500")),
         # RapidPro will never take this message
         (400, {"urns": [TOO_MANY]}, Refused(TOO_MANY)),
-        (400, {"urns": {"0": [BAD_URN], "1": [BAD_URN]}}, Refused(BAD_URN)),
-        (400, {"non_field_errors": [NO_TEXT]}, Refused(NO_TEXT)),
+        (400, {"urns": {"0": [BAD_URN], "1": [BAD_URN]}}, Refused(BAD_URN, {0: BAD_URN, 1: BAD_URN})),
+        (400, {"urns": {"7": [BAD_URN], "x": ["…"]}}, Refused(f"{BAD_URN} …", {7: BAD_URN})),
+        (400, {"non_field_errors": [NO_TEXT]}, Refused(NO_TEXT, is_about_text=True)),
         *(
-            (400, {"text": said}, Refused(reason))
+            (400, {"text": said}, Refused(reason, is_about_text=True))
             for reason in (
                 "This field may not be blank.",
                 TOO_LONG,
@@ -77,8 +83,12 @@ def created(number: str, status: str) -> Created:
             )
             for said in ({"eng": [reason]}, [reason])
         ),
-        (400, {"text": ["This field may not be null."]}, Refused("This field may not be null.")),
-        (400, {"text": {"eng": [TOO_LONG]}, "urns": {"0": [BAD_URN]}}, Refused(f"{BAD_URN} {TOO_LONG}")),
+        (400, {"text": ["Not null."]}, Refused("Not null.", is_about_text=True)),
+        (
+            400,
+            {"text": {"eng": [TOO_LONG]}, "urns": {"0": [BAD_URN]}},
+            Refused(f"{BAD_URN} {TOO_LONG}", {0: BAD_URN}, is_about_text=True),
+        ),
         # our trouble
         (400, {"non_field_errors": [SUSPENDED]}, Trouble(f"HTTP 400: {SUSPENDED}")),
         (400, {"non_field_errors": [NO_RECIPIENT]}, Trouble(f"HTTP 400: {NO_RECIPIENT}")),
@@ -116,7 +126,30 @@ def test_what_a_stranger_answers_is_quoted_briefly() -> None:
 
 
 def test_a_reason_is_ours_to_quote_only_as_text() -> None:
-    assert read_answer(400, {"urns": {"0": [1, None, {"inner": BAD_URN}]}}) == Refused(BAD_URN)
+    assert read_answer(400, {"urns": {"0": [1, None, {"inner": BAD_URN}]}}) == Refused(BAD_URN, {0: BAD_URN})
+
+
+@pytest.mark.parametrize(
+    ("answer", "shares"),
+    [
+        *(
+            (one, [one] * 4)
+            for one in (created("1", ""), NotSent("away"), Throttled(7.0), Trouble("403"), Doubtful("500"))
+        ),
+        (Refused("both", {1: "one", 3: "three"}), [Again(4), Refused("one"), Again(4), Refused("three")]),
+        (Refused(TOO_LONG, is_about_text=True), [Refused(TOO_LONG, is_about_text=True)] * 4),
+        (Refused("both", {1: "one"}, is_about_text=True), [Refused("both", {1: "one"}, is_about_text=True)] * 4),
+        (Refused(TOO_MANY), [Again(2)] * 4),
+        (Refused("elsewhere", {9: "nine"}), [Again(2)] * 4),
+    ],
+)
+def test_what_an_answer_means_for_each_of_a_group(answer: Answer, shares: list[Answer | Again]) -> None:
+    assert share(answer, 4) == shares
+
+
+@pytest.mark.parametrize("refused", [Refused(TOO_MANY), Refused("bad", {0: "bad"}), Refused("elsewhere", {9: "nine"})])
+def test_a_message_that_is_refused_alone_fails(refused: Refused) -> None:
+    assert share(refused, 1) == [refused]
 
 
 CONTEXT: dict[str, Value] = {
@@ -148,18 +181,23 @@ def message(text: str, to: str = "0712 345 678") -> Message:
 
 
 @pytest.mark.parametrize(
-    ("sent", "settings", "broadcast"),
+    ("sent", "settings", "pair"),
     [
-        (message("a @ b"), KENYA, Broadcast(Urn("tel:+254712345678"), "a @@ b")),
-        (message(" text "), KENYA, Broadcast(Urn("tel:+254712345678"), " text ")),
-        (message("text", "20880"), KENYA, Broadcast(Urn("tel:20880"), "text")),
-        (message("text", "phone1"), KENYA, Broadcast(Urn("tel:phone1"), "text")),
-        (message("text", "+254712345678"), {}, Broadcast(Urn("tel:+254712345678"), "text")),
+        (message("a @ b"), KENYA, Pair(Urn("tel:+254712345678"), "a @@ b")),
+        (message(" text "), KENYA, Pair(Urn("tel:+254712345678"), "text")),
+        (message("text", "20880"), KENYA, Pair(Urn("tel:20880"), "text")),
+        (message("text", "phone1"), KENYA, Pair(Urn("tel:phone1"), "text")),
+        (message("text", "+254712345678"), {}, Pair(Urn("tel:+254712345678"), "text")),
     ],
 )
-def test_the_broadcast_of_a_message(sent: Message, settings: dict[str, object], broadcast: Broadcast) -> None:
-    assert prepare(sent, settings) == broadcast
-    assert broadcast.body() == {"urns": [broadcast.urn], "text": broadcast.text}
+def test_a_message_as_rapidpro_takes_it(sent: Message, settings: dict[str, object], pair: Pair) -> None:
+    assert prepare(sent, settings) == pair
+
+
+def test_a_broadcast_of_several() -> None:
+    broadcast = join([Pair(Urn("tel:1"), "text"), Pair(Urn("tel:2"), "text")])
+    assert broadcast == Broadcast((Urn("tel:1"), Urn("tel:2")), "text")
+    assert broadcast.body() == {"urns": ("tel:1", "tel:2"), "text": "text"}
 
 
 @pytest.mark.parametrize(
@@ -175,7 +213,7 @@ def test_the_broadcast_of_a_message(sent: Message, settings: dict[str, object], 
 )
 def test_the_limit_counts_what_rapidpro_stores(text: str, fits: bool) -> None:
     prepared = prepare(message(text), KENYA)
-    assert isinstance(prepared, Broadcast) if fits else prepared == Refused(TOO_LONG)
+    assert isinstance(prepared, Pair) if fits else prepared == Refused(TOO_LONG, is_about_text=True)
 
 
 @pytest.mark.parametrize(

@@ -6,18 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cht_rapidpro.domain.outgoing import BroadcastId, Urn
+from cht_rapidpro.domain.outgoing import BroadcastId, Pair, Urn
 from cht_rapidpro.domain.reconcile import (
     Absent,
     Found,
     Holder,
     Key,
     Listed,
-    Pair,
     Question,
     Unclear,
     Young,
+    alike,
     match,
+    places_of,
     read_listed,
     taken_by,
 )
@@ -102,28 +103,67 @@ def test_an_anonymous_workspace_leaves_open_what_the_text_does_not_tell() -> Non
     assert match(two, rows[:1], NOBODY, NOW) == {key("a"): Unclear(), key("b"): Unclear()}
 
 
-PAIRS = st.sampled_from([pair(urn, text) for urn in (NUMBER, "tel:+254712345679") for text in ("a", "b")])
+URNS = (NUMBER, "tel:+254712345679", "tel:+254712345670")
+PAIRS = st.sampled_from([pair(urn, text) for urn in URNS for text in ("a", "b")])
+BROADCASTS = st.builds(
+    lambda urns, text, at: (tuple(sorted(urns)), text, at),
+    st.sets(st.sampled_from(URNS), min_size=1),
+    st.sampled_from(["a", "b"]),
+    st.integers(0, 900),
+)
 
 
 @given(
     asked=st.lists(PAIRS, max_size=8),
-    there=st.lists(st.tuples(PAIRS, st.integers(0, 900)), max_size=12),
-    taken=st.sets(st.integers(0, 11)),
+    there=st.lists(BROADCASTS, max_size=8),
+    owned=st.sets(st.tuples(st.integers(0, 7), st.sampled_from(URNS))),
 )
-def test_as_many_are_found_as_are_free_and_no_broadcast_twice(
-    asked: list[Pair], there: list[tuple[Pair, int]], taken: set[int]
+def test_as_many_are_found_as_are_free_and_no_recipient_twice(
+    asked: list[Pair], there: list[tuple[tuple[str, ...], str, int]], owned: set[tuple[int, str]]
 ) -> None:
-    rows = [listed(number, one.urn, text=one.text, at=at) for number, (one, at) in enumerate(there)]
-    owned = frozenset((row.id, Urn(urn)) for row in rows if int(row.id) in taken for urn in row.urns or ())
+    """Also where a broadcast has many recipients, each of which is another message's."""
+    rows = [listed(number, *urns, text=text, at=at) for number, (urns, text, at) in enumerate(there)]
+    taken = frozenset((BroadcastId(str(number)), Urn(urn)) for number, urn in owned)
     questions = [question(str(number), one) for number, one in enumerate(asked)]
-    verdicts = match(questions, rows, owned, NOW)
-    found = {one.key: verdict.broadcast for one in questions if isinstance(verdict := verdicts[one.key], Found)}
-    assert len({row.id for row in found.values()}) == len(found)
-    assert not {int(row.id) for row in found.values()} & taken
-    free = Counter(one for number, (one, _) in enumerate(there) if number not in taken)
+    verdicts = match(questions, rows, taken, NOW)
+    found = [
+        (verdict.broadcast.id, one.pair.urn) for one in questions if isinstance(verdict := verdicts[one.key], Found)
+    ]
+    assert len(set(found)) == len(found)
+    assert not set(found) & taken
+    free = Counter(pair(urn, row.text) for row in rows for urn in row.urns or () if (row.id, Urn(urn)) not in taken)
     for wanted, count in Counter(asked).items():
-        got = sum(1 for one in questions if one.pair == wanted and one.key in found)
+        got = sum(1 for one in questions if one.pair == wanted and isinstance(verdicts[one.key], Found))
         assert got == min(count, free[wanted])
+
+
+def test_one_recipient_of_a_group_may_be_taken_and_another_free() -> None:
+    row = listed(1, NUMBER, "tel:+254712345679")
+    taken = taken_by([Holder(BroadcastId("1"), (pair(),))], [row])
+    assert taken == {("1", NUMBER)}
+    asked = [question("same"), question("other", pair("tel:0712345679"))]
+    assert match(asked, [row], taken, NOW) == {key("same"): Absent(), key("other"): Found(row)}
+
+
+def test_what_we_posted_is_ours_as_the_listing_writes_it() -> None:
+    known = [(BroadcastId("1"), Urn("tel:0712345678")), (BroadcastId("9"), Urn(NUMBER))]
+    assert places_of(known, [listed(1, NUMBER, "tel:+254712345679")]) == {("1", NUMBER)}
+    assert places_of(known, [listed(1, anonymous=True)]) == {("1", "tel:0712345678")}
+
+
+@pytest.mark.parametrize(
+    ("urn", "other", "same"),
+    [
+        (NUMBER, "tel:0712345678", True),
+        (NUMBER, "tel:712 345-678", True),
+        (NUMBER, "tel:+254712345679", False),
+        ("tel:40404", "tel:40404", True),
+        ("tel:40404", "tel:40405", False),
+        ("tel:phone1", "tel:phone2", False),
+    ],
+)
+def test_numbers_that_rapidpro_may_take_for_one(urn: str, other: str, same: bool) -> None:
+    assert (alike(Urn(urn)) == alike(Urn(other))) == same
 
 
 def test_a_settled_task_takes_its_broadcast_and_those_of_its_other_messages() -> None:

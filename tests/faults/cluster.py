@@ -75,7 +75,7 @@ class Cluster:
 
 
 @asynccontextmanager
-async def cluster(folder: Path, daemons: int) -> AsyncIterator[Cluster]:
+async def cluster(folder: Path, daemons: int, coalesce: str) -> AsyncIterator[Cluster]:
     """Everything runs at the beginning and is ended with the block; files go into `folder`."""
     async with AsyncExitStack() as stack:
         couchdb = await stack.enter_async_context(CouchDBStandin(data_dir=folder / "couchdb"))
@@ -83,7 +83,7 @@ async def cluster(folder: Path, daemons: int) -> AsyncIterator[Cluster]:
         medic = await stack.enter_async_context(Database(couchdb, DATABASE))
         rapidpro = await stack.enter_async_context(RapidPro(TOKEN))
         made = [
-            Daemon(folder / f"daemon-{number}", couchdb, DATABASE, {"url": rapidpro.url}, TOKEN, sections())
+            Daemon(folder / f"daemon-{number}", couchdb, DATABASE, {"url": rapidpro.url}, TOKEN, sections(coalesce))
             for number in range(daemons)
         ]
         for daemon in made:

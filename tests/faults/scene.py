@@ -1,4 +1,4 @@
-"""A scene of the crash matrix: one message, its database and RapidPro, the daemon that dies and a second one.
+"""A scene of the crash matrix: a message or a group, database and RapidPro, the daemon that dies and a second one.
 
 Between each daemon and CouchDB is a gate, so that a process can be caught at one write: it is stopped (SIGSTOP) there,
 and so takes no further step until it is killed.
@@ -8,7 +8,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
@@ -63,22 +63,25 @@ class Instance:
         await until(lambda: self.gate.requests.count(_SWEEP) >= swept + 2, DEADLINE)
 
 
-def _record() -> Doc:
-    return data_record(task(message(TEXT, "0712345678"), kept=[1, None]), scheduled_tasks=[])
+def _record(people: int) -> Doc:
+    """A text to so many people; RapidPro may be given them at once."""
+    tasks = (task(message(TEXT, f"07123456{number:02}"), kept=[1, None]) for number in range(people))
+    return data_record(*tasks, scheduled_tasks=[])
 
 
 @dataclass
 class Scene:
-    """One message on its way; `victim` has it and dies, `second` is another instance on the same database."""
+    """Messages on their way; `victim` has them and dies, `second` is another instance on the same database."""
 
     medic: Database
     rapidpro: RapidPro
     victim: Instance
     second: Instance
-    record: Doc = field(default_factory=_record)
+    record: Doc
 
     async def is_in(self, state: str) -> bool:
-        return bool((await self.medic.get(self.record["_id"]))["tasks"][0]["state"] == state)
+        tasks = (await self.medic.get(self.record["_id"]))["tasks"]
+        return all(task["state"] == state for task in tasks)
 
     async def is_settled(self) -> bool:
         return await self.is_in("received-by-gateway")
@@ -104,7 +107,7 @@ class Scene:
         return self.victim.gate.requests.count(_WRITE) == write
 
     async def is_asked(self) -> bool:
-        return len(self.rapidpro.calls) > 0
+        return any(call.target == "POST broadcasts" for call in self.rapidpro.calls)
 
     async def is_created(self) -> bool:
         return len(self.rapidpro.broadcasts) > 0
@@ -114,23 +117,28 @@ async def _nothing() -> None: ...
 
 
 @asynccontextmanager
-async def open_scene(couchdb: CouchDBServer, tmp_path: Path) -> AsyncIterator[Scene]:
+async def open_scene(couchdb: CouchDBServer, tmp_path: Path, people: int) -> AsyncIterator[Scene]:
     """A scene in which nothing has begun; its processes are ended with the block."""
+    coalesce = "always" if people > 1 else "off"
     name = f"test-{uuid4().hex}"
     await create_medic(couchdb, name)
     async with AsyncExitStack() as stack:
         medic = await stack.enter_async_context(Database(couchdb, name))
         rapidpro = await stack.enter_async_context(RapidPro(TOKEN))
         folder = tmp_path / name
-        victim = await stack.enter_async_context(_instance(folder / "victim", couchdb, name, rapidpro))
-        second = await stack.enter_async_context(_instance(folder / "second", couchdb, name, rapidpro))
-        yield Scene(medic, rapidpro, victim, second)
+        victim, second = [
+            await stack.enter_async_context(_instance(folder / name, couchdb, medic.name, rapidpro, coalesce))
+            for name in ("victim", "second")
+        ]
+        yield Scene(medic, rapidpro, victim, second, _record(people))
 
 
 @asynccontextmanager
-async def _instance(folder: Path, couchdb: CouchDBServer, database: str, rapidpro: RapidPro) -> AsyncIterator[Instance]:
+async def _instance(
+    folder: Path, couchdb: CouchDBServer, database: str, rapidpro: RapidPro, coalesce: str
+) -> AsyncIterator[Instance]:
     async with open_gate(couchdb) as gate:
-        daemon = Daemon(folder, gate, database, {"url": rapidpro.url}, TOKEN, times.sections())
+        daemon = Daemon(folder, gate, database, {"url": rapidpro.url}, TOKEN, times.sections(coalesce))
         try:
             yield Instance(daemon, gate)
         finally:

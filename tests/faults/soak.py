@@ -1,7 +1,7 @@
 """Many faults at random steps while messages are written, edited and withdrawn; then a verdict.
 
-`python -m tests.faults.soak [--minutes 10] [--seed N] [--daemons 1|2] [--messages N] [--repeated] [--no-faults]`
-prints the seed, the faults by kind, what a message cost, and every violation; exits 1 if there is one.
+`python -m tests.faults.soak [--minutes 10] [--seed N] [--daemons 1|2] [--messages N] [--repeated] [--coalesce always]
+[--no-faults]` prints the seed, the faults by kind, what a message cost, and every violation; exits 1 if there is one.
 """
 
 import argparse
@@ -42,6 +42,7 @@ class Soak:
     daemons: int = 1
     is_repeated: bool = False
     has_faults: bool = True
+    coalesce: str = "off"
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def _listed(name: str, found: Sequence[str]) -> list[str]:
 async def run(soak: Soak, folder: Path) -> Report:
     """Runs it with its files in `folder`, on processes of its own."""
     start = time.monotonic()
-    async with cluster(folder, soak.daemons) as running:
+    async with cluster(folder, soak.daemons, soak.coalesce) as running:
         injector = Injector(running)
         writer = Writer(running.medic, repeated() if soak.is_repeated else unique(), soak.seed)
         decks = plan(soak.seed, soak.daemons) if soak.has_faults else iter(())
@@ -132,8 +133,17 @@ def _options() -> Soak:
     parser.add_argument("--daemons", type=int, choices=(1, 2), default=1)
     parser.add_argument("--repeated", action="store_true", help="texts and numbers repeat")
     parser.add_argument("--no-faults", action="store_true", help="to see what a message costs")
+    parser.add_argument("--coalesce", choices=("off", "always"), default="off", help="one broadcast for equal texts")
     given = parser.parse_args()
-    return Soak(given.seed, 60 * given.minutes, given.messages, given.daemons, given.repeated, not given.no_faults)
+    return Soak(
+        given.seed,
+        60 * given.minutes,
+        given.messages,
+        given.daemons,
+        given.repeated,
+        not given.no_faults,
+        given.coalesce,
+    )
 
 
 def main() -> int:

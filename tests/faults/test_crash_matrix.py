@@ -1,7 +1,8 @@
 """The daemon dies at every step of claim, send and settle; a restart, a second instance, or both, go on.
 
-Every scenario has its own database, RapidPro and daemons, and all of them end alike: one broadcast, a task that knows
-it, and nothing else in the document changed. Without this table a gap between two writes would be found by the first
+Every scenario has its own database, RapidPro and daemons, and all of them end alike: one broadcast for each message,
+tasks that know it, and nothing else in the document changed; so for one message, and for a group that goes out in one
+broadcast. Without this table a gap between two writes would be found by the first
 power cut.
 """
 
@@ -22,6 +23,7 @@ from tests.faults.scene import DEADLINE, TEXT, Instance, Scene, open_scene
 from tests.faults.wait import eventually
 
 CLAIM, SETTLE = 1, 2  # the writes of an undisturbed message
+PEOPLE: Final = (1, 3)
 AT_ONCE: Final = 9  # scenarios; each has up to two daemons of 50 MB
 
 
@@ -62,7 +64,7 @@ SEQUELS: Final = {
     "restart and second instance": Sequel(restarts=True, has_second=True),
 }
 
-EXPECTED: Final = {"broadcasts": [TEXT], "state": "received-by-gateway", "ref": "the broadcast's", "changed": False}
+EXPECTED: Final = {"sent": "once to each", "states": {"received-by-gateway"}, "refs": "right", "changed": False}
 
 
 @pytest.fixture
@@ -76,14 +78,14 @@ async def test_one_broadcast_wherever_the_process_dies(durable: CouchDBServer, t
     """The whole matrix at once; what is told is where it went wrong, and how."""
     room = asyncio.Semaphore(AT_ONCE)
 
-    async def end(step: Step, sequel: Sequel) -> dict[str, Any]:
-        async with room, open_scene(durable, tmp_path) as scene:
+    async def end(step: Step, sequel: Sequel, people: int) -> dict[str, Any]:
+        async with room, open_scene(durable, tmp_path, people) as scene:
             return await _play(step, sequel, scene)
 
     async with asyncio.TaskGroup() as group:
         ends = {
-            f"{step}; {sequel}": group.create_task(end(STEPS[step], SEQUELS[sequel]))
-            for step, sequel in itertools.product(STEPS, SEQUELS)
+            f"{step}; {sequel}; {people} people": group.create_task(end(STEPS[step], SEQUELS[sequel], people))
+            for step, sequel, people in itertools.product(STEPS, SEQUELS, PEOPLE)
         }
     wrong = [f"{name}: {task.result()}" for name, task in ends.items() if task.result() != EXPECTED]
     assert not wrong, "\n".join([f"{len(wrong)} of {len(ends)} end otherwise than {EXPECTED}:", *wrong])
@@ -117,12 +119,17 @@ async def _die_at(step: Step, sequel: Sequel, scene: Scene) -> None:
 async def _outcome(scene: Scene) -> dict[str, Any]:
     """In words that are the same for every scenario that ends well."""
     doc = await scene.medic.get(scene.record["_id"])
-    (task,) = doc["tasks"]
-    ids = [str(broadcast.id) for broadcast in scene.rapidpro.broadcasts]
-    ref = task.get("gateway_ref")
+    sent = sorted((urn, broadcast.text) for broadcast in scene.rapidpro.broadcasts for urn in broadcast.urns)
+    urns = {str(broadcast.id): broadcast.urns for broadcast in scene.rapidpro.broadcasts}
+    expected = [(_urn(task), TEXT) for task in doc["tasks"]]
+    refs = {_urn(task): task.get("gateway_ref") for task in doc["tasks"]}
     return {
-        "broadcasts": [broadcast.text for broadcast in scene.rapidpro.broadcasts],
-        "state": task["state"],
-        "ref": "the broadcast's" if [ref] == ids else ref,
+        "sent": "once to each" if sent == sorted(expected) else sent,
+        "states": {task["state"] for task in doc["tasks"]},
+        "refs": "right" if all(urn in urns.get(ref, ()) for urn, ref in refs.items()) else (refs, urns),
         "changed": foreign(doc) != foreign(scene.record),
     }
+
+
+def _urn(task: dict[str, Any]) -> str:
+    return f"tel:+254{task['messages'][0]['to'].removeprefix('0')}"

@@ -1,4 +1,4 @@
-"""The soak in short: one deck with every kind of fault, from a fixed seed, in two forms at once."""
+"""The soak in short: one deck with every kind of fault, from a fixed seed, in three forms at once."""
 
 import asyncio
 from pathlib import Path
@@ -9,6 +9,7 @@ from tests.faults.soak import Soak, run
 SOAKS = [
     Soak(seed=3, seconds=10, messages=250),
     Soak(seed=4, seconds=10, messages=250, daemons=2, is_repeated=True),
+    Soak(seed=5, seconds=10, messages=250, is_repeated=True, coalesce="always"),
 ]
 
 

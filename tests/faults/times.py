@@ -13,7 +13,7 @@ CLAIM_TIMEOUT: Final = 4.0
 SWEEP_INTERVAL: Final = 0.3
 
 
-def sections() -> dict[str, dict[str, object]]:
+def sections(coalesce: str = "off") -> dict[str, dict[str, object]]:
     """The sections of a daemon's configuration that differ from the defaults."""
     return {
         "rapidpro": {"timeout": _duration(TIMEOUT), "requests_per_hour": 0},
@@ -21,6 +21,7 @@ def sections() -> dict[str, dict[str, object]]:
             "settle_time": _duration(SETTLE_TIME),
             "claim_timeout": _duration(CLAIM_TIMEOUT),
             "sweep_interval": _duration(SWEEP_INTERVAL),
+            "coalesce": coalesce,
         },
     }
 

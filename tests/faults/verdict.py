@@ -41,7 +41,7 @@ def judge(models: Mapping[str, Model], docs: Mapping[str, Doc], broadcasts: Sequ
         (task["state"], pair(each)) for model in models.values() for task in model.tasks for each in task["messages"]
     ]
     wanted = Counter(known for state, known in messages if state == _WANTED)
-    sent = Counter((broadcast.urns[0], broadcast.text) for broadcast in broadcasts)
+    sent = Counter((urn, broadcast.text) for broadcast in broadcasts for urn in broadcast.urns)
     surplus = sent - wanted
     unwanted = Counter({each: count for each, count in surplus.items() if each not in wanted})
     return Verdict(
@@ -66,15 +66,16 @@ def _each(counted: Counter[Pair]) -> list[str]:
 
 
 def _wrong_refs(models: Mapping[str, Model], docs: Mapping[str, Doc], broadcasts: Sequence[Broadcast]) -> Iterator[str]:
-    """A wanted task is settled with the id of its first message's broadcast, which is no other task's."""
-    sent: dict[object, Pair] = {str(each.id): (each.urns[0], each.text) for each in broadcasts}
+    """A wanted task is settled with the id of its first message's broadcast, where no other task has its number."""
+    sent: dict[object, set[Pair]] = {str(each.id): {(urn, each.text) for urn in each.urns} for each in broadcasts}
     seen: set[object] = set()
     for doc_id, task, stored in _tasks(models, docs):
         ref = stored.get("gateway_ref")
         if _is_wanted(task):
-            is_its_own = ref not in seen and sent.get(ref) == pair(task["messages"][0])
+            own = pair(task["messages"][0])
+            is_its_own = (ref, own) not in seen and own in sent.get(ref, ())
             right = is_its_own and stored["state"] == "received-by-gateway"
-            seen.add(ref)
+            seen.add((ref, own))
         else:
             right = ref is None
         if not right:

@@ -12,7 +12,7 @@ CAPACITY = 4
 
 
 def candidate(due: int, uuid: str | None = None, doc: str = "doc") -> Candidate:
-    return Candidate(due, DocId(doc), MessageId(uuid or f"m-{due}"))
+    return Candidate(due, DocId(doc), MessageId(uuid or f"m-{due}"), text=due)
 
 
 def filled(*dues: int) -> Backlog:
@@ -55,6 +55,30 @@ def test_what_was_displaced_may_come_again() -> None:
     assert taken(backlog, 1) == [2]
     assert backlog.add(candidate(8))
     assert taken(backlog) == [4, 6, 7, 8]
+
+
+@pytest.mark.parametrize(
+    ("texts", "broadcasts", "company", "taken_dues"),
+    [
+        ("abab", 1, 100, [0, 2]),
+        ("abab", 2, 100, [0, 1, 2, 3]),
+        ("aaab", 1, 2, [0, 1]),
+        ("aaab", 2, 2, [0, 1, 2]),
+        ("aaab", 3, 2, [0, 1, 2, 3]),
+        ("abab", 2, 1, [0, 1]),
+        ("abab", 0, 100, []),
+    ],
+)
+def test_messages_of_one_text_are_taken_together(
+    texts: str, broadcasts: int, company: int, taken_dues: list[int]
+) -> None:
+    """The oldest due decides which text is next; what does not go along keeps its place."""
+    backlog = Backlog()
+    for due, text in enumerate(texts):
+        backlog.add(Candidate(due, DocId("doc"), MessageId(str(due)), text=ord(text)))
+    assert [candidate.due for candidate in backlog.take(broadcasts, company)] == taken_dues
+    left = [candidate.due for candidate in backlog.take(99)]
+    assert left == [due for due in range(len(texts)) if due not in taken_dues]
 
 
 def test_a_taken_message_comes_again_only_when_it_is_done() -> None:

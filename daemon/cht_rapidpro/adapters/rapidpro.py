@@ -97,6 +97,7 @@ class RapidPro:
         self.health = self.healths[Scope.GENERAL]
         self.budget = self.budgets[Scope.GENERAL]
         self._date: tuple[int, float] | None = None  # RapidPro's clock, and the loop time when it said so
+        self._hides_urns: dict[str, bool] = {}
 
     async def __aenter__(self) -> Self:
         await self._transport.__aenter__()
@@ -114,15 +115,23 @@ class RapidPro:
         date, at = self._date
         return date + round((asyncio.get_running_loop().time() - at) * 1000)
 
+    def hides_urns(self, base: str) -> bool | None:
+        """Whether the workspace is anonymous, as its last answer said; None before one."""
+        return self._hides_urns.get(base)
+
     async def post_broadcast(self, base: str, broadcast: Broadcast) -> Answer:
         """POST broadcasts.json."""
         body = msgspec.json.encode(broadcast.body())
         answer = await self._ask("POST", f"{base}/api/v2/broadcasts.json", body)
+        if isinstance(answer, Mapping) and "urns" in answer:
+            self._hides_urns[base] = answer["urns"] is None
         return read_answer(200, answer) if isinstance(answer, Mapping) else _as_answer(answer)
 
     async def probe(self, base: str) -> Failure | None:
         """GET workspace.json, the cheapest request that needs a valid token; None: all is well."""
         answer = await self._ask("GET", f"{base}/api/v2/workspace.json")
+        if isinstance(answer, Mapping) and "anon" in answer:
+            self._hides_urns[base] = bool(answer["anon"])
         return None if isinstance(answer, Mapping) else _as_failure(_as_answer(answer))
 
     async def list_broadcasts(self, base: str, after: int, cursor: str | None) -> Page | ListFailure:

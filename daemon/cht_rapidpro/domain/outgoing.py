@@ -5,8 +5,8 @@ surely not; `Created` says yes; `Doubtful` says perhaps, and a message in doubt 
 long wait. A message fails only for what RapidPro says about *it*, never for our trouble.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, NewType
 
 from cht_rapidpro.domain import phone
@@ -17,19 +17,31 @@ Urn = NewType("Urn", str)
 BroadcastId = NewType("BroadcastId", str)
 
 TEXT_LIMIT: Final = 4096  # code points, after escaping (RAPIDPRO.md)
+MAX_URNS: Final = 100  # of one broadcast (RAPIDPRO.md)
 _TEXT_MISSING: Final = "Must provide either text or attachments."
 _REFUSING: Final = ("urns", "text")
 
 
 @dataclass(frozen=True, slots=True)
-class Broadcast:
-    """The body of a POST to broadcasts.json."""
+class Pair:
+    """What a message is to RapidPro, and what its broadcast is recognised by: the URN as we post it, and the text.
+
+    RapidPro stores a text without white space at its ends (RAPIDPRO.md), so that is how we post it.
+    """
 
     urn: Urn
     text: str
 
+
+@dataclass(frozen=True, slots=True)
+class Broadcast:
+    """The body of a POST to broadcasts.json: a text, and up to `MAX_URNS` URNs, each once."""
+
+    urns: tuple[Urn, ...]
+    text: str
+
     def body(self) -> dict[str, Any]:
-        return {"urns": [self.urn], "text": self.text}
+        return {"urns": self.urns, "text": self.text}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +54,14 @@ class Created:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """RapidPro will never take this message; `reason` in its own words."""
+    """RapidPro will never take this broadcast; `reason` in its own words.
+
+    `at`: the reasons by position in `urns`, where only those are bad; `is_about_text`: every URN would be refused.
+    """
 
     reason: str
+    at: Mapping[int, str] = field(default_factory=dict)
+    is_about_text: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,22 +100,47 @@ def escape(text: str) -> str:
     return text.replace("@", "@@")
 
 
-def prepare(message: Message, settings: Mapping[str, object]) -> Broadcast | Refused:
-    """The broadcast of a message, its number normalised where that is possible, else as CHT wrote it.
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Nothing was created, perhaps not for this message's sake: to be posted again, with fewer than `size` others."""
+
+    size: int
+
+
+def share(answer: Answer, count: int) -> list[Answer | Again]:
+    """What the answer to a broadcast of `count` URNs means for each of them, in their order.
+
+    Positions that RapidPro names fail alone. A refusal of the whole that is not about the text, which all share, is
+    narrowed down by halving.
+    """
+    if not isinstance(answer, Refused) or count == 1 or answer.is_about_text:
+        return [answer] * count
+    if answer.at.keys() & set(range(count)):
+        return [Refused(answer.at[place]) if place in answer.at else Again(count) for place in range(count)]
+    return [Again(count // 2)] * count
+
+
+def prepare(message: Message, settings: Mapping[str, object]) -> Pair | Refused:
+    """The message as RapidPro takes it, its number normalised where that is possible, else as CHT wrote it.
 
     A text over the limit is refused here in RapidPro's own words: beyond 3 MB RapidPro answers a 500, which would
     leave the message in doubt for ever.
     """
-    broadcast = broadcast_of(message, settings)
-    if len(broadcast.text.strip()) > TEXT_LIMIT:
-        return Refused(f"Ensure this field has no more than {TEXT_LIMIT} characters.")
-    return broadcast
+    pair = pair_of(message, settings)
+    if len(pair.text) > TEXT_LIMIT:
+        return Refused(f"Ensure this field has no more than {TEXT_LIMIT} characters.", is_about_text=True)
+    return pair
 
 
-def broadcast_of(message: Message, settings: Mapping[str, object]) -> Broadcast:
-    """The broadcast of a message, whatever its length."""
+def pair_of(message: Message, settings: Mapping[str, object]) -> Pair:
+    """The message as RapidPro would take it, whatever its length."""
     number = phone.normalize(message.to, settings) or message.to
-    return Broadcast(Urn(f"tel:{number}"), escape(message.text))
+    return Pair(Urn(f"tel:{number}"), escape(message.text).strip())
+
+
+def join(pairs: Sequence[Pair]) -> Broadcast:
+    """One broadcast for messages of one text."""
+    return Broadcast(tuple(pair.urn for pair in pairs), pairs[0].text)
 
 
 def read_answer(status: int, body: object, retry_after: float | None = None) -> Answer:
@@ -109,8 +151,8 @@ def read_answer(status: int, body: object, retry_after: float | None = None) -> 
         return Throttled(retry_after)
     if status == 408 or status >= 500:
         return Doubtful(f"HTTP {status}")
-    reason = _refusal(body) if status == 400 else None
-    return Refused(reason) if reason else Trouble(_describe(status, body))
+    refused = _refusal(body) if status == 400 else None
+    return refused or Trouble(_describe(status, body))
 
 
 def _read_created(body: object) -> Answer:
@@ -121,14 +163,26 @@ def _read_created(body: object) -> Answer:
             return Doubtful("a success without a broadcast id")
 
 
-def _refusal(body: object) -> str | None:
+def _refusal(body: object) -> Refused | None:
     """RapidPro's reason, where the 400 is about the message itself and not, say, about a suspended workspace."""
     if not isinstance(body, dict):
         return None
     about = [body[key] for key in _REFUSING if key in body]
-    if _TEXT_MISSING in _texts(body.get("non_field_errors")):
+    is_textless = _TEXT_MISSING in _texts(body.get("non_field_errors"))
+    if is_textless:
         about.append(_TEXT_MISSING)
-    return " ".join(dict.fromkeys(text for value in about for text in _texts(value))) or None
+    reason = _reason(about)
+    return Refused(reason, _at(body.get("urns")), is_textless or "text" in body) if reason else None
+
+
+def _at(urns: object) -> dict[int, str]:
+    """The reasons by position, where RapidPro tells positions."""
+    places = urns.items() if isinstance(urns, dict) else ()
+    return {int(place): _reason([said]) for place, said in places if str(place).isdecimal()}
+
+
+def _reason(about: Sequence[object]) -> str:
+    return " ".join(dict.fromkeys(text for value in about for text in _texts(value)))
 
 
 def _texts(value: object) -> Iterator[str]:

@@ -1,36 +1,24 @@
 """Finding the broadcasts of messages whose outcome is unknown, in a listing of what RapidPro holds.
 
 RapidPro has no idempotency key, so a message is recognised by what it says and to whom. Numbers and texts repeat
-(reminders do), hence everything here counts in multisets: a broadcast answers for one message and no other. Invariant:
-a broadcast that is some task's already, or may be another's in a moment, is never adopted; without that one message
-would go out for two.
+(reminders do), hence everything here counts in multisets, of (broadcast, URN) pairs, since a broadcast may have many
+recipients: such a pair answers for one message and no other. Invariant: what is some task's already, or may be
+another's in a moment, is never adopted; without that one message would go out for two.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from cht_rapidpro.domain.outgoing import Broadcast, BroadcastId, Urn
+from cht_rapidpro.domain.outgoing import BroadcastId, Pair, Urn
 from cht_rapidpro.domain.task import DocId, MessageId, parse_timestamp
 
 Key = tuple[DocId, MessageId]
-Taken = frozenset[tuple[BroadcastId, Urn]]
+Place = tuple[BroadcastId, Urn]
+Taken = frozenset[Place]
 
 _NATIONAL_DIGITS: Final = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """What a broadcast is recognised by: the URN as we post it, the text as RapidPro stores it."""
-
-    urn: Urn
-    text: str
-
-
-def pair_of(broadcast: Broadcast) -> Pair:
-    """What RapidPro keeps of a broadcast: it trims the text."""
-    return Pair(broadcast.urn, broadcast.text.strip())
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +95,9 @@ Verdict = Found | Young | Absent | Unclear
 def match(
     questions: Iterable[Question], listed: Sequence[Listed], taken: Taken, adoptable_before: int
 ) -> dict[Key, Verdict]:
-    """A verdict for each question; no broadcast answers two of them.
+    """A verdict for each question; no recipient of a broadcast answers two of them.
 
-    `taken`: (broadcast, URN) pairs that are other tasks' already; `adoptable_before`: ms of RapidPro's clock. Of
+    `taken`: those that are other tasks' already; `adoptable_before`: ms of RapidPro's clock. Of
     several broadcasts that fit, the oldest is taken, by the oldest question first; numbers that are equal go before
     numbers of which only the national part is (RapidPro normalises by its own country).
     """
@@ -118,24 +106,28 @@ def match(
     for broadcast in sorted(listed, key=lambda broadcast: (broadcast.created_on, int(broadcast.id))):
         by_text[broadcast.text].append(broadcast)
     verdicts: dict[Key, Verdict] = {}
-    used: set[BroadcastId] = set()
+    used: set[Place] = set(taken)
     for fits in (_has_urn, _has_national_part):
         for question in open_questions:
             if question.key in verdicts:
                 continue
             for broadcast in by_text[question.pair.text]:
-                if broadcast.id not in used and _may_be(question, broadcast, taken, fits):
-                    used.add(broadcast.id)
+                if (urn := _free_urn(question, broadcast, used, fits)) is not None:
+                    used.add((broadcast.id, urn))
                     verdicts[question.key] = Found(broadcast) if broadcast.created_on < adoptable_before else Young()
                     break
     unanswered = [question for question in open_questions if question.key not in verdicts]
     return verdicts | dict(_match_anonymous(unanswered, by_text, taken, adoptable_before))
 
 
-def _may_be(question: Question, broadcast: Listed, taken: Taken, fits: Callable[[str, str], bool]) -> bool:
-    if broadcast.created_on < question.earliest or broadcast.urns is None:
-        return False
-    return any(fits(urn, question.pair.urn) and (broadcast.id, urn) not in taken for urn in broadcast.urns)
+def _free_urn(
+    question: Question, broadcast: Listed, used: Collection[Place], fits: Callable[[str, str], bool]
+) -> Urn | None:
+    """The recipient of the broadcast that the question is about, if it is not somebody else's."""
+    if broadcast.created_on < question.earliest:
+        return None
+    free = (Urn(urn) for urn in broadcast.urns or () if (broadcast.id, urn) not in used)
+    return next((urn for urn in free if fits(urn, question.pair.urn)), None)
 
 
 def _match_anonymous(
@@ -176,17 +168,32 @@ def taken_by(holders: Iterable[Holder], listed: Sequence[Listed]) -> Taken:
     """
     by_id = {broadcast.id: broadcast for broadcast in listed}
     holders = list(holders)
-    taken: set[tuple[BroadcastId, Urn]] = set()
+    taken: set[Place] = set()
     for holder in holders:
         if (broadcast := by_id.get(holder.ref)) is not None:
             taken.update((holder.ref, urn) for urn in _held_urns(broadcast, holder))
-    owned = {ref for ref, _ in taken}
     for holder in holders:
         for pair in _other_pairs(holder, by_id.get(holder.ref)):
-            if (nearest := _nearest(holder.ref, pair, by_id, owned)) is not None:
-                owned.add(nearest.id)
-                taken.update((nearest.id, Urn(urn)) for urn in nearest.urns or (pair.urn,))
+            if (nearest := _nearest(holder.ref, pair, by_id, taken)) is not None:
+                taken.add(nearest)
     return frozenset(taken)
+
+
+def places_of(known: Iterable[Place], listed: Sequence[Listed]) -> Taken:
+    """Recipients of our own broadcasts, by the URNs that we posted, as the listing names them."""
+    by_id = {broadcast.id: broadcast for broadcast in listed}
+    return frozenset(
+        (ref, Urn(urn))
+        for ref, posted in known
+        if ref in by_id
+        for urn in _recipients(by_id[ref], posted)
+        if _same(urn, posted)
+    )
+
+
+def _recipients(broadcast: Listed, posted: Urn) -> tuple[str, ...]:
+    """The listed URNs; in an anonymous workspace, which hides them, what was posted stands for them."""
+    return (posted,) if broadcast.urns is None else broadcast.urns
 
 
 def _other_pairs(holder: Holder, broadcast: Listed | None) -> list[Pair]:
@@ -217,12 +224,19 @@ def _held_urns(broadcast: Listed, holder: Holder) -> Iterator[Urn]:
 
 
 def _nearest(
-    ref: BroadcastId, pair: Pair, by_id: Mapping[BroadcastId, Listed], owned: set[BroadcastId]
-) -> Listed | None:
+    ref: BroadcastId, pair: Pair, by_id: Mapping[BroadcastId, Listed], taken: Collection[Place]
+) -> Place | None:
+    """The free recipient, of the broadcast nearest in time, that a message of this pair went to."""
     if ref not in by_id:
         return None
-    fitting = [broadcast for broadcast in by_id.values() if broadcast.id not in owned and _fits(broadcast, pair)]
-    return min(fitting, key=lambda broadcast: abs(broadcast.created_on - by_id[ref].created_on), default=None)
+    fitting = [
+        (broadcast.id, Urn(urn))
+        for broadcast in by_id.values()
+        if broadcast.text == pair.text
+        for urn in _recipients(broadcast, pair.urn)
+        if _same(urn, pair.urn) and (broadcast.id, urn) not in taken
+    ]
+    return min(fitting, key=lambda place: abs(by_id[place[0]].created_on - by_id[ref].created_on), default=None)
 
 
 def _same(urn: str, posted: str) -> bool:
@@ -238,6 +252,12 @@ def _has_national_part(urn: str, posted: str) -> bool:
     a, b = _digits(urn), _digits(posted)
     shorter, longer = sorted((a, b), key=len)
     return len(shorter) >= _NATIONAL_DIGITS and longer.endswith(shorter)
+
+
+def alike(urn: Urn) -> str:
+    """Equal for URNs that RapidPro may take for one, however it normalises them (and now and then for others)."""
+    digits = _digits(urn)
+    return digits[-_NATIONAL_DIGITS:] if len(digits) >= _NATIONAL_DIGITS else urn
 
 
 def _digits(urn: str) -> str:

@@ -7,8 +7,9 @@ the view still has it, and `more` says that a sweep is due when the list runs lo
 
 import asyncio
 from bisect import insort
+from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from cht_rapidpro.domain.task import DocId, MessageId
@@ -21,11 +22,15 @@ Key = tuple[DocId, MessageId]
 
 @dataclass(frozen=True, slots=True, order=True)
 class Candidate:
-    """A message that CouchDB wants sent, as of when it was seen. `due`: ms since the epoch, 0 where unknown."""
+    """A message that CouchDB wants sent, as of when it was seen. `due`: ms since the epoch, 0 where unknown.
+
+    `text`: the hash of its text, equal for messages that may go out in one broadcast.
+    """
 
     due: int
     doc_id: DocId
     uuid: MessageId
+    text: int = field(compare=False)
 
     @property
     def key(self) -> Key:
@@ -52,6 +57,10 @@ class Backlog:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    def has_alike(self) -> bool:
+        """Whether two of those that wait have the same text."""
+        return len({candidate.text for candidate in self._waiting}) < len(self._waiting)
+
     def hint(self, candidate: Candidate) -> None:
         """Takes in what the feed has just shown as `pending`, also if it was held: somebody has changed it."""
         if candidate.key not in self._firm:
@@ -76,9 +85,22 @@ class Backlog:
             listener()
         return True
 
-    def take(self, count: int) -> list[Candidate]:
-        """Up to `count` candidates, oldest due first; each stays known until `done` or `hold`."""
-        taken, self._waiting = self._waiting[:count], self._waiting[count:]
+    def take(self, broadcasts: int, company: int = 1) -> list[Candidate]:
+        """Candidates for up to so many broadcasts, oldest due first; each stays known until `done` or `hold`.
+
+        `company`: how many messages of one text a broadcast may have; those behind the oldest are taken with it.
+        """
+        taken, left = [], []
+        seen: Counter[int] = Counter()
+        for candidate in self._waiting:
+            opens_another = seen[candidate.text] % company == 0
+            if broadcasts or not opens_another:
+                broadcasts -= opens_another
+                seen[candidate.text] += 1
+                taken.append(candidate)
+            else:
+                left.append(candidate)
+        self._waiting = left
         if self.more and len(self._waiting) <= self._capacity // 4:
             self.low.set()
         return taken

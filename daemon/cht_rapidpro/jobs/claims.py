@@ -179,11 +179,11 @@ class Claims:
         else:
             log.info("task.released", doc=held.doc_id, message=held.uuid)
         self._let_go(held)
-        for key in held.keys:
+        for key, message in zip(held.keys, held.messages, strict=True):
             if held.pause:
                 self._backlog.hold(key, _time() + held.pause, firmly=True)
             else:
-                self._backlog.add(Candidate(held.due, *key))
+                self._backlog.add(Candidate(held.due, *key, hash(message.text)))
 
     async def settle(self, held: HeldTask) -> None:
         """Writes what became of the task. It is a fact: while the document will not take it, it is tried again."""

@@ -8,15 +8,15 @@ between. So a message in doubt is found in RapidPro's listing, or it is missing 
 import asyncio
 import math
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
 import structlog
 
-from cht_rapidpro.domain.outgoing import BroadcastId, Created
-from cht_rapidpro.domain.reconcile import Absent, Found, Key, Pair, Unclear, Verdict, Young
+from cht_rapidpro.domain.outgoing import BroadcastId, Created, Pair
+from cht_rapidpro.domain.reconcile import Absent, Found, Key, Place, Unclear, Verdict, Young
 from cht_rapidpro.domain.task import Message
 from cht_rapidpro.jobs.claims import Claims
 from cht_rapidpro.jobs.held import HeldTask
@@ -79,7 +79,7 @@ class Doubts:
         self._request_time = request_time
         self._claim_timeout = claim_timeout
         self._open: dict[Key, Doubt] = {}
-        self._known: OrderedDict[BroadcastId, None] = OrderedDict()
+        self._known: OrderedDict[Place, Key] = OrderedDict()
         self._retry = _RETRY
         self._changed = asyncio.Event()
         self._in_flight: Counter[Pair] = Counter()
@@ -96,37 +96,35 @@ class Doubts:
         self._changed.set()
 
     @contextmanager
-    def posting(self, pair: Pair) -> Iterator[None]:
+    def posting(self, pairs: Collection[Pair]) -> Iterator[None]:
         """While a pair is being posted it is not looked up: the new broadcast would be taken for the one in doubt."""
-        self._in_flight[pair] += 1
+        self._in_flight.update(pairs)
         try:
             yield
         finally:
-            self._in_flight[pair] -= 1
-            if not self._in_flight[pair]:
-                del self._in_flight[pair]
+            self._in_flight.subtract(pairs)
+            self._in_flight = +self._in_flight
 
     async def is_shared(self, broadcast: BroadcastId, pair: Pair) -> bool:
         """Whether more than one task holds this broadcast for a message of this pair."""
         settings = self._settings.settings
         if settings is None or await self._lookup.holders_of(broadcast, pair, settings.values) <= 1:
             return False
-        self._known.pop(broadcast, None)
+        self._known.pop((broadcast, pair.urn), None)
         return True
 
-    def know(self, held: HeldTask, broadcast: BroadcastId) -> None:
-        """This broadcast is a message's whose outcome is known; its document may not say so yet."""
+    def know(self, held: HeldTask, message: Message, pair: Pair, broadcast: BroadcastId) -> None:
+        """This message went out in this broadcast; its document may not say so yet."""
         if held.is_lost:
             return  # whoever has the task now has to find it
-        self._known[broadcast] = None
+        self._known[broadcast, pair.urn] = held.doc_id, message.uuid
         if len(self._known) > _KNOWN:
             self._known.popitem(last=False)
 
     def forget(self, held: HeldTask) -> None:
         """The task is not ours any more: its broadcasts are to be found by whoever has it, perhaps by us again."""
-        for result in held.results.values():
-            if isinstance(result, Created):
-                self._known.pop(result.id, None)
+        for place in [place for place, key in self._known.items() if key in held.keys]:
+            del self._known[place]
         self._open = {key: doubt for key, doubt in self._open.items() if doubt.held is not held}
 
     async def keep_alike(self, taken_over: HeldTask) -> None:
@@ -220,7 +218,7 @@ class Doubts:
 
     def _created(self, doubt: Doubt, found: Found) -> Created:
         broadcast = found.broadcast
-        self.know(doubt.held, broadcast.id)
+        self.know(doubt.held, doubt.message, doubt.pair, broadcast.id)
         log.info(
             "broadcast.adopted",
             doc=doubt.held.doc_id,

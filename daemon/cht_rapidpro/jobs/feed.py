@@ -96,7 +96,7 @@ def _candidate(row: MessageRow) -> Candidate | None:
     value = row.value if isinstance(row.value, dict) else {}
     found = read_message({"uuid": value.get("id"), "to": value.get("to"), "message": value.get("content")})
     moment = row.due if isinstance(row.due, int | float) else 0
-    return Candidate(int(moment), row.doc_id, found.uuid) if found else None
+    return Candidate(int(moment), row.doc_id, found.uuid, hash(found.text)) if found else None
 
 
 def _candidates(doc: Doc) -> Iterator[Candidate]:
@@ -104,4 +104,4 @@ def _candidates(doc: Doc) -> Iterator[Candidate]:
     for task in tasks(doc):
         if task.get("state") == State.PENDING:
             for message in messages(task):
-                yield Candidate(due(task, doc) or 0, doc["_id"], message.uuid)
+                yield Candidate(due(task, doc) or 0, doc["_id"], message.uuid, hash(message.text))

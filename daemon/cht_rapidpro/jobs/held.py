@@ -7,7 +7,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from cht_rapidpro.domain.claim import Claim
-from cht_rapidpro.domain.outgoing import Created, Refused
+from cht_rapidpro.domain.outgoing import Created, Pair, Refused
 from cht_rapidpro.domain.task import DocId, Message, MessageId
 from cht_rapidpro.jobs.backlog import Key
 
@@ -38,6 +38,7 @@ class HeldTask:
     attempts: int = 0  # that may have had an effect: in flight, in doubt ever since, or an earlier holder's
     is_lost: bool = False
     pause: float = 0.0  # seconds to stay away once released: it met with trouble, others shall be tried
+    company: int = 1  # how many messages of the same text a broadcast with one of these may have
     renewing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -61,9 +62,14 @@ class HeldTask:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Turn:
-    """A message that may be posted next; the oldest due goes first."""
+    """A message that may be posted next; the oldest due goes first. `pair`: how RapidPro gets it, if it can."""
 
     due: int
     number: int
     task: HeldTask = field(compare=False)
     message: Message = field(compare=False)
+    pair: Pair | Refused = field(compare=False)
+
+    @property
+    def company(self) -> int:
+        return self.task.company if isinstance(self.pair, Pair) else 1

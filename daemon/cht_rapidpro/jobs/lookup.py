@@ -13,16 +13,16 @@ from typing import Any, Final
 from cht_rapidpro.adapters.couchdb import Couch
 from cht_rapidpro.adapters.rapidpro import Page, RapidPro
 from cht_rapidpro.domain.claim import claim_of
-from cht_rapidpro.domain.outgoing import BroadcastId, broadcast_of
+from cht_rapidpro.domain.outgoing import BroadcastId, Pair, pair_of
 from cht_rapidpro.domain.reconcile import (
     Holder,
     Key,
     Listed,
-    Pair,
+    Place,
     Question,
     Verdict,
     match,
-    pair_of,
+    places_of,
     taken_by,
 )
 from cht_rapidpro.domain.statuses import State
@@ -71,13 +71,13 @@ class Lookup:
         self,
         base: str,
         asked: Sequence[Asked],
-        known: Collection[BroadcastId],
+        known: Collection[Place],
         settings: Mapping[str, Any],
     ) -> dict[Key, Verdict | Blocked] | str:
         """A verdict for each message, or why RapidPro could not be asked.
 
-        `known`: broadcasts that are other messages' of ours, whether their documents say so yet or not. Open claims are
-        read before the settled tasks: what is settled in between is seen there.
+        `known`: what other messages of ours have brought about, by the URNs that we posted, whether their documents say
+        so yet or not. Open claims are read before the settled tasks: what is settled in between is seen there.
         """
         now = await self._clock(base)
         ahead = now - self._wall_clock()
@@ -86,9 +86,8 @@ class Lookup:
         if isinstance(listed, str):
             return listed
         blocked = await self._foreign_pairs({item.pair for item in asked}, settings)
-        taken = taken_by(await self._holders(listed, settings), listed)
-        free = [broadcast for broadcast in listed if broadcast.id not in known]
-        verdicts = match(questions, free, taken, adoptable_before=now - round(self._request_time * 1000))
+        taken = taken_by(await self._holders(listed, settings), listed) | places_of(known, listed)
+        verdicts = match(questions, listed, taken, adoptable_before=now - round(self._request_time * 1000))
         return {item.key: Blocked() if item.pair in blocked else verdicts[item.key] for item in asked}
 
     async def _clock(self, base: str) -> int:
@@ -161,18 +160,16 @@ class Lookup:
         for task in tasks(doc):
             claim = claim_of(task)
             if claim is not None and claim.instance != self._me and claim.at > oldest:
-                yield from (pair_of(broadcast_of(message, settings)) for message in messages(task))
+                yield from (pair_of(message, settings) for message in messages(task))
 
 
 def _holders_in(doc: Doc, ref: str, settings: Mapping[str, Any]) -> Iterable[Holder]:
     for task in tasks(doc):
         if gateway_ref(task) == ref:
-            yield Holder(
-                BroadcastId(ref), tuple(pair_of(broadcast_of(message, settings)) for message in messages(task))
-            )
+            yield Holder(BroadcastId(ref), tuple(pair_of(message, settings) for message in messages(task)))
 
 
 def _row_pair(value: Any, settings: Mapping[str, Any]) -> Pair | None:
     row = value if isinstance(value, dict) else {}
     message = read_message({"uuid": row.get("id"), "to": row.get("to"), "message": row.get("content")})
-    return pair_of(broadcast_of(message, settings)) if message else None
+    return pair_of(message, settings) if message else None

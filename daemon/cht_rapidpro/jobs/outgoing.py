@@ -3,11 +3,11 @@
 One loop, `_steer`, decides what starts and waits for nothing but its wake-up; what takes time runs in tasks of its own
 and wakes it when it ends. A message is in one place at any moment: waiting in the backlog, being claimed, ready (its
 claim stands and surely nothing was sent), in flight, in doubt (it may have been sent), or done. Stopping means that
-the loop ends, what is ready is released, and what is in flight is settled.
+the loop ends, what is ready is released, and what is in flight is settled. Messages of one text may share a broadcast;
+that is so from their turn until its answer, and not remembered: each is claimed, settled and looked up for itself.
 """
 
 import asyncio
-import heapq
 import itertools
 import math
 from collections import Counter
@@ -19,20 +19,33 @@ import structlog
 
 from cht_rapidpro.adapters.rapidpro import RapidPro
 from cht_rapidpro.config import Outgoing as OutgoingConfig
+from cht_rapidpro.config import Rapidpro
 from cht_rapidpro.domain.claim import Claim
-from cht_rapidpro.domain.outgoing import Answer, Broadcast, Created, Doubtful, Refused, Trouble, prepare
-from cht_rapidpro.domain.reconcile import pair_of
+from cht_rapidpro.domain.outgoing import (
+    MAX_URNS,
+    Again,
+    Answer,
+    Created,
+    Doubtful,
+    Pair,
+    Refused,
+    Trouble,
+    join,
+    prepare,
+    share,
+)
 from cht_rapidpro.domain.task import Message
 from cht_rapidpro.domain.valve import TROUBLE_PAUSE, Valve
 from cht_rapidpro.jobs.backlog import Backlog, Candidate, Key
 from cht_rapidpro.jobs.claims import Claims
 from cht_rapidpro.jobs.doubts import Doubt, Doubts
 from cht_rapidpro.jobs.held import HeldTask, Turn
+from cht_rapidpro.jobs.ready import Ready
 from cht_rapidpro.jobs.settings import SettingsWatch
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-AHEAD: Final = 4  # claims without an attempt, as a multiple of max_concurrency: enough to keep it busy (measured)
+AHEAD: Final = 4  # broadcasts claimed and not posted, as a multiple of max_concurrency: it stays busy (measured)
 RELEASE_AFTER: Final = 5.0  # seconds that sending may stand still before unused claims are given back
 MAX_DOUBTS: Final = 1000
 _LONGEST_STEP_BACK: Final = 3600.0
@@ -49,7 +62,7 @@ class Outgoing:
         rapidpro: RapidPro,
         settings: SettingsWatch,
         config: OutgoingConfig,
-        max_concurrency: int,
+        limits: Rapidpro,
     ) -> None:
         self._claims = claims
         self._doubts = doubts
@@ -57,12 +70,14 @@ class Outgoing:
         self._rapidpro = rapidpro
         self._settings = settings
         self._config = config
-        self._valve = Valve(max_concurrency)
-        self._max_ahead = AHEAD * max_concurrency
-        self._ready: list[Turn] = []
+        self._valve = Valve(limits.max_concurrency)
+        self._max_ahead = AHEAD * limits.max_concurrency
+        self._long_queue = limits.requests_per_hour / 60 or math.inf  # messages; more than that are a campaign
+        self._ready = Ready()
         self._numbers = itertools.count()
-        self._in_flight = 0
+        self._in_flight = 0  # broadcasts
         self._claiming = False
+        self._has_asked = False  # whether the workspace hides its URNs
         self._probing = False
         self._stopping = False
         self._target: str | None = None
@@ -91,11 +106,12 @@ class Outgoing:
             self._wake.clear()
             if self._target != self._settings.target:
                 self._target = self._settings.target
+                self._has_asked = False
                 self._valve.reset()
             delay = self._delay()
             if delay > RELEASE_AFTER:
                 self._release_ready()
-            elif not delay and self._valve.needs_probe:
+            elif not delay and (self._valve.needs_probe or self._has_to_ask()):
                 self._start_probe()
             elif not delay:
                 self._start_sends()
@@ -119,15 +135,38 @@ class Outgoing:
     async def _probe(self) -> None:
         if self._target is not None:
             answer = await self._rapidpro.probe(self._target)
-            self._valve.probed(answer, self._time())
+            if self._valve.needs_probe or answer is None:
+                self._valve.probed(answer, self._time())
+            self._has_asked = True
         self._probing = False
 
+    def _company(self) -> int:
+        """How many messages of one text may share a broadcast now."""
+        hides_urns = self._target is not None and self._rapidpro.hides_urns(self._target)
+        return MAX_URNS if self._would_gather() and hides_urns is False else 1
+
+    def _would_gather(self) -> bool:
+        match self._config.coalesce:
+            case "always":
+                return True
+            case "auto":
+                waiting = math.inf if self._backlog.more else len(self._backlog) + self._ready.messages
+                return waiting > self._long_queue
+            case "off":
+                return False
+
+    def _has_to_ask(self) -> bool:
+        """In an anonymous workspace nobody could tell later who of a broadcast's recipients got it."""
+        is_known = self._target is None or self._rapidpro.hides_urns(self._target) is not None
+        return not (is_known or self._has_asked) and self._would_gather() and self._backlog.has_alike()
+
     def _start_sends(self) -> None:
-        while self._ready and self._in_flight < self._valve.width and self._left() != 0:
-            turn = heapq.heappop(self._ready)
-            turn.task.attempts += 1  # from here on the task is not given back
+        while len(self._ready) and self._in_flight < self._valve.width and self._left() != 0:
+            turns = self._ready.pop()
+            for turn in turns:
+                turn.task.attempts += 1  # from here on the task is not given back
             self._in_flight += 1
-            self._start(self._send(turn))
+            self._start(self._send(turns))
 
     def _left(self) -> float:
         """Requests left in the budget; those that are about to start count as started."""
@@ -136,12 +175,13 @@ class Outgoing:
         return math.inf if left is None else max(0, left - max(0, self._in_flight - budget.open))
 
     def _start_claim(self) -> None:
-        if not self._claiming and (candidates := self._backlog.take(self._room())):
+        company = self._company()
+        if not self._claiming and (candidates := self._backlog.take(self._room(), company)):
             self._claiming = True
-            self._start(self._claim(candidates))
+            self._start(self._claim(candidates, company))
 
     def _room(self) -> int:
-        """How many messages to claim now: in batches, never far ahead of the sends, and none beyond the budget."""
+        """How many broadcasts to claim for now: in batches, never far ahead of the sends, none beyond the budget."""
         if len(self._doubts) >= MAX_DOUBTS:
             return 0
         width = self._valve.width
@@ -153,19 +193,19 @@ class Outgoing:
 
     def _release_ready(self) -> None:
         """Gives back every claim that nothing was sent under, so that others can act on the task again."""
-        unused = {turn.task for turn in self._ready if turn.task.is_unused}
-        self._ready = [turn for turn in self._ready if turn.task not in unused]
-        heapq.heapify(self._ready)
+        unused = {task for task in self._ready.tasks if task.is_unused}
+        self._ready.remove(unused)
         for held in unused:
             self._start(self._claims.release(held))
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
         self._work.create_task(work).add_done_callback(lambda _: self._wake.set())
 
-    async def _claim(self, candidates: list[Candidate]) -> None:
+    async def _claim(self, candidates: list[Candidate], company: int) -> None:
         held = await self._claims.claim(candidates)
         self._claiming = False
         for task in held:
+            task.company = self._company_of(task, company)
             if task.earlier is not None:
                 self._doubt_earlier(task, task.earlier)
             else:
@@ -179,63 +219,80 @@ class Outgoing:
         for message in held.messages:
             self._queue(held, message)
 
+    def _company_of(self, held: HeldTask, company: int) -> int:
+        """A task of several messages holds one gateway_ref: each of them keeps a broadcast of its own."""
+        if len(held.messages) > 1:
+            return 1
+        return max(1, company >> self._troubled[held.keys[0]])  # the trouble may be one of a group's alone
+
     def _queue(self, held: HeldTask, message: Message) -> None:
-        heapq.heappush(self._ready, Turn(held.due, next(self._numbers), held, message))
+        self._ready.put(Turn(held.due, next(self._numbers), held, message, self._prepare(message)))
         self._wake.set()
 
-    async def _send(self, turn: Turn) -> None:
-        """One message's turn; the slot is free again when the answer is there, before the task is settled."""
+    async def _send(self, turns: list[Turn]) -> None:
+        """One broadcast; its slot is free again when the answer is there, before the tasks are settled."""
+        answers: list[tuple[Turn, Answer | Again]] = []
         try:
-            answer = await self._post(turn.task, turn.message)
+            answers = await self._post(turns)
         finally:
             self._in_flight -= 1
             self._wake.set()
-        if not isinstance(answer, Doubtful):
-            turn.task.attempts -= 1
-        if answer is not None:
-            await self._conclude(turn.task, turn.message, answer)
-        elif self._stopping:
-            self._release_ready()
-
-    async def _post(self, held: HeldTask, message: Message) -> Answer | None:
-        """The answer of RapidPro; None where the message is not ours to send any more."""
-        broadcast = self._prepare(message)
-        if isinstance(broadcast, Refused):
-            return broadcast
-        while self._claims.age(held) > self._config.claim_timeout / 2:
-            if not await self._claims.renew(held):
-                self._doubts.forget(held)
-                return None
-        if self._target is None:
-            self._queue(held, message)
-            return None
-        pair = pair_of(broadcast)
-        with self._doubts.posting(pair):
-            answer = await self._rapidpro.post_broadcast(self._target, broadcast)
-        if isinstance(answer, Doubtful):
-            self._doubts.add(held, message, pair, since=self._time())
-        self._valve.learn(answer, self._time())
-        return answer
-
-    async def _conclude(self, held: HeldTask, message: Message, answer: Answer) -> None:
-        match answer:
-            case Created() | Refused():
-                self._log_result(held, message, answer)
-                held.results[message.uuid] = answer
-                if held.is_complete:
-                    await self._claims.settle(held)
-            case Doubtful(why):
-                log.warning("broadcast.doubted", doc=held.doc_id, message=message.uuid, why=why)
-            case Trouble():
-                self._step_back(held)
-                self._requeue(held, message)
-            case _:
-                self._requeue(held, message)
-
-    def _requeue(self, held: HeldTask, message: Message) -> None:
-        self._queue(held, message)
+        in_doubt = {turn for turn, answer in answers if isinstance(answer, Doubtful)}
+        for turn in turns:
+            turn.task.attempts -= turn not in in_doubt
+        for turn, answer in answers:
+            self._conclude(turn, answer)
         if self._stopping:
             self._release_ready()
+
+    async def _post(self, turns: list[Turn]) -> list[tuple[Turn, Answer | Again]]:
+        """What RapidPro's answer means for each of the messages; one that is not ours to send any more is left out."""
+        turns = await self._renewed(turns)
+        pairs = [turn.pair for turn in turns if isinstance(turn.pair, Pair)]
+        if not pairs:
+            return [(turn, turn.pair) for turn in turns if isinstance(turn.pair, Refused)]
+        if self._target is None:
+            return [(turn, Again(turn.company)) for turn in turns]
+        with self._doubts.posting(pairs):
+            answer = await self._rapidpro.post_broadcast(self._target, join(pairs))
+        if isinstance(answer, Doubtful):
+            for turn, pair in zip(turns, pairs, strict=True):
+                self._doubts.add(turn.task, turn.message, pair, since=self._time())
+        self._valve.learn(answer, self._time())
+        return list(zip(turns, share(answer, len(turns)), strict=True))
+
+    async def _renewed(self, turns: list[Turn]) -> list[Turn]:
+        """Those whose claim is young enough to post under it, which the others' first have to become."""
+        while stale := [turn for turn in turns if self._is_stale(turn.task)]:
+            async with asyncio.TaskGroup() as group:
+                renewing = {turn: group.create_task(self._claims.renew(turn.task)) for turn in stale}
+            for turn, renewed in renewing.items():
+                if not renewed.result():
+                    self._doubts.forget(turn.task)
+                    turns = [other for other in turns if other is not turn]
+        return turns
+
+    def _is_stale(self, held: HeldTask) -> bool:
+        return self._claims.age(held) > self._config.claim_timeout / 2
+
+    def _conclude(self, turn: Turn, answer: Answer | Again) -> None:
+        held, message = turn.task, turn.message
+        match answer:
+            case Created() | Refused():
+                self._log_result(turn, answer)
+                held.results[message.uuid] = answer
+                if held.is_complete:
+                    self._start(self._claims.settle(held))
+            case Doubtful(why):
+                log.warning("broadcast.doubted", doc=held.doc_id, message=message.uuid, why=why)
+            case Again(size):
+                held.company = size
+                self._queue(held, message)
+            case Trouble():
+                self._step_back(held)
+                self._queue(held, message)
+            case _:
+                self._queue(held, message)
 
     def _step_back(self, held: HeldTask) -> None:
         """Lets others be tried first after the pause: the trouble may be about this message (a firewall's, say).
@@ -250,18 +307,19 @@ class Outgoing:
         if self._troubled[key] > 1:
             held.pause = min(TROUBLE_PAUSE * 2.0 ** (self._troubled[key] - 2), _LONGEST_STEP_BACK)
 
-    def _log_result(self, held: HeldTask, message: Message, result: Created | Refused) -> None:
+    def _log_result(self, turn: Turn, result: Created | Refused) -> None:
+        held, message = turn.task, turn.message
         known = log.bind(doc=held.doc_id, message=message.uuid)
         self._troubled.pop(held.keys[0], None)
-        if isinstance(result, Created):
-            self._doubts.know(held, result.id)
-            known.info("broadcast.created", gateway_ref=result.id, status=result.status)
-        else:
+        if isinstance(result, Refused):
             known.warning("broadcast.refused", reason=result.reason)
+        elif isinstance(turn.pair, Pair):
+            self._doubts.know(held, message, turn.pair, result.id)
+            known.info("broadcast.created", gateway_ref=result.id, status=result.status)
 
     # -- doubt ------------------------------------------------------------------------------------------------------
 
-    def _prepare(self, message: Message) -> Broadcast | Refused:
+    def _prepare(self, message: Message) -> Pair | Refused:
         settings = self._settings.settings
         return prepare(message, settings.values if settings else {})
 
@@ -272,9 +330,9 @@ class Outgoing:
         since = started.loop if is_own else self._time()
         held.attempts += 1
         for message in held.messages:
-            broadcast = self._prepare(message)
-            if isinstance(broadcast, Broadcast):
-                self._doubts.add(held, message, pair_of(broadcast), since)
+            pair = self._prepare(message)
+            if isinstance(pair, Pair):
+                self._doubts.add(held, message, pair, since)
             else:
                 self._queue(held, message)
         if not is_own:
