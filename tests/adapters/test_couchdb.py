@@ -246,7 +246,20 @@ async def test_messages_come_in_pages_oldest_first_with_the_rows_that_hold_no_me
     assert {row.value["id"] for row in rows if row.value} == {"m-0", "m-1", "m-2", "m-3"}
     assert rows[0].value == {"id": "m-0", "to": "+254712345678", "content": "text 0"}
     for page_size in (1, 2, 3, 5):
-        assert await _messages(couch, page_size) == rows
+        paged = await _messages(couch, page_size)
+        assert [row for number, row in enumerate(paged) if row not in paged[:number]] == rows
+
+
+async def test_what_leaves_between_two_pages_hides_no_other_row(couch: Couch, medic: Database) -> None:
+    """Hundreds of tasks have one due time, and the relay settles some of them while the sweep reads on."""
+    docs = [data_record(task(message(f"text {number}"), due=10), doc_id=f"doc-{number}") for number in range(9)]
+    await medic.bulk(docs)
+    seen = set()
+    async for page in couch.messages_in("pending-or-forwarded", 4):
+        seen |= {row.doc_id for row in page}
+        for doc_id in ("doc-0", "doc-1", "doc-2"):
+            await medic.edit(doc_id, lambda doc: {**doc, "tasks": [{**doc["tasks"][0], "state": "sent"}]})
+    assert seen == {doc["_id"] for doc in docs}
 
 
 async def _messages(couch: Couch, page_size: int) -> list[MessageRow]:

@@ -33,6 +33,7 @@ Rev = NewType("Rev", str)
 BULK_BYTES: Final = 4 * 1024 * 1024
 BULK_ROWS: Final = 500
 PAGE: Final = 500
+OVERLAP: Final = 500  # rows; what the relay can settle while a page is on its way
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=60, sock_connect=10)
 _TOO_LARGE_OR_MALFORMED: Final = frozenset({400, 413})
 _REJECTING: Final = frozenset({"forbidden", "unauthorized", "document_too_large", "doc_validation", "bad_request"})
@@ -126,21 +127,22 @@ class Couch:
             return Seq(str((await self._database.info())["update_seq"]))
 
     async def messages_in(self, state: str, page_size: int = PAGE) -> AsyncGenerator[list[MessageRow], None]:
-        """The messages of the tasks in a state, oldest due first, in pages.
+        """The messages of the tasks in a state, oldest due first, in pages; a row may come twice.
 
         `state`: one of CHT's, or `pending-or-forwarded`, the view's name for what may be sent. Pages by key; equal keys
-        (a thousand reminders of one due time) are stepped over with `skip`. What leaves the state while this goes
-        on may hide as many others.
+        (a thousand reminders of one due time) are stepped over with `skip`, but for the last `OVERLAP` of them: as many
+        may leave the state between two pages without hiding others, which would then wait for the next sweep.
         """
         start: object = None
-        skip = 0
-        while page := await self._page(state, start, skip, page_size):
+        skip, limit = 0, page_size
+        while page := await self._page(state, start, skip, limit):
             yield page
-            if len(page) < page_size:
+            if len(page) < limit:
                 return
             last = page[-1].due
-            same = sum(1 for row in page if row.due == last)
-            start, skip = last, same + (skip if last == start else 0)
+            same = sum(1 for row in page if row.due == last) + (skip if last == start else 0)
+            start, skip = last, max(0, same - OVERLAP)
+            limit = page_size + same - skip
 
     async def _page(self, state: str, start: object, skip: int, limit: int) -> list[MessageRow]:
         first = [state] if start is None else [state, start]
