@@ -43,11 +43,12 @@ format: install ## let ruff format and mend what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-soak: install ## ten minutes of random faults; ARGS="--daemons 2 --repeated", --seed N, --minutes N
+soak: install ## ten minutes of random faults; ARGS="--daemons 2 --repeated --coalesce always", --seed N, --minutes N
 	$(BIN)/python -m tests.faults.soak $(ARGS)
 
 bench: install ## the benchmarks in small form
 	$(BIN)/python -m bench.outgoing
+	$(BIN)/python -m bench.coalescing
 	$(BIN)/python -m bench.memory
 
 lock: install ## renew requirements.lock and package-lock.json
