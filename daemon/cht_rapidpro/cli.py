@@ -17,6 +17,7 @@ import structlog
 
 from cht_rapidpro import app, config, logs
 from cht_rapidpro.adapters.state_dir import state_directory
+from cht_rapidpro.check import report
 from cht_rapidpro.errors import ConfigError, GatewayError
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -33,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         match args.command:
             case "run":
                 return _run(args.config)
+            case "check":
+                return _check(args.config, offline=args.offline, as_json=args.json)
             case "demo":
                 return _demo(keep=args.keep)
             case _:
@@ -53,6 +56,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="run the daemon until SIGTERM or SIGINT")
     run.add_argument("--config", type=Path, required=True, metavar="FILE", help="the TOML configuration")
+    check = commands.add_parser("check", help="look at every dependency, and say what to do about each finding")
+    check.add_argument("--config", type=Path, required=True, metavar="FILE", help="the TOML configuration")
+    check.add_argument("--offline", action="store_true", help="the configuration alone, nothing is connected to")
+    check.add_argument("--json", action="store_true", help="for machines")
     demo = commands.add_parser("demo", help="show the whole gateway on this machine, no configuration needed")
     demo.add_argument("--keep", action="store_true", help="keep running afterwards, until Ctrl-C")
     commands.add_parser("version", help="print the version")
@@ -71,6 +78,13 @@ def _run(path: Path) -> int:
             log.critical("daemon.crashed", exc_info=True)
             return CRASHED
     return 0
+
+
+def _check(path: Path, *, offline: bool, as_json: bool) -> int:
+    logs.configure("error", "console", sys.stderr)
+    findings = asyncio.run(report.check(path, os.environ, offline=offline))
+    print(report.as_json(findings) if as_json else report.as_text(findings))
+    return 0 if report.is_good(findings) else CRASHED
 
 
 def _demo(*, keep: bool) -> int:

@@ -43,6 +43,21 @@ def state_directory(path: Path) -> Iterator[str]:
         os.close(lock)
 
 
+def is_in_use(path: Path) -> bool:
+    """Whether a daemon holds the lock on the directory at this moment."""
+    try:
+        lock = os.open(path / "lock", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
 def _instance_id(file: Path) -> str:
     try:
         found = file.read_text().strip()

@@ -34,13 +34,14 @@ def normalize(phone: object, settings: Mapping[str, object]) -> str | None:
     # Letters could be a vanity number, an extension or a `tel:` URI for the library: CHT refuses all of them.
     if not isinstance(phone, str) or _ASCII_LETTER.search(phone):
         return None
-    number = _parse(phone, _default_region(settings.get("default_country_code")))
+    number = _parse(phone, default_region(settings.get("default_country_code")))
     if number is None or not _accepts(settings.get("phone_validation"), number):
         return None
     return _format(number, phone)
 
 
-def _default_region(default_country_code: object) -> str | None:
+def default_region(default_country_code: object) -> str | None:
+    """The region (ISO 3166 alpha-2) that a number without a calling code belongs to; None: such numbers fail."""
     region = phonenumbers.region_code_for_country_code(_calling_code(default_country_code))
     return region if region in phonenumbers.SUPPORTED_REGIONS else None
 

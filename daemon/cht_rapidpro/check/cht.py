@@ -1,0 +1,78 @@
+"""The check of CHT's app settings: who sends, with which address, and what would keep messages from being made.
+
+Reads the documents that the daemon reads and judges them by the daemon's own rules, so that the two cannot differ.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from cht_rapidpro.check.finding import Finding, bad, good, note
+from cht_rapidpro.config import Cht, Rapidpro
+from cht_rapidpro.config_values import check_url
+from cht_rapidpro.domain import phone
+from cht_rapidpro.domain.settings import OUR_SERVICE, AppSettings, choose
+from cht_rapidpro.errors import ConfigError
+
+_TO_PASTE: Final = json.dumps({"sms": {"outgoing_service": OUR_SERVICE}})
+
+
+def check_settings(settings: AppSettings | str, cht: Cht, rapidpro: Rapidpro) -> Iterator[Finding]:
+    """`settings`: the snapshot, or why there is none."""
+    if isinstance(settings, str):
+        yield bad("cht.settings", f"{settings}: nothing is sent", "check [couchdb] database; does CHT run on it?")
+        return
+    version = f"CHT {settings.cht_version}" if settings.cht_version else "CHT of an unknown version"
+    yield good("cht.settings", f"the app settings can be read ({version})")
+    yield _service(settings, cht)
+    yield _address(settings, rapidpro)
+    yield _country(settings.values)
+    yield from _transitions(settings.values)
+
+
+def _service(settings: AppSettings, cht: Cht) -> Finding:
+    about = "cht.outgoing_service"
+    choice = choose(settings, cht.outgoing_service)
+    if choice.sends:
+        return good(about, f"we send: {choice.why}")
+    if choice.conflict:
+        says = f"nothing is sent, because two gateways would send everything twice: {choice.why}"
+        return bad(about, says, f"put into the app settings: {_TO_PASTE}")
+    return note(about, f"nothing is sent: {choice.why}", f"to send, put into the app settings: {_TO_PASTE}")
+
+
+def _address(settings: AppSettings, rapidpro: Rapidpro) -> Finding:
+    about = "cht.rapidpro_url"
+    if rapidpro.url:
+        other = settings.rapidpro_url.rstrip("/")
+        if other and other != rapidpro.url:
+            return note(
+                about, f"[rapidpro] url is used, sms.rapidpro.url in the app settings is another one: {other!r}"
+            )
+        return good(about, "the address is pinned by [rapidpro] url")
+    try:
+        url = check_url(settings.rapidpro_url, allow_plain_http=rapidpro.allow_plain_http)
+    except ConfigError as error:
+        return bad(about, f"[rapidpro] url is empty, and sms.rapidpro.url in the app settings: {error}", "set one")
+    says = f"{url} comes from the app settings: whoever may edit them decides who gets our token"
+    return note(about, says, "pin it by [rapidpro] url")
+
+
+def _country(values: Mapping[str, Any]) -> Finding:
+    about, code = "cht.default_country_code", values.get("default_country_code")
+    region = phone.default_region(code)
+    if region is None:
+        says = f"default_country_code is {code!r}: numbers without + are sent as they stand"
+        return note(about, says, 'set it to a calling code such as "254" in the app settings')
+    return good(about, f"numbers without + belong to {region}")
+
+
+def _transitions(values: Mapping[str, Any]) -> Iterator[Finding]:
+    transitions = values.get("transitions")
+    resolve = transitions.get("resolve_pending") if isinstance(transitions, Mapping) else None
+    if resolve and not (isinstance(resolve, Mapping) and resolve.get("disable")):
+        yield bad(
+            "cht.resolve_pending",
+            "the transition resolve_pending is on: it turns every pending message into sent, and no gateway sees one",
+            'take "resolve_pending" out of transitions in the app settings',
+        )

@@ -1,0 +1,72 @@
+"""The check of this machine: the files with secrets, the state directory, the addresses to listen at.
+
+A running daemon holds the lock on its state directory and listens already; that is how it should be, and no finding.
+"""
+
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+
+from cht_rapidpro.adapters.state_dir import is_in_use
+from cht_rapidpro.check.finding import Finding, bad, good, note
+from cht_rapidpro.config import Config
+
+
+def check_files(path: Path, config: Config) -> Iterator[Finding]:
+    """The configuration file and the files of secrets that it names."""
+    yield good("config.file", f"{path} can be used")
+    for warning in config.warnings:
+        yield note("config.file", warning)
+    holds_secret = any("stands in the file" in warning for warning in config.warnings)
+    secrets = [path.absolute().parent / name for name in _secret_files(config)]
+    for file in [*secrets, *[path] * holds_secret]:
+        yield _permissions(file)
+
+
+def _secret_files(config: Config) -> Iterator[str]:
+    """Every key of every section that names a file with a secret."""
+    for section in (getattr(config, field.name) for field in msgspec.structs.fields(config)):
+        if isinstance(section, msgspec.Struct):
+            named = (field.name for field in msgspec.structs.fields(section) if field.name.endswith("_file"))
+            yield from (file for name in named if name != "ca_file" and (file := getattr(section, name)))
+
+
+def _permissions(file: Path) -> Finding:
+    about = "config.permissions"
+    mode = file.stat().st_mode
+    if mode & stat.S_IROTH:
+        return bad(about, f"every user of this machine can read the secret in {file}", f"chmod 600 {file}")
+    return good(about, f"{file} is not readable by everyone ({stat.filemode(mode)})")
+
+
+def check_state_dir(state_dir: Path) -> Iterator[Finding]:
+    about = "host.state_dir"
+    if is_in_use(state_dir):
+        yield good(about, f"a daemon is running on {state_dir}")
+    elif not state_dir.is_dir():
+        yield note(about, f"{state_dir} does not exist yet: the daemon makes it at its first start")
+    elif not os.access(state_dir, os.W_OK | os.X_OK):
+        yield bad(
+            about, f"{state_dir} cannot be written to by this user", "give it to the user that the daemon runs as"
+        )
+    else:
+        yield good(about, f"{state_dir} can be written to; no daemon is running on it")
+
+
+def check_address(about: str, address: str) -> Finding:
+    """Whether a daemon could listen there; `address`: host and port."""
+    host, _, port = address.rpartition(":")
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+        for family, kind, protocol, _, place in found:
+            with closing(socket.socket(family, kind, protocol)) as listener:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.bind(place)
+    except OSError as error:
+        return bad(about, f"{address} cannot be listened at: {error.strerror}", "name another one, or end who has it")
+    return good(about, f"{address} is free")

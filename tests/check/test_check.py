@@ -1,0 +1,280 @@
+"""`check` against a healthy installation, and against one broken thing at a time: the finding that names it."""
+
+import asyncio
+import json
+import subprocess
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cht_rapidpro.demo.couchdb import CouchDBServer
+from cht_rapidpro.demo.database import Database
+from cht_rapidpro.demo.process import COMMAND, Daemon
+from cht_rapidpro.demo.rapidpro import Answer, Fault, RapidPro
+from tests.conftest import TOKEN
+from tests.gate import until
+from tests.scripted import HTML, RESET, Raw, Reply, Request, scripted
+
+SECRET = "correct horse"
+
+
+@dataclass
+class Site:
+    """An installation as its `config.toml` describes it; a case breaks one thing of it before the check."""
+
+    folder: Path
+    couchdb: CouchDBServer
+    medic: Database
+    rapidpro: RapidPro
+    sections: dict[str, dict[str, object]]
+
+    async def change_settings(self, **values: object) -> None:
+        await self.medic.edit("settings", lambda doc: {**doc, "settings": {**doc["settings"], **values}})
+
+    def write(self) -> Path:
+        return self.daemon().config
+
+    def daemon(self) -> Daemon:
+        rapidpro = {"url": self.rapidpro.url}
+        return Daemon(self.folder, self.couchdb, self.medic.name, rapidpro, TOKEN, self.sections)
+
+
+@pytest.fixture
+def site(tmp_path: Path, couchdb: CouchDBServer, medic: Database, rapidpro: RapidPro) -> Site:
+    return Site(tmp_path / "site", couchdb, medic, rapidpro, {})
+
+
+async def run(path: Path, *options: str) -> tuple[int, str]:
+    command = [COMMAND, "check", "--config", str(path), *options]
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60, check=False)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, done.stdout + done.stderr
+
+
+async def findings(path: Path) -> list[dict[str, Any]]:
+    _, printed = await run(path, "--json")
+    found: list[dict[str, Any]] = json.loads(printed)
+    return found
+
+
+async def test_a_healthy_site_has_nothing_to_mend(site: Site) -> None:
+    code, printed = await run(site.write())
+    lines = printed.splitlines()
+    assert (code, lines[-1][:12]) == (0, "0 to mend, 0"), printed
+    assert {line[0] for line in lines[:-1]} == {"✓"}
+    for about in ("couchdb.rights", "cht.outgoing_service", "rapidpro.token", "rapidpro.clock", "host.state_dir"):
+        assert f"✓ {about}: " in printed
+
+
+async def test_offline_connects_to_nothing(site: Site) -> None:
+    path = site.write()
+    before = len(site.rapidpro.calls)
+    code, printed = await run(path, "--offline")
+    assert code == 0
+    assert "couchdb." not in printed
+    assert len(site.rapidpro.calls) == before
+
+
+async def test_a_file_that_cannot_be_used_is_exit_78(site: Site) -> None:
+    path = site.write()
+    path.write_text(path.read_text() + "\n[rapidprro]\n")
+    code, printed = await run(path)
+    assert code == 78
+    assert 'did you mean "rapidpro"' in printed
+
+
+Break = Callable[[Site], Awaitable[None] | None]
+
+
+def keys(section: str, **values: object) -> Break:
+    def change(site: Site) -> None:
+        site.sections.setdefault(section, {}).update(values)
+
+    return change
+
+
+def app_settings(**values: object) -> Break:
+    return lambda site: site.change_settings(**values)
+
+
+def answers(answer: Answer) -> Break:
+    return lambda site: site.rapidpro.fail(Fault("any", answer, times=None))
+
+
+async def _no_settings(site: Site) -> None:
+    await site.medic.delete("settings")
+
+
+async def _no_object(site: Site) -> None:
+    await site.medic.edit("settings", lambda doc: {**doc, "settings": [1]})
+
+
+async def _no_view(site: Site) -> None:
+    await site.medic.delete("_design/medic-sms")
+
+
+async def _wrong_password(site: Site) -> None:
+    site.write()
+    (site.folder / "wrong").write_text(SECRET)
+    site.sections["couchdb"] = {"password_file": "wrong"}
+
+
+async def _readable(site: Site) -> None:
+    site.write()
+    (site.folder / "open").write_text(TOKEN)
+    (site.folder / "open").chmod(0o644)
+    site.sections["rapidpro"] = {"token_file": "open"}
+
+
+def _suspicious_token(site: Site) -> None:
+    site.rapidpro.tokens = {"another"}
+
+
+def _powerless(site: Site) -> None:
+    site.rapidpro.tokens = set()
+    site.rapidpro.powerless_tokens = {TOKEN}
+
+
+def _country(site: Site) -> None:
+    site.rapidpro.country = "UG"
+
+
+def _anonymous(site: Site) -> None:
+    site.rapidpro.anonymous = True
+
+
+def _late(site: Site) -> None:
+    site.rapidpro.clock = lambda: 1_700_000_000.0
+
+
+def _no_folder(site: Site) -> None:
+    site.sections["cht"] = {"state_dir": "not/there"}
+
+
+BROKEN: dict[str, tuple[Break, str, str, str]] = {
+    "couchdb away": (keys("couchdb", url="http://127.0.0.1:1"), "bad", "couchdb.reachable", "does not answer"),
+    "wrong password": (_wrong_password, "bad", "couchdb.credentials", "refuses the user"),
+    "no such database": (keys("couchdb", database="medik"), "bad", "couchdb.database", "there is no database"),
+    "views missing": (_no_view, "bad", "couchdb.views", "medic-sms/messages_by_gateway_ref is missing"),
+    "no settings": (_no_settings, "bad", "cht.settings", "does not exist"),
+    "settings without object": (_no_object, "bad", "cht.settings", "has no object"),
+    "a phone is chosen": (app_settings(sms={}), "note", "cht.outgoing_service", "nothing is sent"),
+    "two gateways": (
+        app_settings(sms={"outgoing_service": "rapidpro"}),
+        "bad",
+        "cht.outgoing_service",
+        "two gateways would send everything twice",
+    ),
+    "another name": (
+        keys("cht", outgoing_service="ours"),
+        "note",
+        "cht.outgoing_service",
+        "configured is 'ours'",
+    ),
+    "another address in CHT": (
+        app_settings(sms={"outgoing_service": "cht-rapidpro", "rapidpro": {"url": "https://rapidpro.example.org"}}),
+        "note",
+        "cht.rapidpro_url",
+        "is another one",
+    ),
+    "no address": (keys("rapidpro", url=""), "bad", "cht.rapidpro_url", "[rapidpro] url is empty"),
+    "no country": (app_settings(default_country_code=None), "note", "cht.default_country_code", "numbers without +"),
+    "every message resolved": (
+        app_settings(transitions={"resolve_pending": True}),
+        "bad",
+        "cht.resolve_pending",
+        "turns every pending message into sent",
+    ),
+    "RapidPro away": (keys("rapidpro", url="http://127.0.0.1:1"), "bad", "rapidpro.reachable", "does not answer"),
+    "RapidPro without TLS": (
+        keys("rapidpro", url="https://127.0.0.1:1"),
+        "bad",
+        "rapidpro.reachable",
+        "does not answer",
+    ),
+    "a token of nobody": (_suspicious_token, "bad", "rapidpro.token", "Invalid token"),
+    "a token that may nothing": (_powerless, "bad", "rapidpro.token", "permission"),
+    "moved": (
+        answers(Answer(301, "", headers={"Location": "https://example.org/"})),
+        "bad",
+        "rapidpro.reachable",
+        "redirects",
+    ),
+    "a proxy's page": (answers(Answer(200, "<html></html>", "text/html")), "bad", "rapidpro.reachable", "HTTP 200"),
+    "throttled": (answers(Answer(429, "{}")), "note", "rapidpro.token", "throttling"),
+    "another country": (_country, "bad", "rapidpro.country", "of UG"),
+    "anonymous": (_anonymous, "note", "rapidpro.anonymous", "hides phone numbers"),
+    "a clock of last year": (_late, "bad", "rapidpro.clock", "differ by"),
+    "a secret for everyone": (_readable, "bad", "config.permissions", "every user of this machine"),
+    "a secret in the file": (keys("rapidpro", token=TOKEN), "note", "config.file", "stands in the file itself"),
+    "no state directory": (_no_folder, "note", "host.state_dir", "does not exist yet"),
+}
+
+
+@pytest.mark.parametrize(("breaks", "mark", "about", "says"), BROKEN.values(), ids=BROKEN)
+async def test_a_broken_thing_has_its_finding(breaks: Break, mark: str, about: str, says: str, site: Site) -> None:
+    done = breaks(site)
+    if done is not None:
+        await done
+    path = site.write()
+    found = [one for one in await findings(path) if one["mark"] != "good"]
+    named = [one for one in found if one["about"] == about and says in one["says"]]
+    assert named, found
+    assert named[0]["mark"] == mark
+    assert named[0]["remedy"] or mark == "note"
+    assert SECRET not in str(found)
+    assert TOKEN not in str(found)
+
+
+async def test_a_running_daemon_is_no_finding(site: Site) -> None:
+    daemon = site.daemon()
+    await daemon.start()
+    try:
+        await until(lambda: any(entry["event"] == "sending.enabled" for entry in daemon.events()))
+        found = await findings(daemon.config)
+    finally:
+        await daemon.stop()
+    assert {one["mark"] for one in found} == {"good"}
+    assert [one["says"] for one in found if one["about"] == "host.state_dir"] == [
+        f"a daemon is running on {site.folder}"
+    ]
+
+
+COUCHDBS: dict[str, tuple[Reply | Raw, str, str]] = {
+    "a proxy's page": (HTML, "couchdb.reachable", "not as CouchDB does"),
+    "a reset": (RESET, "couchdb.reachable", "does not answer"),
+    "another service": (Reply({"name": "search"}), "couchdb.reachable", "not as CouchDB does"),
+    "an old version": (Reply({"couchdb": "Welcome", "version": "1.7.2"}), "couchdb.version", "too old"),
+    "no Date": (Reply({"couchdb": "Welcome", "version": "3.5.0"}), "couchdb.database", "HTTP 500"),
+}
+
+
+@pytest.mark.parametrize(("root", "about", "says"), COUCHDBS.values(), ids=COUCHDBS)
+async def test_what_is_no_couchdb_is_told(root: Reply | Raw, about: str, says: str, site: Site) -> None:
+    async def script(request: Request) -> Reply | Raw:
+        return root if request.name == "GET " else Reply({}, 500)
+
+    async with scripted(script) as server:
+        site.sections["couchdb"] = {"url": server.url}
+        found = [one for one in await findings(site.write()) if one["mark"] == "bad"]
+    assert any(one["about"] == about and says in one["says"] for one in found), found
+
+
+async def test_a_user_without_rights_is_told(site: Site) -> None:
+    """Somebody who may read and not write."""
+
+    async def script(request: Request) -> Reply | Raw:
+        if request.name == "POST _bulk_docs":
+            return Reply({"error": "forbidden"}, 403)
+        roles = {"userCtx": {"name": "reader", "roles": ["readers"]}}
+        return Reply({"couchdb": "Welcome", "version": "3.5.0", "rows": [], **roles})
+
+    async with scripted(script) as server:
+        site.sections["couchdb"] = {"url": server.url}
+        found = await findings(site.write())
+    (rights,) = [one for one in found if one["about"] == "couchdb.rights"]
+    assert (rights["mark"], "may not write" in rights["says"]) == ("bad", True)
+    assert any("as reader (readers)" in one["says"] for one in found)
