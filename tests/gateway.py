@@ -12,6 +12,7 @@ from cht_rapidpro.config_values import Secret
 from cht_rapidpro.demo.database import Database, Doc
 from cht_rapidpro.demo.rapidpro import RapidPro
 from cht_rapidpro.domain.claim import Instance
+from cht_rapidpro.jobs.reload import Reload
 from tests.clock import jump, wall_clock
 from tests.gate import Gate, until
 
@@ -35,7 +36,8 @@ async def running(config: Config, me: Instance | None = None) -> AsyncIterator[a
     """
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:
-        group.create_task(serve(config, me or Instance(uuid4().hex, "test"), stop, wall_clock))
+        reload = Reload(config, lambda: config, asyncio.Event())
+        group.create_task(serve(config, me or Instance(uuid4().hex, "test"), stop, wall_clock, reload))
         try:
             yield stop
         finally:

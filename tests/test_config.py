@@ -96,6 +96,7 @@ def test_values_arrive_as_their_keys_and_units(write: Callable[[str], Path]) -> 
             f"{path}: [couchdb] password stands in the file itself; password_file is the safer place",
             f"{path}: [incoming] is not used by this version",
         ),
+        fixed=("rapidpro-token: environment variable CHT_RAPIDPRO_RAPIDPRO_TOKEN",),
     )
 
 
@@ -129,7 +130,8 @@ def test_values_arrive_as_their_keys_and_units(write: Callable[[str], Path]) -> 
         ('[couchdb]\ndatabase = "Medic"', ['[couchdb] database: found "Medic"; allowed: a-z first']),
         ('[couchdb]\ndatabase = "medic\\n"', ["[couchdb] database"]),
         ('[cht]\noutgoing_service = " "', ['[cht] outgoing_service: found " "; allowed: "auto"']),
-        ('[cht]\ncredentials = "vault"', ['[cht] credentials: found "vault"; allowed: "config"']),
+        ('[cht]\ncredentials = "safe"', ['[cht] credentials: found "safe"; allowed: "config" or "vault"']),
+        ('[cht]\ncredentials = "vault"', ['[rapidpro] token: found one beside [cht] credentials = "vault"']),
         ('[cht]\ninstance = "a\\u0007"', ["[cht] instance"]),
         ('[log]\nlevel = "loud"', ['[log] level: found "loud"; allowed: "debug", "info", "warning" or "error"']),
         ("[log]\nformat = 1979-05-27", ["[log] format: found a value of type date", '"json"']),

@@ -14,18 +14,23 @@ from typing import Final
 
 import structlog
 
+from cht_rapidpro import logs
 from cht_rapidpro.adapters.couchdb import Couch
 from cht_rapidpro.adapters.rapidpro import RapidPro
+from cht_rapidpro.adapters.vault import Vault
 from cht_rapidpro.config import Config
 from cht_rapidpro.domain.claim import Instance
 from cht_rapidpro.jobs.backlog import Backlog
 from cht_rapidpro.jobs.claims import Claims
+from cht_rapidpro.jobs.credentials import Credentials
 from cht_rapidpro.jobs.doubts import Doubts
 from cht_rapidpro.jobs.feed import Feed
 from cht_rapidpro.jobs.lookup import Lookup
 from cht_rapidpro.jobs.outgoing import Outgoing
+from cht_rapidpro.jobs.reload import Reload
 from cht_rapidpro.jobs.settings import SettingsWatch
 from cht_rapidpro.jobs.writer import Writer
+from cht_rapidpro.keyring import Keyring, Secrets
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -35,10 +40,13 @@ _WRITE_BUDGET: Final = 15.0
 _REQUEST_MARGIN: Final = 2.0
 
 
-async def run(config: Config, instance_id: str) -> None:
-    """Runs the daemon until SIGTERM or SIGINT. Whatever it cannot handle is raised: a restart is the recovery."""
-    stop = asyncio.Event()
-    with _stop_signals(stop):
+async def run(config: Config, instance_id: str, load: Callable[[], Config]) -> None:
+    """Runs the daemon until SIGTERM or SIGINT. Whatever it cannot handle is raised: a restart is the recovery.
+
+    `load` reads the configuration anew, at SIGHUP.
+    """
+    stop, hangup = asyncio.Event(), asyncio.Event()
+    with _stop_signals(stop), _hangup_signal(hangup):
         log.info(
             "daemon.started",
             version=version("cht-rapidpro"),
@@ -46,13 +54,17 @@ async def run(config: Config, instance_id: str) -> None:
             couchdb=config.couchdb.url,
             database=config.couchdb.database,
         )
-        await serve(config, Instance(instance_id, config.cht.instance), stop, _wall_clock)
+        reload = Reload(config, load, hangup)
+        await serve(config, Instance(instance_id, config.cht.instance), stop, _wall_clock, reload)
         log.info("daemon.stopped")
 
 
-async def serve(config: Config, me: Instance, stop: asyncio.Event, wall_clock: Callable[[], int]) -> None:
+async def serve(
+    config: Config, me: Instance, stop: asyncio.Event, wall_clock: Callable[[], int], reload: Reload
+) -> None:
     """The composition root: relays until `stop` is set. `wall_clock`: ms since the epoch, for the documents."""
-    async with Couch(config.couchdb) as couch, RapidPro(config.rapidpro) as rapidpro:
+    keyring = Keyring(_secrets(config))
+    async with Couch(config.couchdb) as couch, RapidPro(config.rapidpro, keyring) as rapidpro:
         writer = Writer(couch)
         backlog = Backlog()
         settings = SettingsWatch(couch, config.cht, config.rapidpro)
@@ -63,10 +75,20 @@ async def serve(config: Config, me: Instance, stop: asyncio.Event, wall_clock: C
         doubts = Doubts(
             lookup, claims, settings, config.outgoing.settle_time, request_time, config.outgoing.claim_timeout
         )
-        outgoing = Outgoing(claims, doubts, backlog, rapidpro, settings, config.outgoing, config.rapidpro)
+        outgoing = Outgoing(claims, doubts, backlog, rapidpro, settings, config.outgoing, config.rapidpro, keyring)
+        reload.subscribe(lambda new: logs.set_level(new.log.level))
+        reload.subscribe(lambda new: couch.sign_in_with(new.couchdb))
+        reload.subscribe(lambda new: rapidpro.limit(new.rapidpro.requests_per_hour))
+        reload.subscribe(lambda new: outgoing.limit(new.rapidpro))
         async with asyncio.TaskGroup() as jobs:
             writing = jobs.create_task(writer.run())
-            finding = [jobs.create_task(settings.run()), jobs.create_task(feed.run())]
+            finding = [jobs.create_task(each.run()) for each in (settings, feed, reload)]
+            if config.cht.credentials == "vault":
+                credentials = Credentials(Vault(couch), keyring)
+                reload.subscribe(lambda _: credentials.refresh())
+                finding.append(jobs.create_task(credentials.run()))
+            else:
+                reload.subscribe(lambda new: keyring.replace(_secrets(new)))
             relaying = jobs.create_task(outgoing.run(stop))
             await stop.wait()
             for job in finding:
@@ -76,6 +98,11 @@ async def serve(config: Config, me: Instance, stop: asyncio.Event, wall_clock: C
                 log.warning("stop.cut_short", means="open claims stay in CouchDB; the next start looks at them")
             relaying.cancel()
             writing.cancel()
+
+
+def _secrets(config: Config) -> Secrets:
+    """Those of the configuration; with the vault there are none before it is read."""
+    return Secrets(rapidpro_token=config.rapidpro.token)
 
 
 def _wall_clock() -> int:
@@ -104,3 +131,14 @@ def _stop_signals(stop: asyncio.Event) -> Iterator[None]:
         yield
     finally:
         restore()
+
+
+@contextmanager
+def _hangup_signal(hangup: asyncio.Event) -> Iterator[None]:
+    """SIGHUP sets `hangup`, as often as it comes; without a handler it would end the process."""
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, hangup.set)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)

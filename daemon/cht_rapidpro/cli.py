@@ -6,6 +6,7 @@ cannot be used. The one `except Exception` of the project is here: a crash is lo
 
 import argparse
 import asyncio
+import getpass
 import os
 import sys
 from collections.abc import Sequence
@@ -16,13 +17,17 @@ from typing import Final
 import structlog
 
 from cht_rapidpro import app, config, logs
+from cht_rapidpro.adapters.couchdb import Couch
 from cht_rapidpro.adapters.state_dir import state_directory
+from cht_rapidpro.adapters.vault import CredentialName, Vault
 from cht_rapidpro.check import report
+from cht_rapidpro.config_values import Secret, checked_secret
 from cht_rapidpro.errors import ConfigError, GatewayError
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 CRASHED: Final = 1
+BAD_USAGE: Final = 2
 BAD_CONFIG: Final = 78
 INTERRUPTED: Final = 130
 
@@ -36,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return _run(args.config)
             case "check":
                 return _check(args.config, offline=args.offline, as_json=args.json)
+            case "credentials":
+                return _set_credential(args.config, CredentialName(args.name))
             case "demo":
                 return _demo(keep=args.keep)
             case _:
@@ -60,6 +67,14 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--config", type=Path, required=True, metavar="FILE", help="the TOML configuration")
     check.add_argument("--offline", action="store_true", help="the configuration alone, nothing is connected to")
     check.add_argument("--json", action="store_true", help="for machines")
+    credentials = commands.add_parser(
+        "credentials", help="write RapidPro's token or the webhooks' key into CHT's vault"
+    )
+    setting = credentials.add_subparsers(required=True, metavar="set").add_parser(
+        "set", help="the value is the one line on standard input; a terminal asks for it and does not show it"
+    )
+    setting.add_argument("name", choices=[*map(str, CredentialName)], metavar="NAME", help=" or ".join(CredentialName))
+    setting.add_argument("--config", type=Path, required=True, metavar="FILE", help="the TOML configuration")
     demo = commands.add_parser("demo", help="show the whole gateway on this machine, no configuration needed")
     demo.add_argument("--keep", action="store_true", help="keep running afterwards, until Ctrl-C")
     commands.add_parser("version", help="print the version")
@@ -73,7 +88,7 @@ def _run(path: Path) -> int:
         log.warning("config.warned", warning=warning)
     with state_directory(config.state_dir(settings, path, os.environ)) as instance_id:
         try:
-            asyncio.run(app.run(settings, instance_id))
+            asyncio.run(app.run(settings, instance_id, lambda: config.load(path, os.environ)))
         except Exception:
             log.critical("daemon.crashed", exc_info=True)
             return CRASHED
@@ -85,6 +100,40 @@ def _check(path: Path, *, offline: bool, as_json: bool) -> int:
     findings = asyncio.run(report.check(path, os.environ, offline=offline))
     print(report.as_json(findings) if as_json else report.as_text(findings))
     return 0 if report.is_good(findings) else CRASHED
+
+
+def _set_credential(path: Path, name: CredentialName) -> int:
+    settings = config.load(path, os.environ)
+    try:
+        value = checked_secret(_read_value(name))
+    except ConfigError as error:
+        print(f"cht-rapidpro: the value of {name}: {error}", file=sys.stderr)
+        return BAD_USAGE
+    try:
+        where, is_new = asyncio.run(_write_credential(settings.couchdb, name, value))
+    except GatewayError as error:
+        print(f"cht-rapidpro: {name} was not written: {error}", file=sys.stderr)
+        return CRASHED
+    print(f"{name} was {'created' if is_new else 'replaced'} in {where}")
+    if settings.cht.credentials != "vault":
+        print(f'{path}: [cht] credentials is not "vault": cht-rapidpro itself does not read it there')
+    return 0
+
+
+def _read_value(name: CredentialName) -> str:
+    if sys.stdin.isatty():
+        return getpass.getpass(f"{name}: ")
+    try:
+        return sys.stdin.buffer.read().decode().removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"byte {error.start} is not UTF-8") from error
+
+
+async def _write_credential(couchdb: config.Couchdb, name: CredentialName, value: Secret) -> tuple[str, bool]:
+    """Where it was written, and whether there was none of this name."""
+    async with Couch(couchdb) as couch:
+        vault = Vault(couch)
+        return vault.url, await vault.write(name, value)
 
 
 def _demo(*, keep: bool) -> int:

@@ -24,6 +24,7 @@ from cht_rapidpro.config_values import (
     check_ca_file,
     check_url,
     find_secret,
+    fixed_source,
     read_text,
     shown,
     three_ways,
@@ -32,13 +33,14 @@ from cht_rapidpro.config_values import (
 from cht_rapidpro.errors import ConfigError
 
 _LATER_SECTIONS: Final = ("incoming", "delivery", "admin")
+_SECRETS: Final = ("couchdb-password", "rapidpro-token")
 _MAY_HOLD_SECRET: Final = ("user",)  # "name:password" is an easy mistake to make
 
 _Database = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_$()+/-]*\Z", description="a-z first, then a-z, 0-9 or _$()+-/")]
 _User = Annotated[str, Meta(pattern=r"^[^:\x00-\x1f\x7f]*\Z", description="a name without a colon")]
 _Filled = Annotated[str, Meta(pattern=r"\S", description='"auto" or the name of a service')]
 _Line = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]*\Z", description="one line of text")]
-_Credentials = Annotated[Literal["config"], Meta(description='"config" ("vault" comes in a later version)')]
+_Credentials = Annotated[Literal["config", "vault"], Meta(description='"config" or "vault"')]
 _Count = Annotated[int, Meta(ge=0, description="a whole number, 0 or more")]
 _Concurrency = Annotated[int, Meta(ge=1, le=100, description="a whole number from 1 to 100")]
 _Level = Annotated[
@@ -69,7 +71,7 @@ class Cht(Struct, frozen=True, forbid_unknown_fields=True):
     outgoing_service: _Filled = "auto"
     """Which `sms.outgoing_service` of the app settings makes us send; a name is compared for equality."""
     credentials: _Credentials = "config"
-    """Where RapidPro's token comes from: this file and its environment."""
+    """Where RapidPro's token and the webhooks' key come from: this file and its environment, or CHT's vault."""
     instance: _Line = ""
     """Readable name of this daemon in `state_details` and logs. Empty: the host name."""
     state_dir: str = ""
@@ -82,7 +84,7 @@ class Rapidpro(Struct, frozen=True, forbid_unknown_fields=True):
     token_file: str = ""
     """File that holds the API token alone. Relative: to the folder of the configuration file."""
     token: _Secret = NO_SECRET
-    """The token itself: works, and is warned about. Once loaded: from whichever source, never empty."""
+    """The token itself: works, and is warned about. Once loaded: from whichever source; empty only with the vault."""
     timeout: Annotated[float, Duration(least=0.1)] = 30.0
     """Seconds that one request may take; after it, nobody knows yet whether a broadcast was created."""
     requests_per_hour: _Count = 3600
@@ -124,6 +126,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     outgoing: Outgoing = Outgoing()
     log: Log = Log()
     warnings: tuple[str, ...] = ()
+    fixed: tuple[str, ...] = ()
+    """The secrets that only a restart can change, each with where it comes from."""
 
 
 _SECTIONS: Final[tuple[type[Struct], ...]] = (Couchdb, Cht, Rapidpro, Outgoing, Log)
@@ -144,12 +148,14 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
         config = Config(
             couchdb=_complete_couchdb(couchdb, path, environ),
             cht=msgspec.structs.replace(cht, instance=cht.instance or socket.gethostname()),
-            rapidpro=_complete_rapidpro(rapidpro, path, environ),
+            rapidpro=_complete_rapidpro(rapidpro, path, environ, uses_vault=cht.credentials == "vault"),
             outgoing=_read(document, Outgoing),
             log=_read(document, Log),
             warnings=tuple(_warnings(path, document, couchdb, rapidpro)),
+            fixed=tuple(filter(None, (fixed_source(name, environ) for name in _SECRETS))),
         )
         _check_times(config)
+        _check_vault(config)
     return config
 
 
@@ -226,7 +232,7 @@ def _complete_couchdb(couchdb: Couchdb, path: Path, environ: Mapping[str, str]) 
     return msgspec.structs.replace(couchdb, url=url, password=password)
 
 
-def _complete_rapidpro(rapidpro: Rapidpro, path: Path, environ: Mapping[str, str]) -> Rapidpro:
+def _complete_rapidpro(rapidpro: Rapidpro, path: Path, environ: Mapping[str, str], *, uses_vault: bool) -> Rapidpro:
     with at("[rapidpro] url"):
         url = rapidpro.url and check_url(rapidpro.url, allow_plain_http=rapidpro.allow_plain_http)
     ca_file = rapidpro.ca_file and str(_folder(path) / rapidpro.ca_file)
@@ -234,7 +240,12 @@ def _complete_rapidpro(rapidpro: Rapidpro, path: Path, environ: Mapping[str, str
         with at("[rapidpro] ca_file"):
             check_ca_file(Path(ca_file))
     token = find_secret("rapidpro-token", rapidpro.token, rapidpro.token_file, _folder(path), environ)
-    if not token:
+    if uses_vault and token:
+        raise ConfigError(
+            '[rapidpro] token: found one beside [cht] credentials = "vault"; allowed: one of the two, or nobody knows'
+            " which one is in force"
+        )
+    if not (uses_vault or token):
         raise ConfigError(f"[rapidpro] token: found none; {three_ways('rapidpro-token')}")
     return msgspec.structs.replace(rapidpro, url=url, ca_file=ca_file, token=token)
 
@@ -251,6 +262,13 @@ def _check_times(config: Config) -> None:
         raise ConfigError(
             f"[outgoing] claim_timeout: found {claim:g}s; allowed: 4 × [rapidpro] timeout = {least:g}s or more,"
             " or another daemon takes over what this one is still sending"
+        )
+
+
+def _check_vault(config: Config) -> None:
+    if config.cht.credentials == "vault" and not config.couchdb.user:
+        raise ConfigError(
+            '[cht] credentials: found "vault" without [couchdb] user; allowed: with a server administrator'
         )
 
 

@@ -124,17 +124,30 @@ def find_secret(name: str, given: Secret, file: str, folder: Path, environ: Mapp
     `name` is "section-key", as the systemd credential is called; `folder` is where a relative `file` starts.
     """
     section, _, key = name.partition("-")
-    variable, credentials = _variable(name), environ.get("CREDENTIALS_DIRECTORY")
+    variable = _variable(name)
     if variable in environ:
         with at(f"[{section}] {key}: environment variable {variable}"):
             return checked_secret(environ[variable])
-    if credentials and os.access(credential := Path(credentials, name), os.F_OK):
+    if credential := _credential(name, environ):
         with at(f"[{section}] {key}: systemd credential"):
             return file_secret(credential)
     if file:
         with at(f"[{section}] {key}_file"):
             return file_secret(folder / file)
     return given
+
+
+def fixed_source(name: str, environ: Mapping[str, str]) -> str:
+    """What the secret `name` comes from, where that stays as it was at the start; "" where it can change."""
+    if _variable(name) in environ:
+        return f"{name}: environment variable {_variable(name)}"
+    return f"{name}: systemd credential" if _credential(name, environ) else ""
+
+
+def _credential(name: str, environ: Mapping[str, str]) -> Path | None:
+    """The file of the systemd credential, None where there is none."""
+    folder = environ.get("CREDENTIALS_DIRECTORY")
+    return path if folder and os.access(path := Path(folder, name), os.F_OK) else None
 
 
 def three_ways(name: str) -> str:

@@ -38,3 +38,7 @@ class TroubleError(GatewayError):
     def __init__(self, message: str, *, about: str) -> None:
         super().__init__(message)
         self.about = about
+
+
+class DeniedError(TroubleError):
+    """The other side does not take our password. The adapter keeps the pace of asking again with the same one."""

@@ -29,6 +29,10 @@ class Health:
             self.error = None
             self._told.clear()
 
+    def tell_again(self) -> None:
+        """Something was changed that may be the remedy: if it is none, that is told even if it was told before."""
+        self._told.clear()
+
     def fails(self, error: GatewayError) -> None:
         before, self.error = self.error, error
         if before is None:

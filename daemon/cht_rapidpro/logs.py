@@ -46,6 +46,7 @@ _LOGIN: Final = re.compile(r"(token(?::|%3A)login(?::|%3A))[^\s\"'<>/?&,)\]}]+",
 _BLANK: Final = re.compile(r"\s")
 
 _ID_KEYS: Final = frozenset({"doc", "message", "task", "gateway_ref", "instance", "broadcast", "timestamp"})
+_LEVELS: Final = logging.getLevelNamesMapping()
 _SHORT: Final = 10**8  # an int of fewer than nine digits is no phone number
 
 
@@ -58,18 +59,26 @@ def configure(level: str, layout: Literal["auto", "console", "json"] = "auto", s
     """
     if isinstance(stream, io.TextIOWrapper):  # a lone surrogate must not make a log line raise
         stream.reconfigure(encoding="utf-8", errors="backslashreplace")
-    threshold = logging.getLevelNamesMapping()[level.upper()]
     processors = [*_PROCESSORS, _renderer(layout, stream)]
     structlog.configure(
         processors=processors,
-        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         logger_factory=structlog.WriteLoggerFactory(stream),
         cache_logger_on_first_use=True,
     )
-    _configure_stdlib(threshold, processors, stream)
+    _configure_stdlib(processors, stream)
+    set_level(level)
 
 
-def _configure_stdlib(threshold: int, processors: list[Processor], stream: TextIO) -> None:
+def set_level(level: str) -> None:
+    """From now on nothing less severe than `level` is written."""
+    threshold = _LEVELS[level.upper()]
+    _drop_below.threshold = threshold
+    # Never a library's debug lines: what they hold, a request's body for one, is not ours to promise.
+    logging.getLogger().setLevel(max(threshold, logging.INFO))
+
+
+def _configure_stdlib(processors: list[Processor], stream: TextIO) -> None:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -77,8 +86,7 @@ def _configure_stdlib(threshold: int, processors: list[Processor], stream: TextI
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *processors],
         )
     )
-    # Never a library's debug lines: what they hold, a request's body for one, is not ours to promise.
-    logging.basicConfig(handlers=[handler], level=max(threshold, logging.INFO), force=True)
+    logging.basicConfig(handlers=[handler], force=True)
     logging.captureWarnings(capture=True)
     logging.getLogger("aiohttp.access").disabled = True  # a line a request, which our own events say better
 
@@ -143,9 +151,23 @@ def _put_head_first(_logger: object, _method: str, line: EventDict) -> EventDict
     return {"timestamp": now, "level": line.pop("level"), "event": line.pop("event"), **line}
 
 
+class _DropBelow:
+    """The level, where it can be changed: a logger keeps the wrapper class that it had at its first line."""
+
+    threshold = logging.INFO
+
+    def __call__(self, _logger: object, _method: str, line: EventDict) -> EventDict:
+        if _LEVELS[line["level"].upper()] < self.threshold:
+            raise structlog.DropEvent
+        return line
+
+
+_drop_below: Final = _DropBelow()
+
 # Tracebacks become text before the mask, which is the last to touch what the renderer shows.
 _PROCESSORS: Final[list[Processor]] = [
     structlog.processors.add_log_level,
+    _drop_below,
     structlog.processors.format_exc_info,
     _put_head_first,
     _mask_line,

@@ -25,6 +25,7 @@ from cht_rapidpro.domain.outgoing import (
     Trouble,
     Urn,
 )
+from cht_rapidpro.keyring import Keyring, Secrets
 from tests.clock import jump
 from tests.scripted import HTML, RESET, Raw, Reply, Request, always, couchdb_at, scripted
 
@@ -44,7 +45,8 @@ def no_proxy_around(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @asynccontextmanager
 async def client(timeout: float = 30.0) -> AsyncIterator[RapidPro]:
-    async with RapidPro(Rapidpro(token=Secret(TOKEN), timeout=timeout, requests_per_hour=PER_HOUR)) as rapidpro:
+    keyring = Keyring(Secrets(rapidpro_token=Secret(TOKEN)))
+    async with RapidPro(Rapidpro(timeout=timeout, requests_per_hour=PER_HOUR), keyring) as rapidpro:
         yield rapidpro
 
 

@@ -20,6 +20,7 @@ import msgspec
 import structlog
 
 from cht_rapidpro.adapters.couchdb_errors import FOREIGN, UnreadableError, raise_for_status, translate
+from cht_rapidpro.adapters.login import Login
 from cht_rapidpro.config import Couchdb
 from cht_rapidpro.domain.task import Doc, DocId
 from cht_rapidpro.errors import GatewayError, PermanentError
@@ -79,15 +80,11 @@ class Couch:
     def __init__(self, config: Couchdb) -> None:
         self.config = config
         self.health = Health("couchdb")
+        self._login = Login(config)
 
     async def __aenter__(self) -> Self:
-        password = self.config.password.reveal() if self.config.password else None
         self._server = aiocouch.CouchDB(
-            self.config.url,
-            user=self.config.user or None,
-            password=password,
-            timeout=_TIMEOUT,
-            trust_env=False,
+            self.config.url, timeout=_TIMEOUT, trust_env=False, middlewares=(self._login.sign,)
         )
         self._database = aiocouch.database.Database(self._server, self.config.database)
         return self
@@ -96,6 +93,13 @@ class Couch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._server.close()
+
+    def sign_in_with(self, config: Couchdb) -> None:
+        """From now on each request carries this user and password; what else `config` says is not looked at."""
+        if (config.user, config.password) != (self.config.user, self.config.password):
+            self.config = msgspec.structs.replace(self.config, user=config.user, password=config.password)
+            self._login.use(self.config)
+            self.health.tell_again()
 
     @property
     def session(self) -> aiohttp.ClientSession:

@@ -11,7 +11,7 @@ import aiohttp
 import msgspec
 
 from cht_rapidpro.config import Couchdb
-from cht_rapidpro.errors import GatewayError, TransientError, TroubleError
+from cht_rapidpro.errors import DeniedError, GatewayError, TransientError, TroubleError
 
 # aiocouch's errors have no root of their own (some are KeyErrors), and it takes any JSON for CouchDB's: that of a proxy
 # surfaces as one of the last three. msgspec's and json's errors are ValueErrors.
@@ -28,10 +28,17 @@ def raise_for_status(response: aiohttp.ClientResponse, config: Couchdb) -> None:
         raise _by_status(response.status, config)
 
 
+def denied(config: Couchdb) -> DeniedError:
+    """CouchDB does not take this user with this password."""
+    where = f"CouchDB at {config.url}, database {config.database!r}: HTTP 401"
+    return DeniedError(f"{where}, check [couchdb] user and password", about="401")
+
+
 def _by_status(status: int, config: Couchdb) -> GatewayError:
+    if status == 401:
+        return denied(config)
     where = f"CouchDB at {config.url}, database {config.database!r}: HTTP {status}"
     remedy = {
-        401: "check [couchdb] user and password",
         403: f"the user {config.user!r} has no access, or is locked for minutes after wrong passwords",
         404: "the database or a view of CHT's is missing: check [couchdb] database",
     }.get(status)

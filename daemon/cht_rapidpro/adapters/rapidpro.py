@@ -16,6 +16,7 @@ import structlog
 
 from cht_rapidpro.adapters.transport import Reply, Transport
 from cht_rapidpro.config import Rapidpro
+from cht_rapidpro.config_values import Secret
 from cht_rapidpro.domain.budget import Budget, Scope
 from cht_rapidpro.domain.outgoing import (
     Answer,
@@ -26,12 +27,14 @@ from cht_rapidpro.domain.outgoing import (
     Refused,
     Throttled,
     Trouble,
+    is_invalid_token,
     read_answer,
 )
 from cht_rapidpro.domain.reconcile import Listed, read_listed
 from cht_rapidpro.domain.task import timestamp
 from cht_rapidpro.errors import TransientError, TroubleError
 from cht_rapidpro.health import Health
+from cht_rapidpro.keyring import Keyring
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 Failure = NotSent | Throttled | Trouble | Doubtful
@@ -89,8 +92,9 @@ class RapidPro:
     those of the scope `v2`, which broadcasts and workspace share.
     """
 
-    def __init__(self, config: Rapidpro) -> None:
-        self._token = config.token
+    def __init__(self, config: Rapidpro, keyring: Keyring) -> None:
+        self._keyring = keyring
+        self._patience = config.timeout / 2
         self._transport = Transport(config)
         self.healths = {scope: Health(_DEPENDENCIES[scope]) for scope in Scope}
         self.budgets = {scope: Budget(config.requests_per_hour) for scope in Scope}
@@ -98,6 +102,7 @@ class RapidPro:
         self.budget = self.budgets[Scope.GENERAL]
         self._date: tuple[int, float] | None = None  # RapidPro's clock, and the loop time when it said so
         self._hides_urns: dict[str, bool] = {}
+        keyring.subscribe(self._forget_refusals)
 
     async def __aenter__(self) -> Self:
         await self._transport.__aenter__()
@@ -166,16 +171,42 @@ class RapidPro:
     async def _ask(
         self, method: str, url: str, data: bytes | None = None, *, scope: Scope = Scope.GENERAL
     ) -> Mapping[str, object] | Answer | BadCursor:
-        """The JSON object of a success, or what the answer means."""
+        """The JSON object of a success, or what the answer means.
+
+        A token that RapidPro does not know may have been rotated meanwhile. RapidPro has done nothing then, so the
+        request is made again with the newer one, unless so much time has passed that a claim could grow too old.
+        """
+        until = asyncio.get_running_loop().time() + self._patience
+        token = self._keyring.secrets.rapidpro_token
+        answer = await self._ask_once(method, url, token, data, scope)
+        while is_invalid_token(answer) and (newer := await self._newer_than(token)):
+            if asyncio.get_running_loop().time() > until:
+                break
+            token = newer
+            answer = await self._ask_once(method, url, token, data, scope)
+        self._note(answer, method, url, token, scope)
+        return answer
+
+    async def _newer_than(self, refused: Secret) -> Secret | None:
+        """The token that has taken the place of the refused one, None where it is still in force."""
+        if self._keyring.secrets.rapidpro_token == refused:
+            await self._keyring.renew()
+        token = self._keyring.secrets.rapidpro_token
+        return token if token != refused else None
+
+    async def _ask_once(
+        self, method: str, url: str, token: Secret, data: bytes | None, scope: Scope
+    ) -> Mapping[str, object] | Answer | BadCursor:
+        if not token:
+            return NotSent("there is no token yet")
         budget = self.budgets[scope]
         budget.begin()
         answer: Mapping[str, object] | Answer | BadCursor = Doubtful("cancelled")
         try:
-            answer = self._read(await self._transport.request(method, url, data))
+            answer = self._read(await self._transport.request(method, url, token, data))
         finally:
             now = asyncio.get_running_loop().time()
             budget.end(now, counted=not isinstance(answer, _NOT_COUNTED))
-        self._note(answer, method, url, now, scope)
         return answer
 
     def _read(self, reply: Reply | NotSent | Trouble | Doubtful) -> Mapping[str, object] | Answer | BadCursor:
@@ -190,10 +221,11 @@ class RapidPro:
         return read_answer(reply.status, reply.body, reply.retry_after)
 
     def _note(
-        self, answer: Mapping[str, object] | Answer | BadCursor, method: str, url: str, now: float, scope: Scope
+        self, answer: Mapping[str, object] | Answer | BadCursor, method: str, url: str, token: Secret, scope: Scope
     ) -> None:
         """Bookkeeping of the budget and the health; what a server says in its error could quote our token."""
         url = url.partition("?")[0]
+        now = asyncio.get_running_loop().time()
         budget, health = self.budgets[scope], self.healths[scope]
         match answer:
             case Throttled(retry_after):
@@ -203,15 +235,22 @@ class RapidPro:
             case NotSent(why):
                 health.fails(TransientError(f"{method} {url}: {why}"))
             case Trouble(why):
-                error = f"{method} {url}: {self._redact(why)}: {_remedy(why)}"
+                error = f"{method} {url}: {why.replace(token.reveal(), '(token)')}: {_remedy(why)}"
                 health.fails(TroubleError(error, about=why[:40]))
             case Doubtful():
                 pass  # about one message or one question: whoever asked logs it
             case _:
                 health.works()
 
-    def _redact(self, text: str) -> str:
-        return text.replace(self._token.reveal(), "(token)")
+    def limit(self, requests_per_hour: int) -> None:
+        """Sets our own limit for each scope; what was spent in the last hour stays spent."""
+        for budget in self.budgets.values():
+            budget.per_hour = requests_per_hour
+
+    def _forget_refusals(self) -> None:
+        """What was told about the old token may be told about the new one."""
+        for health in self.healths.values():
+            health.tell_again()
 
 
 def _as_answer(answer: Answer | BadCursor) -> Answer:

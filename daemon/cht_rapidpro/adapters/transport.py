@@ -18,6 +18,7 @@ import aiohttp
 import msgspec
 
 from cht_rapidpro.config import Rapidpro
+from cht_rapidpro.config_values import Secret
 from cht_rapidpro.domain.budget import HOUR
 from cht_rapidpro.domain.outgoing import Doubtful, NotSent, Trouble
 
@@ -41,7 +42,7 @@ class Reply:
 
 
 class Transport:
-    """The session with RapidPro; to be entered before use."""
+    """The session with RapidPro; to be entered before use. The token comes with each request: it may be rotated."""
 
     def __init__(self, config: Rapidpro) -> None:
         self._config = config
@@ -53,7 +54,6 @@ class Transport:
                 limit=0, keepalive_timeout=_KEEPALIVE, ssl=await asyncio.to_thread(_ssl, self._config.ca_file)
             ),
             timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=min(_CONNECT_TIMEOUT, timeout)),
-            headers={"Authorization": f"Token {self._config.token.reveal()}"},
             cookie_jar=aiohttp.DummyCookieJar(),
         )
         return self
@@ -63,14 +63,19 @@ class Transport:
     ) -> None:
         await self._session.close()
 
-    async def request(self, method: str, url: str, data: bytes | None = None) -> Reply | NotSent | Trouble | Doubtful:
+    async def request(
+        self, method: str, url: str, token: Secret, data: bytes | None = None
+    ) -> Reply | NotSent | Trouble | Doubtful:
         """Sends the request; `data`: JSON."""
+        headers = {"Authorization": f"Token {token.reveal()}"}
+        if data:
+            headers["Content-Type"] = "application/json"
         try:
             async with self._session.request(
                 method,
                 url,
                 data=data,
-                headers={"Content-Type": "application/json"} if data else None,
+                headers=headers,
                 allow_redirects=False,
                 proxy=_proxy_for(url),
             ) as response:

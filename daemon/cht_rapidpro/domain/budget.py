@@ -26,7 +26,7 @@ class Budget:
     """One scope. `per_hour` 0: no limit of our own, only RapidPro's 429s; `open`: requests without an answer yet."""
 
     def __init__(self, per_hour: int) -> None:
-        self._per_hour = per_hour
+        self.per_hour = per_hour
         self._spent: deque[float] = deque()
         self.open = 0
         self._closed_until = 0.0
@@ -41,7 +41,7 @@ class Budget:
         self.open -= 1
         if counted:
             self._unexplained = 0
-            if self._per_hour:
+            if self.per_hour:
                 self._spent.append(now)
 
     def throttled(self, now: float, retry_after: float | None) -> None:
@@ -57,11 +57,11 @@ class Budget:
         """How many requests may start now; None: no limit."""
         if now < self._closed_until:
             return 0
-        if not self._per_hour:
+        if not self.per_hour:
             return None
         while self._spent and self._spent[0] + HOUR <= now:
             self._spent.popleft()
-        return max(0, self._per_hour - len(self._spent) - self.open)
+        return max(0, self.per_hour - len(self._spent) - self.open)
 
     def delay(self, now: float) -> float:
         """Seconds until a request may start; 0: now. Where only open requests fill the window: a second."""
@@ -69,5 +69,5 @@ class Budget:
             return 0.0
         if now < self._closed_until:
             return self._closed_until - now
-        over = len(self._spent) + self.open - self._per_hour
+        over = len(self._spent) + self.open - self.per_hour
         return self._spent[over] + HOUR - now if over < len(self._spent) else 1.0

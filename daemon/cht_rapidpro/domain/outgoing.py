@@ -18,6 +18,7 @@ BroadcastId = NewType("BroadcastId", str)
 
 TEXT_LIMIT: Final = 4096  # code points, after escaping (RAPIDPRO.md)
 MAX_URNS: Final = 100  # of one broadcast (RAPIDPRO.md)
+_INVALID: Final = "HTTP 403: Invalid token"  # RapidPro's own words, after `_describe`
 _TEXT_MISSING: Final = "Must provide either text or attachments."
 _REFUSING: Final = ("urns", "text")
 
@@ -153,6 +154,11 @@ def read_answer(status: int, body: object, retry_after: float | None = None) -> 
         return Doubtful(f"HTTP {status}")
     refused = _refusal(body) if status == 400 else None
     return refused or Trouble(_describe(status, body))
+
+
+def is_invalid_token(answer: object) -> bool:
+    """Whether RapidPro refused the token itself (unknown, released, its user inactive) and so did nothing at all."""
+    return isinstance(answer, Trouble) and answer.why == _INVALID
 
 
 def _read_created(body: object) -> Answer:

@@ -31,6 +31,13 @@ class Valve:
         """Seconds until the valve opens; 0: it is open."""
         return max(0.0, self._closed_until - now)
 
+    def widen(self, max_width: int) -> None:
+        """Sets how many requests may be in flight when all is well; fewer take effect at once."""
+        if self.width == self._max_width:
+            self.width = max_width
+        self._max_width = max_width
+        self.width = min(self.width, max_width)
+
     def learn(self, answer: Answer, now: float) -> None:
         """Takes note of the answer to a broadcast."""
         match answer:

@@ -42,6 +42,7 @@ from cht_rapidpro.jobs.doubts import Doubt, Doubts
 from cht_rapidpro.jobs.held import HeldTask, Turn
 from cht_rapidpro.jobs.ready import Ready
 from cht_rapidpro.jobs.settings import SettingsWatch
+from cht_rapidpro.keyring import Keyring
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -63,12 +64,14 @@ class Outgoing:
         settings: SettingsWatch,
         config: OutgoingConfig,
         limits: Rapidpro,
+        keyring: Keyring,
     ) -> None:
         self._claims = claims
         self._doubts = doubts
         self._backlog = backlog
         self._rapidpro = rapidpro
         self._settings = settings
+        self._keyring = keyring
         self._config = config
         self._valve = Valve(limits.max_concurrency)
         self._max_ahead = AHEAD * limits.max_concurrency
@@ -81,10 +84,19 @@ class Outgoing:
         self._probing = False
         self._stopping = False
         self._target: str | None = None
+        self._token = keyring.secrets.rapidpro_token
         self._troubled: Counter[Key] = Counter()
         self._wake = asyncio.Event()
         settings.subscribe(self._wake.set)
         backlog.subscribe(self._wake.set)
+        keyring.subscribe(self._wake.set)
+
+    def limit(self, limits: Rapidpro) -> None:
+        """Takes over the pace; broadcasts in flight that are more than may be now are not cut short."""
+        self._valve.widen(limits.max_concurrency)
+        self._max_ahead = AHEAD * limits.max_concurrency
+        self._long_queue = limits.requests_per_hour / 60 or math.inf
+        self._wake.set()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Relays until `stop` is set, then gives back and settles what it holds; needs CouchDB for that."""
@@ -104,8 +116,8 @@ class Outgoing:
     async def _steer(self) -> NoReturn:
         while True:
             self._wake.clear()
-            if self._target != self._settings.target:
-                self._target = self._settings.target
+            if (self._target, self._token) != (self._settings.target, self._keyring.secrets.rapidpro_token):
+                self._target, self._token = self._settings.target, self._keyring.secrets.rapidpro_token
                 self._has_asked = False
                 self._valve.reset()
             delay = self._delay()
@@ -122,7 +134,7 @@ class Outgoing:
 
     def _delay(self) -> float:
         """Seconds until a broadcast may be posted; infinite while sending is not ours."""
-        if self._target is None:
+        if self._target is None or not self._token:
             return math.inf
         now = self._time()
         return max(self._valve.delay(now), self._rapidpro.budget.delay(now))

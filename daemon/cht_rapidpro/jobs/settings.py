@@ -6,7 +6,7 @@ the last good snapshot stays, with an ERROR; before the first one nothing is sen
 
 import asyncio
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Final, NoReturn
 from urllib.parse import urlsplit
 
 import structlog
@@ -20,6 +20,11 @@ from cht_rapidpro.errors import ConfigError
 from cht_rapidpro.jobs.retry import until_it_works
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+_HOST_MEANS: Final = (
+    "our token goes to the new host from now on, and the states of what was sent by the old one will not be found; set"
+    " sms.rapidpro.url back if nobody meant that, or pin it by [rapidpro] url"
+)
 
 
 class SettingsWatch:
@@ -95,7 +100,7 @@ class SettingsWatch:
         self._report("")
         host = urlsplit(url).netloc
         if self._host not in ("", host):
-            log.error("rapidpro.host_changed", before=self._host, now=host, means="our token goes to the new host")
+            log.error("rapidpro.host_changed", before=self._host, now=host, means=_HOST_MEANS)
         self._host = host
         return url
 

@@ -1,0 +1,43 @@
+"""User and password on each request to CouchDB, and restraint with a pair that it refuses.
+
+Put on when the request leaves, so that a password can be rotated while the daemon runs. Five wrong passwords lock the
+user for minutes, the right one included (COUCHDB.md, "Lock-out"), and half a dozen jobs ask at the same time: so a
+refused pair is held back here, for all of them together, and a newer one goes out at once.
+"""
+
+import asyncio
+import math
+from typing import Final
+
+import aiohttp
+
+from cht_rapidpro.adapters.couchdb_errors import denied
+from cht_rapidpro.config import Couchdb
+
+_UNAUTHORIZED: Final = 401
+_PAUSE: Final = 120.0  # CouchDB counts over five minutes
+
+
+class Login:
+    """`sign` is a middleware of the session."""
+
+    def __init__(self, config: Couchdb) -> None:
+        self.use(config)
+
+    def use(self, config: Couchdb) -> None:
+        """Takes this user and password from now on."""
+        self._config = config
+        self._refused_at = -math.inf
+        self._header = aiohttp.encode_basic_auth(config.user, config.password.reveal()) if config.user else None
+
+    async def sign(self, request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+        config = self._config
+        if asyncio.get_running_loop().time() < self._refused_at + _PAUSE:
+            raise denied(config)
+        if self._header is not None:
+            request.headers["Authorization"] = self._header
+        response = await send(request)
+        # Below _node a 401 may also mean that the user is no administrator.
+        if response.status == _UNAUTHORIZED and config is self._config and "/_node/" not in request.url.path:
+            self._refused_at = asyncio.get_running_loop().time()
+        return response

@@ -1,0 +1,132 @@
+"""CHT's credential store: the database `medic-vault` beside `medic`, its documents deciphered (CHT.md, "Credentials").
+
+It reads and writes what CHT's API reads and writes. Only a server administrator may: the key to the documents is
+CouchDB's own secret, in its configuration. Nothing that was read, deciphered or not, gets into an error.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+from urllib.parse import quote
+
+import aiohttp
+import msgspec
+
+from cht_rapidpro.adapters.couchdb import Couch
+from cht_rapidpro.adapters.couchdb_errors import FOREIGN, raise_for_status, translate
+from cht_rapidpro.adapters.vault_cipher import decipher, encipher
+from cht_rapidpro.config_values import NO_SECRET, Secret, checked_secret
+from cht_rapidpro.errors import ConfigError, GatewayError, PermanentError, TroubleError
+from cht_rapidpro.health import Health
+
+# One call: a webhook with an unknown key may be waiting for it.
+_TIMEOUT: Final = aiohttp.ClientTimeout(total=5)
+_SECRET_PLACES: Final = ("couch_httpd_auth", "chttpd_auth")  # CHT looks into the first; CouchDB renamed it
+
+
+class CredentialName(StrEnum):
+    """What CHT calls RapidPro's credentials."""
+
+    OUTGOING = "rapidpro:outgoing"  # RapidPro's token
+    INCOMING = "rapidpro:incoming"  # the key that a webhook must bring
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """The credential is there and cannot be used, for this reason."""
+
+    why: str
+
+
+class Vault:
+    """Uses the session of `couch`; each method raises TransientError (try again) or TroubleError (a human must act)."""
+
+    def __init__(self, couch: Couch) -> None:
+        self._couch = couch
+        self.url = f"{couch.url}-vault"
+        self.health = Health("vault")
+
+    async def read(self, names: Sequence[CredentialName]) -> dict[CredentialName, Secret | Unreadable]:
+        """These credentials; one that is not there, or is empty, is NO_SECRET."""
+        node_secret = await self._node_secret()
+        keys = msgspec.json.encode({"keys": [_doc_id(name) for name in names]})
+        answer = await self._ask("POST", f"{self.url}/_all_docs?include_docs=true", keys)
+        with self._edge():
+            docs = {row["id"]: row["doc"] for row in answer["rows"] if row.get("doc")}
+        self.health.works()
+        return {name: _credential(docs.get(_doc_id(name), {}), node_secret) for name in names}
+
+    async def write(self, name: CredentialName, value: Secret) -> bool:
+        """Stores the credential; True: there was none of this name. What else its document holds stays."""
+        enciphered = encipher(value.reveal(), await self._node_secret())
+        await self._ask("GET", self.url)  # or a missing database would look like a missing document
+        url = f"{self.url}/{quote(_doc_id(name), safe='')}"
+        while True:
+            doc = await self._ask("GET", url, absent=404) or {}
+            stored = msgspec.json.encode({**doc, "_id": _doc_id(name), "password": enciphered})
+            if await self._ask("PUT", url, stored, absent=409) is not None:
+                return not doc
+
+    async def _node_secret(self) -> str:
+        for section in _SECRET_PLACES:
+            url = f"{self._couch.config.url}/_node/_local/_config/{section}/secret"
+            secret = await self._ask("GET", url, absent=404)
+            if isinstance(secret, str) and secret:
+                return secret
+        with self._edge():
+            raise TroubleError(f"CouchDB at {self._couch.config.url} has no couch_httpd_auth/secret", about="no secret")
+
+    async def _ask(self, method: str, url: str, body: bytes | None = None, *, absent: int = 0) -> Any:
+        """The JSON of a success; None for the status `absent`."""
+        with self._edge():
+            async with self._couch.session.request(
+                method, url, data=body, headers={"Content-Type": "application/json"}, timeout=_TIMEOUT
+            ) as response:
+                answer = await response.read()
+                if response.status == absent:
+                    return None
+                if response.status in (401, 403, 404):
+                    raise self._trouble(response.status)
+                raise_for_status(response, self._couch.config)
+                return msgspec.json.decode(answer)
+
+    @contextmanager
+    def _edge(self) -> Iterator[None]:
+        try:
+            yield
+        except GatewayError as error:
+            self.health.fails(error)
+            raise
+        except FOREIGN as error:
+            translated = translate(error, self._couch.config)
+            self.health.fails(translated)
+            raise translated from error
+
+    def _trouble(self, status: int) -> TroubleError:
+        where = f"CouchDB at {self._couch.config.url}: HTTP {status}"
+        if status == 404:
+            means = f"there is no database {self.url.rpartition('/')[2]}, which CHT creates when it starts"
+        else:
+            user = self._couch.config.user
+            means = (
+                f"the user {user!r} must be a server administrator to use the vault; check [couchdb] user and password"
+            )
+        return TroubleError(f"{where}: {means}", about=f"vault {status}")
+
+
+def _doc_id(name: CredentialName) -> str:
+    return f"credential:{name}"
+
+
+def _credential(doc: Mapping[str, Any], node_secret: str) -> Secret | Unreadable:
+    stored = doc.get("password")
+    if not stored:  # to CHT, too, an empty one is none
+        return NO_SECRET
+    if not isinstance(stored, str):
+        return Unreadable("its password is no text")
+    try:
+        return checked_secret(decipher(stored, node_secret))
+    except (PermanentError, ConfigError) as error:
+        return Unreadable(str(error))

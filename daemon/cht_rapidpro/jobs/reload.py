@@ -1,0 +1,97 @@
+"""SIGHUP: reads the configuration again and puts into force what can change while the daemon runs.
+
+The file is checked whole, as at the start: a bad one changes nothing and is one ERROR. One line tells what is in force
+now, what was changed in the file and waits for a restart, and which secrets a reload can never change. Without that
+line somebody who has rotated a token could not know whether the old one may be revoked.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Final, NoReturn
+
+import msgspec
+import structlog
+
+from cht_rapidpro.config import Config
+from cht_rapidpro.errors import ConfigError
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+# What a collaborator takes over while it runs; a secret counts with the key that names its file.
+RELOADED: Final = frozenset(
+    {
+        "couchdb.user",
+        "couchdb.password",
+        "couchdb.password_file",
+        "rapidpro.token",
+        "rapidpro.token_file",
+        "rapidpro.requests_per_hour",
+        "rapidpro.max_concurrency",
+        "log.level",
+    }
+)
+# A secret belongs to a place: where that waits for a restart, the new secret does, too, and the old one stays.
+_BOUND: Final = {
+    "couchdb.url": {"couchdb.user", "couchdb.password", "couchdb.password_file"},
+    "rapidpro.url": {"rapidpro.token", "rapidpro.token_file"},
+    "cht.credentials": {"rapidpro.token", "rapidpro.token_file"},
+}
+
+
+class Reload:
+    """`requested` is set by the signal; `load` reads the file anew, in a thread, and raises ConfigError."""
+
+    def __init__(self, config: Config, load: Callable[[], Config], requested: asyncio.Event) -> None:
+        self._config = config
+        self._load = load
+        self._requested = requested
+        self._listeners: list[Callable[[Config], None]] = []
+
+    def subscribe(self, listener: Callable[[Config], None]) -> None:
+        """`listener` is called with the configuration in force after every reload, changed or not."""
+        self._listeners.append(listener)
+
+    async def run(self) -> NoReturn:
+        while True:
+            await self._requested.wait()
+            self._requested.clear()
+            try:
+                found = await asyncio.to_thread(self._load)
+            except ConfigError as error:
+                log.error("config.rejected", error=str(error), means="the running configuration stays in force")
+            else:
+                self._apply(found)
+
+    def _apply(self, found: Config) -> None:
+        changed = list(_differences(self._config, found))
+        reloaded = RELOADED.difference(*(_BOUND.get(place, ()) for place in changed))
+        self._config = _with(self._config, found, reloaded)
+        for listener in self._listeners:
+            listener(self._config)
+        for warning in found.warnings:
+            log.warning("config.warned", warning=warning)
+        log.info(
+            "config.reloaded",
+            changed=[place for place in changed if place in reloaded],
+            needs_restart=[place for place in changed if place not in reloaded],
+            only_by_restart=list(found.fixed),
+        )
+
+
+def _differences(old: Config, new: Config) -> Iterator[str]:
+    """The keys with another value, as `log.level`."""
+    for section in old.__struct_fields__:
+        before, now = getattr(old, section), getattr(new, section)
+        for key in getattr(before, "__struct_fields__", ()):
+            if getattr(before, key) != getattr(now, key):
+                yield f"{section}.{key}"
+
+
+def _with(old: Config, new: Config, places: frozenset[str]) -> Config:
+    """`old`, with the values of `new` at these places."""
+    sections = {}
+    for name in {place.partition(".")[0] for place in places}:
+        section = getattr(new, name)
+        keys = [key for key in section.__struct_fields__ if f"{name}.{key}" in places]
+        sections[name] = msgspec.structs.replace(getattr(old, name), **{key: getattr(section, key) for key in keys})
+    return msgspec.structs.replace(old, **sections)
