@@ -80,6 +80,15 @@ async def medic(couchdb: CouchDBServer, database_name: str) -> AsyncIterator[Dat
 
 
 @pytest.fixture
+async def vault(couchdb: CouchDBServer, database_name: str) -> AsyncIterator[Database]:
+    """CHT's credential store beside `database` or `medic`, empty."""
+    async with Database(couchdb, f"{database_name}-vault") as vault:
+        await vault.create()
+        yield vault
+    await delete_database(couchdb, f"{database_name}-vault")
+
+
+@pytest.fixture
 async def gate(couchdb: CouchDBServer) -> AsyncIterator[Gate]:
     async with open_gate(couchdb) as gate:
         yield gate

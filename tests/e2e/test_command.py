@@ -174,5 +174,5 @@ def test_wrong_usage_ends_with_2_and_the_version_with_0() -> None:
 def test_the_readme_shows_the_commands_that_there_are() -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     shown = set(re.findall(r"^cht-rapidpro (\w+)", readme, re.MULTILINE))
-    offered = set(re.findall(r"^    (\w+) ", _command("--help").stdout, re.MULTILINE))
+    offered = set(re.findall(r"^    (\w+)", _command("--help").stdout, re.MULTILINE))
     assert shown == offered

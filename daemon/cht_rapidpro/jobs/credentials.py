@@ -97,6 +97,7 @@ class Credentials:
     def _retire(self, name: CredentialName, secret: Secret, *, is_replaced: bool) -> None:
         if name is CredentialName.INCOMING:
             self._retired = {**self._retired, secret: self._time() + GRACE} if is_replaced else {}
+            self._wake.set()  # `run` may be about to wait for longer than that
 
     def _incoming_keys(self) -> tuple[Secret, ...]:
         """The vault's key first, then those that it has replaced a short while ago."""
