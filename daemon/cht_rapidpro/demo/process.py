@@ -32,6 +32,7 @@ class Daemon:
     ) -> None:
         self.config = folder / "config.toml"
         self.log = folder / "daemon.log"
+        self.environ: dict[str, str] = {}
         self._process: asyncio.subprocess.Process | None = None
         folder.mkdir(parents=True, exist_ok=True)
         _write_secret(folder / "couchdb-password", couchdb.password)
@@ -59,12 +60,19 @@ class Daemon:
     async def start(self) -> None:
         """Starts it; more than once, after it has ended, on the same files.
 
-        Nothing of the caller's environment reaches it: a token or a proxy that a shell exports for a real gateway would
-        make this one talk to the wrong side.
+        Its environment is `environ` and nothing of the caller's: a token or a proxy that a shell exports for a real
+        gateway would make this one talk to the wrong side.
         """
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                COMMAND, "run", "--config", str(self.config), stdout=log, stderr=log, env={}, start_new_session=True
+                COMMAND,
+                "run",
+                "--config",
+                str(self.config),
+                stdout=log,
+                stderr=log,
+                env=self.environ,
+                start_new_session=True,
             )
 
     async def stop(self) -> int:

@@ -6,6 +6,7 @@ deciphered, the last good secrets stay.
 """
 
 import asyncio
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final, NoReturn
@@ -39,7 +40,8 @@ class Credentials:
         self._keyring = keyring
         self._wake = asyncio.Event()
         self._one_at_a_time = asyncio.Lock()
-        self._begun = -REFRESH
+        self._begun = self._renewed = -math.inf
+        self._later: asyncio.TimerHandle | None = None
         self._found: dict[CredentialName, Secret] = {}
         self._problems: dict[CredentialName, str] = {}
         self._retired: dict[Secret, float] = {}
@@ -58,16 +60,30 @@ class Credentials:
             self._wake.clear()
 
     async def renew(self) -> None:
-        """Reads the vault, unless that was done within the last seconds; for whoever met with a refusal.
+        """Reads the vault, for whoever met with a refusal; several that ask at the same time share one reading.
 
-        Several that ask at the same time share one reading. Where it fails, `run` goes on trying.
+        Unless the last reading of this kind was within the last seconds: then it is done as soon as they are over, and
+        nobody waits for it. Where it fails, `run` goes on trying.
         """
         asked = self._time()
         async with self._one_at_a_time:
-            if asked < self._begun + LEAST_PAUSE:
+            if asked < self._begun:
                 return
+            if self._time() < self._renewed + LEAST_PAUSE:
+                self._renew_later()
+                return
+            self._renewed = self._time()
             with suppress(TransientError, TroubleError):
                 await self._read_alone()
+
+    def _renew_later(self) -> None:
+        if self._later is None or self._later.when() <= self._time():
+            self._later = asyncio.get_running_loop().call_at(self._renewed + LEAST_PAUSE, self._renew_now)
+
+    def _renew_now(self) -> None:
+        if self._time() >= self._renewed + LEAST_PAUSE:  # else somebody was quicker
+            self._renewed = self._time()
+            self._wake.set()
 
     async def _read(self) -> None:
         async with self._one_at_a_time:

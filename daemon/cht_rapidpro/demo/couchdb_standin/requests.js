@@ -94,10 +94,11 @@ function guardDatabases(PouchDB, admin) {
   };
 }
 
-/** A DELETE without a revision removes whatever is there; CouchDB calls it a conflict. */
+/** A DELETE of a document without a revision removes whatever is there; CouchDB calls it a conflict. */
 function requireRevisionToDelete(req, res, next) {
-  const { document } = req.target;
+  const { database, document } = req.target;
   if (req.method !== 'DELETE' || !document || document === '_index' || req.query.rev) return next();
+  if (database === '_node') return next(); // a key of the configuration
   return refuse(res, 409, 'conflict', 'Document update conflict.');
 }
 

@@ -1,0 +1,176 @@
+"""An installation whose secrets are rotated while messages come in, and the verdict over what became of them.
+
+Everything happens as an operator does it: secrets are written to where the daemon has them from, RapidPro and CouchDB
+take the new ones beside the old, the daemon is reloaded or restarted, and then the old ones are no longer valid.
+"""
+
+import asyncio
+import json
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import aiohttp
+
+from cht_rapidpro.demo.couchdb import CouchDBStandin, ExternalCouchDB
+from cht_rapidpro.demo.database import Database
+from cht_rapidpro.demo.medic import create_medic, data_record, message, task
+from cht_rapidpro.demo.process import COMMAND, Daemon
+from cht_rapidpro.demo.rapidpro import RapidPro
+from tests.gate import until
+
+Source = Literal["file", "vault", "credential", "environment"]
+KEY: Final = "the-first-key"
+BY_RESTART: Final = ("credential", "environment")
+_IN_VAULT: Final = {"rapidpro-token": "rapidpro:outgoing", "incoming-key": "rapidpro:incoming"}
+_PAUSE: Final = 0.01  # between two documents
+
+
+class Installation:
+    """A CouchDB of its own, since its users change; `clerk` is the user of whoever writes the documents."""
+
+    def __init__(self, folder: Path, couchdb: CouchDBStandin, rapidpro: RapidPro, source: Source) -> None:
+        self.rapidpro = rapidpro
+        self.couchdb = couchdb
+        self.source = source
+        self.clerk = ExternalCouchDB(couchdb.url, "clerk", "of-the-clerk")
+        self.texts: list[str] = []
+        self._ids: list[str] = []
+        self._secrets = folder / "credentials"
+        self._secrets.mkdir()
+        vault = {"rapidpro": {"token_file": ""}, "cht": {"credentials": "vault"}} if source == "vault" else {}
+        [token] = rapidpro.tokens
+        self.daemon = Daemon(folder / "gateway", couchdb, "medic", {"url": rapidpro.url}, token, vault)
+        if source == "credential":
+            self.daemon.environ["CREDENTIALS_DIRECTORY"] = str(self._secrets)
+
+    # -- the operator's hands -----------------------------------------------------------------------------------------
+
+    async def add_user(self, name: str, password: str) -> None:
+        """A server administrator more, or a new password of one that exists."""
+        await self._configure("PUT", f"admins/{name}", password)
+
+    async def remove_user(self, name: str) -> None:
+        await self._configure("DELETE", f"admins/{name}")
+
+    async def _configure(self, method: str, key: str, value: str | None = None) -> None:
+        who = self.clerk if key != "admins/clerk" else self.couchdb
+        headers = {"Authorization": aiohttp.encode_basic_auth(who.user, who.password)}
+        url = f"{self.couchdb.url}/_node/_local/_config/{key}"
+        async with aiohttp.request(method, url, headers=headers, json=value) as answer:
+            answer.raise_for_status()
+
+    async def give(self, secret: str, value: str) -> None:
+        """Writes a new value for a secret (as systemd's credential is called) to where the daemon has it from."""
+        match self.source:
+            case "vault" if secret in _IN_VAULT:
+                await self.command("credentials", "set", _IN_VAULT[secret], value=value)
+            case "environment":
+                self.daemon.environ[f"CHT_RAPIDPRO_{secret.replace('-', '_').upper()}"] = value
+            case "credential":
+                (self._secrets / secret).write_text(value)
+            case _:
+                (self.daemon.config.parent / secret).write_text(value + "\n")
+
+    async def command(self, *arguments: str, value: str) -> None:
+        process = await asyncio.create_subprocess_exec(
+            COMMAND,
+            *arguments,
+            "--config",
+            str(self.daemon.config),
+            env=self.daemon.environ,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        await process.communicate(value.encode())
+        assert process.returncode == 0
+
+    def sign_in_as(self, user: str) -> None:
+        lines = self.daemon.config.read_text().splitlines()
+        changed = [f"user = {json.dumps(user)}" if line.startswith("user =") else line for line in lines]
+        self.daemon.config.write_text("\n".join(changed))
+
+    async def take_over(self) -> None:
+        """Reload or restart, whichever it takes for secrets of this source; returns when it is done."""
+        if self.source in BY_RESTART:
+            assert await self.daemon.stop() == 0
+            await self.daemon.start()
+        else:
+            before = len(self.logged("config.reloaded"))
+            self.daemon.signal(signal.SIGHUP)
+            await until(lambda: len(self.logged("config.reloaded")) > before)
+
+    # -- the messages -------------------------------------------------------------------------------------------------
+
+    async def sends(self, count: int) -> None:
+        """Returns when so many more broadcasts were made."""
+        enough = len(self.rapidpro.broadcasts) + count
+        await until(lambda: len(self.rapidpro.broadcasts) >= enough)
+
+    async def write_documents(self) -> None:
+        """One after the other, until it is cancelled."""
+        async with Database(self.clerk, "medic") as medic:
+            while True:
+                text = f"message {len(self.texts)}"
+                record = data_record(task(message(text)))
+                self.texts.append(text)
+                self._ids.append(record["_id"])
+                await medic.put(record)
+                await asyncio.sleep(_PAUSE)
+
+    async def judge(self) -> None:
+        """Each message was sent once, none has ever failed."""
+        async with Database(self.clerk, "medic") as medic:
+
+            async def all_settled() -> bool:
+                rows = await medic.view("medic", "messages_by_state", startkey=["pending"], endkey=["pending", {}])
+                left = await medic.view("medic", "messages_by_state", startkey=["forwarded-to-gateway"], endkey=["g"])
+                return not rows and not left
+
+            await until(all_settled, deadline=60)
+            rows = (await medic.request("POST", "_all_docs", body={"keys": self._ids}, include_docs="true"))["rows"]
+        docs = [row["doc"] for row in rows if "doc" in row]
+        assert {doc["tasks"][0]["state"] for doc in docs} == {"received-by-gateway"}
+        assert "failed" not in {entry["state"] for doc in docs for entry in doc["tasks"][0]["state_history"]}
+        stored = sorted(doc["tasks"][0]["messages"][0]["message"] for doc in docs)
+        assert sorted(broadcast.text for broadcast in self.rapidpro.broadcasts) == stored
+        assert len(stored) >= len(self.texts) - 1, "the last one may not have been written any more"
+
+    async def refused(self) -> None:
+        """Returns when the daemon has told that CouchDB does not take its password."""
+        await until(lambda: bool(self.logged("dependency.refused")))
+
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        return [entry for entry in self.daemon.events() if entry["event"] == event]
+
+    def errors(self) -> list[str]:
+        return [f"{entry['event']} {entry}" for entry in self.daemon.events() if entry["level"] == "error"]
+
+
+@asynccontextmanager
+async def installation(folder: Path, rapidpro: RapidPro, source: Source) -> AsyncIterator[Installation]:
+    """Running, with documents coming in; at the end of the block no more come, and all that came are judged."""
+    async with CouchDBStandin() as couchdb:
+        await create_medic(couchdb, "medic")
+        async with Database(couchdb, "medic-vault") as vault:
+            await vault.create()
+        found = Installation(folder, couchdb, rapidpro, source)
+        await found.add_user("clerk", found.clerk.password)
+        await found.give("couchdb-password", couchdb.password)
+        [token] = rapidpro.tokens
+        await found.give("rapidpro-token", token)
+        await found.give("incoming-key", KEY)
+        await found.daemon.start()
+        writing = asyncio.create_task(found.write_documents())
+        try:
+            await found.sends(20)
+            yield found
+            await found.sends(20)
+            writing.cancel()
+            await asyncio.wait({writing})
+            await found.judge()
+        finally:
+            writing.cancel()
+            await found.daemon.kill()
