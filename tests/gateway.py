@@ -29,15 +29,17 @@ def configure(gate: Gate, medic: Database, rapidpro: RapidPro | str, token: str,
 
 
 @asynccontextmanager
-async def running(config: Config, me: Instance | None = None) -> AsyncIterator[asyncio.Event]:
+async def running(
+    config: Config, me: Instance | None = None, reload: Reload | None = None
+) -> AsyncIterator[asyncio.Event]:
     """Runs it for the length of the block and then does what SIGTERM does: it sets the event that is yielded.
 
     A crash of the daemon ends the block.
     """
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:
-        reload = Reload(config, lambda: config, asyncio.Event())
-        group.create_task(serve(config, me or Instance(uuid4().hex, "test"), stop, wall_clock, reload))
+        reloads = reload or Reload(config, lambda: config, asyncio.Event())
+        group.create_task(serve(config, me or Instance(uuid4().hex, "test"), stop, wall_clock, reloads))
         try:
             yield stop
         finally:

@@ -15,7 +15,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cht_rapidpro.logs import configure, masked
+from cht_rapidpro.logs import configure, masked, set_level
 
 UUID = "12345678-1234-4234-8234-123456789012"
 NUMBER = "+254712345678"
@@ -231,6 +231,20 @@ def test_the_level_is_the_least_severe_that_is_written(level: str, seen: int) ->
             say("x")
 
     assert len(written(write, level)) == seen
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "seen"), [("error", "debug", 3), ("debug", "error", 1), ("info", "info", 2)]
+)
+def test_the_level_can_be_changed_also_for_loggers_that_were_used(before: str, after: str, seen: int) -> None:
+    def write(log: Any) -> None:
+        log.error("a.first")
+        set_level(after)
+        log.debug("a.second")
+        log.info("a.third")
+        logging.getLogger("a.library").debug("never")
+
+    assert len(written(write, before)) == seen
 
 
 def test_auto_is_for_people_on_a_terminal_and_for_machines_elsewhere() -> None:

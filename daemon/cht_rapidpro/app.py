@@ -14,7 +14,6 @@ from typing import Final
 
 import structlog
 
-from cht_rapidpro import logs
 from cht_rapidpro.adapters.couchdb import Couch
 from cht_rapidpro.adapters.rapidpro import RapidPro
 from cht_rapidpro.adapters.vault import Vault
@@ -76,7 +75,6 @@ async def serve(
             lookup, claims, settings, config.outgoing.settle_time, request_time, config.outgoing.claim_timeout
         )
         outgoing = Outgoing(claims, doubts, backlog, rapidpro, settings, config.outgoing, config.rapidpro, keyring)
-        reload.subscribe(lambda new: logs.set_level(new.log.level))
         reload.subscribe(lambda new: couch.sign_in_with(new.couchdb))
         reload.subscribe(lambda new: rapidpro.limit(new.rapidpro.requests_per_hour))
         reload.subscribe(lambda new: outgoing.limit(new.rapidpro))

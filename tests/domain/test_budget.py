@@ -147,3 +147,15 @@ def test_a_429_without_retry_after_pauses_ever_longer_until_a_success(per_hour: 
     spend(budget, now)
     budget.throttled(now, None)
     assert budget.delay(now) == 1
+
+
+def test_another_limit_is_in_force_at_once_and_what_was_spent_stays_spent() -> None:
+    budget = Budget(10)
+    for _ in range(8):
+        spend(budget, 1.0)
+    budget.per_hour = 5
+    assert (budget.left(2.0), budget.delay(2.0)) == (0, HOUR - 1.0)
+    budget.per_hour = 9
+    assert (budget.left(2.0), budget.delay(2.0)) == (1, 0.0)
+    budget.per_hour = 0
+    assert budget.left(2.0) is None

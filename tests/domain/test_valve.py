@@ -30,6 +30,22 @@ def after(answers: list[Answer]) -> tuple[int, float, bool]:
     return valve.width, valve.delay(100.0), valve.needs_probe
 
 
+def test_the_width_can_be_changed_also_while_it_is_narrowed_by_a_fault() -> None:
+    valve = Valve(MAX_WIDTH)
+    valve.widen(8)
+    assert valve.width == 8, "nothing has narrowed it"
+    valve.learn(TROUBLE, 100.0)
+    valve.widen(4)
+    assert valve.width == 1
+    for width in (2, 4, 4):
+        valve.learn(CREATED, 200.0)
+        assert valve.width == width
+    valve.widen(3)
+    assert valve.width == 3
+    valve.reset()
+    assert valve.width == 3
+
+
 @pytest.mark.parametrize(
     ("answers", "outcome"),
     [

@@ -123,6 +123,28 @@ async def test_two_signals_kill(new_daemon: NewDaemon, medic: Database, rapidpro
     assert await daemon.wait() == -signal.SIGINT
 
 
+async def test_sighup_reloads_and_says_so_at_every_level(new_daemon: NewDaemon, medic: Database) -> None:
+    daemon = new_daemon()
+    await daemon.start()
+    await until(lambda: bool(logged(daemon, "sending.enabled")))
+    good = daemon.config.read_text()
+    for level in ("debug", "error", "warning", "info"):
+        told = len(logged(daemon, "config.reloaded"))
+        daemon.config.write_text(good.replace("[log]", f'[log]\nlevel = "{level}"'))
+        daemon.signal(signal.SIGHUP)
+        await until(lambda told=told: len(logged(daemon, "config.reloaded")) == told + 1)  # type: ignore[misc]
+    assert [entry["changed"] for entry in logged(daemon, "config.reloaded")] == [["log.level"]] * 4
+    daemon.config.write_text("[log]\nlevel = 'loud'")
+    daemon.signal(signal.SIGHUP)
+    await until(lambda: bool(logged(daemon, "config.rejected")))
+    record = data_record(task(message("hello")))
+    await medic.put(record)
+    await reaches(medic, record["_id"], "received-by-gateway")
+    assert await daemon.stop() == 0
+    assert len(logged(daemon, "broadcast.created")) == 1, "at the level of the last good file"
+    assert len([entry for entry in daemon.events() if entry["level"] == "error"]) == 1
+
+
 async def test_no_text_number_or_secret_is_in_any_log_line(
     new_daemon: NewDaemon, medic: Database, rapidpro: RapidPro, couchdb: CouchDBServer
 ) -> None:

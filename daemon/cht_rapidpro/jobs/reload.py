@@ -12,6 +12,7 @@ from typing import Final, NoReturn
 import msgspec
 import structlog
 
+from cht_rapidpro import logs
 from cht_rapidpro.config import Config
 from cht_rapidpro.errors import ConfigError
 
@@ -68,6 +69,8 @@ class Reload:
         self._config = _with(self._config, found, reloaded)
         for listener in self._listeners:
             listener(self._config)
+        # Whoever asked for it is told at every level.
+        logs.set_level("info")
         for warning in found.warnings:
             log.warning("config.warned", warning=warning)
         log.info(
@@ -76,6 +79,7 @@ class Reload:
             needs_restart=[place for place in changed if place not in reloaded],
             only_by_restart=list(found.fixed),
         )
+        logs.set_level(self._config.log.level)
 
 
 def _differences(old: Config, new: Config) -> Iterator[str]:
