@@ -96,7 +96,7 @@ def _run(path: Path) -> int:
 
 
 def _check(path: Path, *, offline: bool, as_json: bool) -> int:
-    logs.configure("error", "console", sys.stderr)
+    logs.configure("critical", "console", sys.stderr)  # the findings say it all
     findings = asyncio.run(report.check(path, os.environ, offline=offline))
     print(report.as_json(findings) if as_json else report.as_text(findings))
     return 0 if report.is_good(findings) else CRASHED

@@ -14,7 +14,7 @@ from cht_rapidpro.keyring import Keyring, Secrets
 from tests.clock import jump
 from tests.scripted import Reply, Request, Scripted, scripted
 
-BROADCAST: Final = Broadcast(Urn("tel:+254712345678"), "Njoo kliniki")
+BROADCAST: Final = Broadcast((Urn("tel:+254712345678"),), "Njoo kliniki")
 CREATED: Final = Created(BroadcastId("7"), "queued")
 UNKNOWN: Final = Trouble("HTTP 403: Invalid token")
 TIMEOUT: Final = 30.0

@@ -9,15 +9,16 @@ from typing import Any
 from cht_rapidpro.adapters.transport import Reply, Transport
 from cht_rapidpro.check.couchdb import clock
 from cht_rapidpro.check.finding import Finding, bad, good, note
+from cht_rapidpro.config_values import Secret
 from cht_rapidpro.domain import phone
 from cht_rapidpro.domain.outgoing import Doubtful, NotSent, Trouble
 
 
 async def check_rapidpro(
-    rapidpro: Transport, base: str, settings: Mapping[str, Any], now: Callable[[], int]
+    rapidpro: Transport, base: str, token: Secret, settings: Mapping[str, Any], now: Callable[[], int]
 ) -> list[Finding]:
     """`base`: RapidPro's address; `settings`: the app settings; `now`: ms since the epoch, our clock."""
-    reply = await rapidpro.request("GET", f"{base}/api/v2/workspace.json")
+    reply = await rapidpro.request("GET", f"{base}/api/v2/workspace.json", token)
     match reply:
         case Reply(status=200, body={"name": str() as name, **workspace}):
             return [

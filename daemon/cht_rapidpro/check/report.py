@@ -18,8 +18,9 @@ from cht_rapidpro.check.couchdb import check_couchdb
 from cht_rapidpro.check.finding import Finding, Mark, note
 from cht_rapidpro.check.host import check_files, check_state_dir
 from cht_rapidpro.check.rapidpro import check_rapidpro
+from cht_rapidpro.check.vault import check_vault
 from cht_rapidpro.config import Config
-from cht_rapidpro.config_values import check_url
+from cht_rapidpro.config_values import Secret, check_url
 from cht_rapidpro.domain.settings import AppSettings, read_settings
 from cht_rapidpro.errors import ConfigError
 
@@ -34,9 +35,13 @@ async def check(path: Path, environ: Mapping[str, str], *, offline: bool) -> lis
     async with Inspection(loaded.couchdb) as couchdb:
         findings += [finding async for finding in check_couchdb(couchdb, loaded.couchdb, _now)]
         settings = await _settings(couchdb, loaded)
+    token = loaded.rapidpro.token
+    if loaded.cht.credentials == "vault":
+        of_vault, token = await check_vault(loaded.couchdb)
+        findings += of_vault
     if settings is not None:
         findings += check_settings(settings, loaded.cht, loaded.rapidpro)
-    return findings + await _rapidpro(loaded, settings)
+    return findings + await _rapidpro(loaded, token, settings)
 
 
 async def _settings(couchdb: Inspection, loaded: Config) -> AppSettings | str | None:
@@ -48,14 +53,16 @@ async def _settings(couchdb: Inspection, loaded: Config) -> AppSettings | str | 
     return read_settings(*docs)
 
 
-async def _rapidpro(loaded: Config, settings: AppSettings | str | None) -> list[Finding]:
+async def _rapidpro(loaded: Config, token: Secret, settings: AppSettings | str | None) -> list[Finding]:
+    if not token:
+        return [note("rapidpro.reachable", "not asked: there is no token")]
     known = settings if isinstance(settings, AppSettings) else AppSettings({})
     try:
         base = check_url(loaded.rapidpro.url or known.rapidpro_url, allow_plain_http=loaded.rapidpro.allow_plain_http)
     except ConfigError:
         return [note("rapidpro.reachable", "not asked: there is no address that may have our token")]
     async with Transport(loaded.rapidpro) as rapidpro:
-        return await check_rapidpro(rapidpro, base, known.values, _now)
+        return await check_rapidpro(rapidpro, base, token, known.values, _now)
 
 
 def _now() -> int:

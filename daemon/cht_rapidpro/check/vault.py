@@ -1,0 +1,40 @@
+"""The check of CHT's vault: reachable with our user, and what it holds in a usable form.
+
+It reads as the daemon does, so that a credential that is good here is good there.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from cht_rapidpro.adapters.couchdb import Couch
+from cht_rapidpro.adapters.vault import CredentialName, Unreadable, Vault
+from cht_rapidpro.check.finding import Finding, bad, good
+from cht_rapidpro.config import Couchdb
+from cht_rapidpro.config_values import NO_SECRET, Secret
+from cht_rapidpro.errors import GatewayError
+
+_MEANS: Final[Mapping[CredentialName, str]] = {
+    CredentialName.OUTGOING: "nothing is sent",
+    CredentialName.INCOMING: "every webhook is refused",
+}
+
+
+async def check_vault(config: Couchdb) -> tuple[list[Finding], Secret]:
+    """The findings, and RapidPro's token, empty where there is no usable one."""
+    async with Couch(config) as couch:
+        try:
+            found = await Vault(couch).read(tuple(CredentialName))
+        except GatewayError as error:
+            return [bad("vault.readable", str(error), "see [cht] credentials in the configuration")], NO_SECRET
+    token = found[CredentialName.OUTGOING]
+    return list(_findings(found)), token if isinstance(token, Secret) else NO_SECRET
+
+
+def _findings(found: Mapping[CredentialName, Secret | Unreadable]) -> Iterator[Finding]:
+    for name, value in found.items():
+        about = f"vault.{name.name.lower()}"
+        if isinstance(value, Secret) and value:
+            yield good(about, f"{name} is there")
+        else:
+            why = value.why if isinstance(value, Unreadable) else "there is none"
+            yield bad(about, f"{name}: {why}; {_MEANS[name]}", f"cht-rapidpro credentials set {name}")
