@@ -305,3 +305,23 @@ def test_the_state_directory(
 
 def test_the_instance_is_called_like_the_host(write: Callable[[str], Path]) -> None:
     assert load(write(""), TOKEN).cht.instance == socket.gethostname()
+
+
+def test_with_the_vault_no_token_is_needed_and_a_user_is(write: Callable[[str], Path]) -> None:
+    toml = '[cht]\ncredentials = "vault"\n'
+    config = load(write(f'{toml}[couchdb]\nuser = "admin"\npassword = "x"'), {})
+    assert (config.cht.credentials, config.rapidpro.token) == ("vault", Secret(""))
+    message = refusal(write(toml), {})
+    assert '[cht] credentials: found "vault" without [couchdb] user; allowed: with a server administrator' in message
+
+
+def test_secrets_that_a_reload_cannot_change_are_known_with_their_source(
+    tmp_path: Path, write: Callable[[str], Path]
+) -> None:
+    (tmp_path / "couchdb-password").write_text("x")
+    environ = {**TOKEN, "CREDENTIALS_DIRECTORY": str(tmp_path)}
+    assert load(write('[couchdb]\nuser = "u"'), environ).fixed == (
+        "couchdb-password: systemd credential",
+        "rapidpro-token: environment variable CHT_RAPIDPRO_RAPIDPRO_TOKEN",
+    )
+    assert load(write('[couchdb]\nuser = "u"\npassword = "x"\n[rapidpro]\ntoken = "x"'), {}).fixed == ()
