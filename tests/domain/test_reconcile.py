@@ -18,7 +18,6 @@ from cht_rapidpro.domain.reconcile import (
     Young,
     alike,
     match,
-    places_of,
     read_listed,
     taken_by,
 )
@@ -42,6 +41,10 @@ def key(name: str) -> Key:
 
 def listed(number: int, *urns: str, text: str = "hello", at: int = 500, anonymous: bool = False) -> Listed:
     return Listed(BroadcastId(str(number)), None if anonymous else urns or (NUMBER,), text, at, "queued")
+
+
+def holder(ref: str, *pairs: Pair) -> Holder:
+    return Holder(BroadcastId(ref), tuple((key(f"{ref}-{number}"), one) for number, one in enumerate(pairs)))
 
 
 NOBODY = frozenset[tuple[BroadcastId, Urn]]()
@@ -139,16 +142,16 @@ def test_as_many_are_found_as_are_free_and_no_recipient_twice(
 
 def test_one_recipient_of_a_group_may_be_taken_and_another_free() -> None:
     row = listed(1, NUMBER, "tel:+254712345679")
-    taken = taken_by([Holder(BroadcastId("1"), (pair(),))], [row])
+    taken = taken_by([holder("1", pair())], [row], {})
     assert taken == {("1", NUMBER)}
     asked = [question("same"), question("other", pair("tel:0712345679"))]
     assert match(asked, [row], taken, NOW) == {key("same"): Absent(), key("other"): Found(row)}
 
 
 def test_what_we_posted_is_ours_as_the_listing_writes_it() -> None:
-    known = [(BroadcastId("1"), Urn("tel:0712345678")), (BroadcastId("9"), Urn(NUMBER))]
-    assert places_of(known, [listed(1, NUMBER, "tel:+254712345679")]) == {("1", NUMBER)}
-    assert places_of(known, [listed(1, anonymous=True)]) == {("1", "tel:0712345678")}
+    known = {(BroadcastId("1"), Urn("tel:0712345678")): key("a"), (BroadcastId("9"), Urn(NUMBER)): key("b")}
+    assert taken_by([], [listed(1, NUMBER, "tel:+254712345679")], known) == {("1", NUMBER)}
+    assert taken_by([], [listed(1, anonymous=True)], known) == {("1", "tel:0712345678")}
 
 
 @pytest.mark.parametrize(
@@ -173,25 +176,35 @@ def test_a_settled_task_takes_its_broadcast_and_those_of_its_other_messages() ->
         listed(3, text="two", at=900),
         listed(4, text="three", at=100),
     ]
-    holder = Holder(BroadcastId("1"), (pair(text="one"), pair(text="two")))
-    taken = {ref for ref, _ in taken_by([holder], rows)}
+    settled = holder("1", pair(text="one"), pair(text="two"))
+    taken = {ref for ref, _ in taken_by([settled], rows, {})}
     assert taken == {"1", "2"}
+
+
+def test_what_is_known_of_a_message_goes_before_a_guess() -> None:
+    """A task's second message went out early, and another task's, to the same number, is in a group near the first."""
+    rows = [listed(1, at=100), listed(2, NUMBER, "tel:+254712345679", at=200), listed(3, text="other", at=300)]
+    settled = holder("3", pair(text="other"), pair())
+    known = {(BroadcastId("1"), Urn(NUMBER)): settled.messages[1][0]}
+    taken = taken_by([settled], rows, known)
+    assert taken == {("3", NUMBER), ("1", NUMBER)}
+    assert match([question("other task's")], rows, taken, NOW) == {key("other task's"): Found(rows[1])}
 
 
 def test_where_the_first_message_was_refused_the_ref_is_the_second_ones() -> None:
     rows = [listed(1, text="two", at=100), listed(2, text="two", at=105)]
-    holder = Holder(BroadcastId("1"), (pair("tel:phone1", "one"), pair(text="two")))
-    assert {ref for ref, _ in taken_by([holder], rows)} == {"1"}
+    settled = holder("1", pair("tel:phone1", "one"), pair(text="two"))
+    assert {ref for ref, _ in taken_by([settled], rows, {})} == {"1"}
 
 
 def test_what_a_task_holds_is_taken_however_its_number_is_written_now() -> None:
     rows = [listed(1)]
-    assert taken_by([Holder(BroadcastId("1"), (pair("tel:changed"),))], rows) == {("1", NUMBER)}
+    assert taken_by([holder("1", pair("tel:changed"))], rows, {}) == {("1", NUMBER)}
 
 
 def test_an_id_of_an_older_rapidpro_takes_nothing() -> None:
     """After a reinstallation ids start low again, and old tasks hold the same numbers."""
-    assert taken_by([Holder(BroadcastId("1"), (pair("tel:+254799999999", "long ago"),))], [listed(1)]) == frozenset()
+    assert taken_by([holder("1", pair("tel:+254799999999", "long ago"))], [listed(1)], {}) == frozenset()
 
 
 @pytest.mark.parametrize(

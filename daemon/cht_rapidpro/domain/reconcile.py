@@ -154,41 +154,41 @@ def _match_anonymous(
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A task that holds a broadcast's id as its gateway_ref; `pairs` of its messages, the first one's first."""
+    """A task that holds a broadcast's id as its gateway_ref; its messages, the first one first."""
 
     ref: BroadcastId
-    pairs: tuple[Pair, ...]
+    messages: tuple[tuple[Key, Pair], ...]
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        return tuple(pair for _, pair in self.messages)
 
 
-def taken_by(holders: Iterable[Holder], listed: Sequence[Listed]) -> Taken:
-    """The (broadcast, URN) pairs that are tasks' already.
+def taken_by(holders: Iterable[Holder], listed: Sequence[Listed], known: Mapping[Place, Key]) -> Taken:
+    """What is messages' already: settled tasks', and those of which we know it (`known`, by the URN that we posted).
 
-    A task of several messages stores the id of the first broadcast only; of each other message the listed broadcast
-    nearest in time is its own.
+    A task of several messages stores the id of the first broadcast only; of each other message, unless it is known, the
+    listed broadcast nearest in time is its own.
     """
     by_id = {broadcast.id: broadcast for broadcast in listed}
     holders = list(holders)
-    taken: set[Place] = set()
+    taken = {place for posted in known for place in _places(posted, by_id)}
     for holder in holders:
         if (broadcast := by_id.get(holder.ref)) is not None:
             taken.update((holder.ref, urn) for urn in _held_urns(broadcast, holder))
+    placed = {key for posted, key in known.items() if posted[0] in by_id}
     for holder in holders:
-        for pair in _other_pairs(holder, by_id.get(holder.ref)):
-            if (nearest := _nearest(holder.ref, pair, by_id, taken)) is not None:
+        for key, pair in _others(holder, by_id.get(holder.ref)):
+            if key not in placed and (nearest := _nearest(holder.ref, pair, by_id, taken)) is not None:
                 taken.add(nearest)
     return frozenset(taken)
 
 
-def places_of(known: Iterable[Place], listed: Sequence[Listed]) -> Taken:
-    """Recipients of our own broadcasts, by the URNs that we posted, as the listing names them."""
-    by_id = {broadcast.id: broadcast for broadcast in listed}
-    return frozenset(
-        (ref, Urn(urn))
-        for ref, posted in known
-        if ref in by_id
-        for urn in _recipients(by_id[ref], posted)
-        if _same(urn, posted)
-    )
+def _places(posted: Place, by_id: Mapping[BroadcastId, Listed]) -> Iterator[Place]:
+    """A recipient of our own broadcast, by the URN that we posted, as the listing names it."""
+    ref, urn = posted
+    if ref in by_id:
+        yield from ((ref, Urn(listed)) for listed in _recipients(by_id[ref], urn) if _same(listed, urn))
 
 
 def _recipients(broadcast: Listed, posted: Urn) -> tuple[str, ...]:
@@ -196,15 +196,12 @@ def _recipients(broadcast: Listed, posted: Urn) -> tuple[str, ...]:
     return (posted,) if broadcast.urns is None else broadcast.urns
 
 
-def _other_pairs(holder: Holder, broadcast: Listed | None) -> list[Pair]:
+def _others(holder: Holder, broadcast: Listed | None) -> list[tuple[Key, Pair]]:
     """The messages of a holder that its ref does not stand for: all but the first, unless that was refused."""
-    pairs = list(holder.pairs)
-    if broadcast is not None:
-        for pair in pairs:
-            if _fits(broadcast, pair):
-                pairs.remove(pair)
-                return pairs
-    return pairs[1:]
+    messages = list(holder.messages)
+    first = next((one for one in messages if broadcast is not None and _fits(broadcast, one[1])), messages[0])
+    messages.remove(first)
+    return messages
 
 
 def _fits(broadcast: Listed, pair: Pair) -> bool:

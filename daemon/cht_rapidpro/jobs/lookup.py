@@ -22,7 +22,6 @@ from cht_rapidpro.domain.reconcile import (
     Question,
     Verdict,
     match,
-    places_of,
     taken_by,
 )
 from cht_rapidpro.domain.statuses import State
@@ -71,7 +70,7 @@ class Lookup:
         self,
         base: str,
         asked: Sequence[Asked],
-        known: Collection[Place],
+        known: Mapping[Place, Key],
         settings: Mapping[str, Any],
     ) -> dict[Key, Verdict | Blocked] | str:
         """A verdict for each message, or why RapidPro could not be asked.
@@ -86,7 +85,7 @@ class Lookup:
         if isinstance(listed, str):
             return listed
         blocked = await self._foreign_pairs({item.pair for item in asked}, settings)
-        taken = taken_by(await self._holders(listed, settings), listed) | places_of(known, listed)
+        taken = taken_by(await self._holders(listed, settings), listed, known)
         verdicts = match(questions, listed, taken, adoptable_before=now - round(self._request_time * 1000))
         return {item.key: Blocked() if item.pair in blocked else verdicts[item.key] for item in asked}
 
@@ -165,8 +164,9 @@ class Lookup:
 
 def _holders_in(doc: Doc, ref: str, settings: Mapping[str, Any]) -> Iterable[Holder]:
     for task in tasks(doc):
-        if gateway_ref(task) == ref:
-            yield Holder(BroadcastId(ref), tuple(pair_of(message, settings) for message in messages(task)))
+        if gateway_ref(task) == ref and (found := messages(task)):
+            sent = tuple(((doc["_id"], message.uuid), pair_of(message, settings)) for message in found)
+            yield Holder(BroadcastId(ref), sent)
 
 
 def _row_pair(value: Any, settings: Mapping[str, Any]) -> Pair | None:
