@@ -7,7 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 from cht_rapidpro.app import serve
-from cht_rapidpro.config import Config, Couchdb, Outgoing, Rapidpro
+from cht_rapidpro.config import Admin, Config, Couchdb, Outgoing, Rapidpro
 from cht_rapidpro.config_values import Secret
 from cht_rapidpro.demo.database import Database, Doc
 from cht_rapidpro.demo.rapidpro import RapidPro
@@ -25,6 +25,7 @@ def configure(gate: Gate, medic: Database, rapidpro: RapidPro | str, token: str,
         couchdb=Couchdb(url=gate.url, database=medic.name, user=gate.user, password=Secret(gate.password)),
         rapidpro=Rapidpro(url=url, token=Secret(token), **own),
         outgoing=Outgoing(**keys),
+        admin=Admin(listen=""),
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cht_rapidpro.config import Cht, Config, Couchdb, Log, Outgoing, Rapidpro, load, state_dir
+from cht_rapidpro.config import Admin, Cht, Config, Couchdb, Log, Outgoing, Rapidpro, load, load_admin, state_dir
 from cht_rapidpro.config_values import Secret, check_url
 from cht_rapidpro.errors import ConfigError
 
@@ -56,7 +56,7 @@ def test_the_example_holds_every_key_with_its_default(write: Callable[[str], Pat
     keys = {section: set(table) for section, table in tomllib.loads(EXAMPLE.read_text()).items()}
     assert keys == {
         kind.__name__.lower(): {field.name for field in msgspec.structs.fields(kind)}
-        for kind in (Couchdb, Cht, Rapidpro, Outgoing, Log)
+        for kind in (Couchdb, Cht, Rapidpro, Outgoing, Admin, Log)
     }
 
 
@@ -78,6 +78,8 @@ def test_values_arrive_as_their_keys_and_units(write: Callable[[str], Path]) -> 
         sweep_interval = "0.2s"
         claim_timeout = "2.8s"
         expire_after = "7d"
+        [admin]
+        listen = "[::]:0"
         [log]
         level = "debug"
         format = "json"
@@ -91,10 +93,12 @@ def test_values_arrive_as_their_keys_and_units(write: Callable[[str], Path]) -> 
             url="http://[::1]:8000", token=Secret("T0ken"), timeout=0.7, requests_per_hour=0, max_concurrency=100
         ),
         outgoing=Outgoing(sweep_interval=0.2, claim_timeout=2.8, expire_after=7 * 86400.0),
+        admin=Admin(listen="[::]:0"),
         log=Log(level="debug", format="json"),
         warnings=(
             f"{path}: [couchdb] password stands in the file itself; password_file is the safer place",
             f"{path}: [incoming] is not used by this version",
+            f'{path}: [admin] listen: "[::]:0" is open to other machines, and asks for no password',
         ),
         fixed=("rapidpro-token: environment variable CHT_RAPIDPRO_RAPIDPRO_TOKEN",),
     )
@@ -108,7 +112,7 @@ def test_values_arrive_as_their_keys_and_units(write: Callable[[str], Path]) -> 
         ("[log]\nlevel = " + "9" * 5000, ["not TOML"]),
         ("[log]\nlevel = " + "[" * 5000, ["not TOML"]),
         ('[rapidpr]\nurl = ""', ['unknown section "rapidpr"; did you mean "rapidpro"?', "couchdb, cht, rapidpro"]),
-        ('token = "s3cr3t"', ['unknown section "token"', "outgoing, log, incoming, delivery, admin"]),
+        ('token = "s3cr3t"', ['unknown section "token"', "outgoing, admin, log, incoming, delivery"]),
         ('rapidpro = "s3cr3t"', ["[rapidpro]: found a value of type str", "a table"]),
         ('[rapidpro]\ntokn = "s3cr3t"', ['[rapidpro]: unknown key "tokn"; did you mean "token"?', "token_file"]),
         ("[log]\nx = 1", ['[log]: unknown key "x"; allowed: level, format']),
@@ -117,6 +121,8 @@ def test_values_arrive_as_their_keys_and_units(write: Callable[[str], Path]) -> 
         ("[rapidpro]\ntimeout = 30", ["[rapidpro] timeout: found 30;"]),
         ('[outgoing]\nsweep_interval = "9999d"', ['found "9999d"', 'to "3650d"']),
         ('[outgoing]\nsettle_time = "-1s"', ['[outgoing] settle_time: found "-1s"']),
+        ('[admin]\nlisten = "8086"', ['[admin] listen: found "8086"', "127.0.0.1:8085"]),
+        ('[admin]\nlisten = "127.0.0.1:80860"', ['[admin] listen: found "127.0.0.1:80860"']),
         ('[outgoing]\nexpire_after = "never"', ['found "never"', 'or "off"']),
         (
             '[outgoing]\nclaim_timeout = "119s"',
@@ -325,3 +331,11 @@ def test_secrets_that_a_reload_cannot_change_are_known_with_their_source(
         "rapidpro-token: environment variable CHT_RAPIDPRO_RAPIDPRO_TOKEN",
     )
     assert load(write('[couchdb]\nuser = "u"\npassword = "x"\n[rapidpro]\ntoken = "x"'), {}).fixed == ()
+
+
+def test_the_admin_listener_is_found_without_any_secret(write: Callable[[str], Path]) -> None:
+    """Whoever asks the daemon how it does need not be able to read its token."""
+    assert load_admin(write('[couchdb]\nuser = "gateway"\npassword_file = "none"')) == Admin()
+    assert load_admin(write('[admin]\nlisten = ""')) == Admin(listen="")
+    with pytest.raises(ConfigError, match="listen"):
+        load_admin(write('[admin]\nlisten = "here"'))

@@ -5,6 +5,7 @@ it holds, and the writer, which it needs for that, ends last.
 """
 
 import asyncio
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,9 @@ from typing import Final
 
 import structlog
 
+from cht_rapidpro.adapters.admin import Admin
 from cht_rapidpro.adapters.couchdb import Couch
+from cht_rapidpro.adapters.notify import SILENT, Notifier
 from cht_rapidpro.adapters.rapidpro import RapidPro
 from cht_rapidpro.adapters.vault import Vault
 from cht_rapidpro.config import Config
@@ -28,8 +31,11 @@ from cht_rapidpro.jobs.lookup import Lookup
 from cht_rapidpro.jobs.outgoing import Outgoing
 from cht_rapidpro.jobs.reload import Reload
 from cht_rapidpro.jobs.settings import SettingsWatch
+from cht_rapidpro.jobs.status import Status
+from cht_rapidpro.jobs.watchdog import Watchdog
 from cht_rapidpro.jobs.writer import Writer
 from cht_rapidpro.keyring import Keyring, Secrets
+from cht_rapidpro.metrics import Figure, Metrics
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -53,42 +59,60 @@ async def run(config: Config, instance_id: str, load: Callable[[], Config]) -> N
             couchdb=config.couchdb.url,
             database=config.couchdb.database,
         )
-        reload = Reload(config, load, hangup)
-        await serve(config, Instance(instance_id, config.cht.instance), stop, _wall_clock, reload)
+        me = Instance(instance_id, config.cht.instance)
+        notifier = Notifier(os.environ)
+        reload = Reload(config, load, hangup, notifier)
+        await serve(config, me, stop, _wall_clock, reload, notifier)
         log.info("daemon.stopped")
 
 
 async def serve(
-    config: Config, me: Instance, stop: asyncio.Event, wall_clock: Callable[[], int], reload: Reload
+    config: Config,
+    me: Instance,
+    stop: asyncio.Event,
+    wall_clock: Callable[[], int],
+    reload: Reload,
+    notifier: Notifier = SILENT,
 ) -> None:
     """The composition root: relays until `stop` is set. `wall_clock`: ms since the epoch, for the documents."""
     keyring = Keyring(_secrets(config))
+    metrics = Metrics()
     async with Couch(config.couchdb) as couch, RapidPro(config.rapidpro, keyring) as rapidpro:
         writer = Writer(couch)
         backlog = Backlog()
         settings = SettingsWatch(couch, config.cht, config.rapidpro)
         feed = Feed(couch, settings, backlog, writer.copies, config.outgoing.sweep_interval)
-        claims = Claims(writer, backlog, me, config.outgoing, wall_clock)
+        claims = Claims(writer, backlog, me, config.outgoing, wall_clock, metrics)
         request_time = config.rapidpro.timeout + _REQUEST_MARGIN
         lookup = Lookup(couch, rapidpro, me.id, request_time, config.outgoing.claim_timeout, wall_clock)
         doubts = Doubts(
-            lookup, claims, settings, config.outgoing.settle_time, request_time, config.outgoing.claim_timeout
+            lookup, claims, settings, config.outgoing.settle_time, request_time, config.outgoing.claim_timeout, metrics
         )
-        outgoing = Outgoing(claims, doubts, backlog, rapidpro, settings, config.outgoing, config.rapidpro, keyring)
+        outgoing = Outgoing(
+            claims, doubts, backlog, rapidpro, settings, config.outgoing, config.rapidpro, keyring, metrics
+        )
         reload.subscribe(lambda new: couch.sign_in_with(new.couchdb))
         reload.subscribe(lambda new: rapidpro.limit(new.rapidpro.requests_per_hour))
         reload.subscribe(lambda new: outgoing.limit(new.rapidpro))
-        async with asyncio.TaskGroup() as jobs:
-            writing = jobs.create_task(writer.run())
-            finding = [jobs.create_task(each.run()) for each in (settings, feed, reload)]
+        status = Status(me, settings, [couch.health, *rapidpro.healths.values()])
+        status.figures |= _figures(backlog, claims, doubts, feed, rapidpro, wall_clock)
+        metrics.include(couch.times, rapidpro.times)
+        pulses = [writer.pulse, settings.pulse, feed.sweeping, feed.following, claims.pulse]
+        async with Admin(config.admin.listen, status.snapshot, metrics), asyncio.TaskGroup() as jobs:
+            writing = jobs.create_task(writer.run(), name="writer")
+            finding = [jobs.create_task(each.run(), name=type(each).__name__) for each in (settings, feed, reload)]
             if config.cht.credentials == "vault":
                 credentials = Credentials(Vault(couch), keyring)
                 reload.subscribe(lambda _: credentials.refresh())
-                finding.append(jobs.create_task(credentials.run()))
+                finding.append(jobs.create_task(credentials.run(), name="credentials"))
             else:
                 reload.subscribe(lambda new: keyring.replace(_secrets(new)))
-            relaying = jobs.create_task(outgoing.run(stop))
+            relaying = jobs.create_task(outgoing.run(stop), name="relay")
+            watchdog = Watchdog(notifier, status, pulses, [writing, *finding, relaying])
+            finding.append(jobs.create_task(watchdog.run()))
+            notifier.ready()
             await stop.wait()
+            notifier.stopping()
             for job in finding:
                 job.cancel()
             _, late = await asyncio.wait({relaying}, timeout=config.rapidpro.timeout + _WRITE_BUDGET)
@@ -101,6 +125,21 @@ async def serve(
 def _secrets(config: Config) -> Secrets:
     """Those of the configuration; with the vault there are none before it is read."""
     return Secrets(rapidpro_token=config.rapidpro.token)
+
+
+def _figures(
+    backlog: Backlog, claims: Claims, doubts: Doubts, feed: Feed, rapidpro: RapidPro, wall_clock: Callable[[], int]
+) -> dict[str, Callable[[], Figure]]:
+    """What of the way out can be counted; read in the event loop."""
+    now = asyncio.get_running_loop().time
+    return {
+        "queue_messages": lambda: len(backlog),
+        "queue_oldest_seconds": lambda: (wall_clock() - backlog.oldest_due) / 1000 if backlog.oldest_due else None,
+        "claimed_tasks": lambda: len(claims),
+        "ambiguous_messages": lambda: len(doubts),
+        "budget_left_requests": lambda: {scope: budget.left(now()) for scope, budget in rapidpro.budgets.items()},
+        "feed_lag_seconds": lambda: None if feed.heard is None else now() - feed.heard,
+    }
 
 
 def _wall_clock() -> int:

@@ -6,6 +6,7 @@ cannot be used. The one `except Exception` of the project is here: a crash is lo
 
 import argparse
 import asyncio
+import faulthandler
 import getpass
 import os
 import sys
@@ -16,7 +17,7 @@ from typing import Final
 
 import structlog
 
-from cht_rapidpro import app, config, logs
+from cht_rapidpro import app, config, logs, status_command
 from cht_rapidpro.adapters.couchdb import Couch
 from cht_rapidpro.adapters.state_dir import state_directory
 from cht_rapidpro.adapters.vault import CredentialName, Vault
@@ -30,6 +31,7 @@ CRASHED: Final = 1
 BAD_USAGE: Final = 2
 BAD_CONFIG: Final = 78
 INTERRUPTED: Final = 130
+_WATCH_INTERVAL: Final = 2.0  # seconds
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,6 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return _check(args.config, offline=args.offline, as_json=args.json)
             case "credentials":
                 return _set_credential(args.config, CredentialName(args.name))
+            case "status":
+                interval = _WATCH_INTERVAL if args.watch else None
+                listen = config.load_admin(args.config).listen
+                return status_command.run(listen, as_json=args.json, interval=interval)
             case "demo":
                 return _demo(keep=args.keep)
             case _:
@@ -75,6 +81,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     setting.add_argument("name", choices=[*map(str, CredentialName)], metavar="NAME", help=" or ".join(CredentialName))
     setting.add_argument("--config", type=Path, required=True, metavar="FILE", help="the TOML configuration")
+    status = commands.add_parser("status", help="ask the running daemon how it does")
+    status.add_argument("--config", type=Path, required=True, metavar="FILE", help="the TOML configuration")
+    status.add_argument("--json", action="store_true", help="for machines")
+    status.add_argument("--watch", action="store_true", help="again and again, until Ctrl-C")
     demo = commands.add_parser("demo", help="show the whole gateway on this machine, no configuration needed")
     demo.add_argument("--keep", action="store_true", help="keep running afterwards, until Ctrl-C")
     commands.add_parser("version", help="print the version")
@@ -84,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(path: Path) -> int:
     settings = config.load(path, os.environ)
     logs.configure(settings.log.level, settings.log.format)
+    faulthandler.enable()  # systemd's watchdog ends a stuck process by SIGABRT: the journal shall say where it was
     for warning in settings.warnings:
         log.warning("config.warned", warning=warning)
     with state_directory(config.state_dir(settings, path, os.environ)) as instance_id:

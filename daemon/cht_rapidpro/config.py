@@ -25,6 +25,8 @@ from cht_rapidpro.config_values import (
     check_url,
     find_secret,
     fixed_source,
+    is_loopback,
+    read_address,
     read_text,
     shown,
     three_ways,
@@ -32,7 +34,7 @@ from cht_rapidpro.config_values import (
 )
 from cht_rapidpro.errors import ConfigError
 
-_LATER_SECTIONS: Final = ("incoming", "delivery", "admin")
+_LATER_SECTIONS: Final = ("incoming", "delivery")
 _SECRETS: Final = ("couchdb-password", "rapidpro-token")
 _MAY_HOLD_SECRET: Final = ("user",)  # "name:password" is an easy mistake to make
 
@@ -110,6 +112,11 @@ class Outgoing(Struct, frozen=True, forbid_unknown_fields=True):
     """Whether messages of one text go out as one broadcast of up to 100 numbers; "auto": while many wait."""
 
 
+class Admin(Struct, frozen=True, forbid_unknown_fields=True):
+    listen: str = "127.0.0.1:8086"
+    """Address and port of /health, /ready, /metrics and /status. Empty: they are not offered."""
+
+
 class Log(Struct, frozen=True, forbid_unknown_fields=True):
     level: _Level = "info"
     """The least severe lines that are written."""
@@ -124,13 +131,14 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     cht: Cht = Cht()
     rapidpro: Rapidpro = Rapidpro()
     outgoing: Outgoing = Outgoing()
+    admin: Admin = Admin()
     log: Log = Log()
     warnings: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
     """The secrets that only a restart can change, each with where it comes from."""
 
 
-_SECTIONS: Final[tuple[type[Struct], ...]] = (Couchdb, Cht, Rapidpro, Outgoing, Log)
+_SECTIONS: Final[tuple[type[Struct], ...]] = (Couchdb, Cht, Rapidpro, Outgoing, Admin, Log)
 
 
 def load(path: Path, environ: Mapping[str, str]) -> Config:
@@ -145,18 +153,27 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
         _check_known("section", document, [*(_name(kind) for kind in _SECTIONS), *_LATER_SECTIONS])
         couchdb, rapidpro = _read(document, Couchdb), _read(document, Rapidpro)
         cht = _read(document, Cht)
+        admin = _read_admin(document)
         config = Config(
             couchdb=_complete_couchdb(couchdb, path, environ),
             cht=msgspec.structs.replace(cht, instance=cht.instance or socket.gethostname()),
             rapidpro=_complete_rapidpro(rapidpro, path, environ, uses_vault=cht.credentials == "vault"),
             outgoing=_read(document, Outgoing),
+            admin=admin,
             log=_read(document, Log),
-            warnings=tuple(_warnings(path, document, couchdb, rapidpro)),
+            warnings=(*_warnings(path, document, couchdb, rapidpro), *_admin_warnings(path, admin)),
             fixed=tuple(filter(None, (fixed_source(name, environ) for name in _SECRETS))),
         )
         _check_times(config)
         _check_vault(config)
     return config
+
+
+def load_admin(path: Path) -> Admin:
+    """The section [admin] alone: whoever may ask the daemon how it does need not be able to read its secrets."""
+    text = read_text(path)
+    with at(str(path)):
+        return _read_admin(_parse(text))
 
 
 def state_dir(config: Config, path: Path, environ: Mapping[str, str]) -> Path:
@@ -248,6 +265,19 @@ def _complete_rapidpro(rapidpro: Rapidpro, path: Path, environ: Mapping[str, str
     if not (uses_vault or token):
         raise ConfigError(f"[rapidpro] token: found none; {three_ways('rapidpro-token')}")
     return msgspec.structs.replace(rapidpro, url=url, ca_file=ca_file, token=token)
+
+
+def _read_admin(document: Mapping[str, Any]) -> Admin:
+    admin = _read(document, Admin)
+    if admin.listen:
+        with at("[admin] listen"):
+            read_address(admin.listen)
+    return admin
+
+
+def _admin_warnings(path: Path, admin: Admin) -> Iterator[str]:
+    if admin.listen and not is_loopback(read_address(admin.listen)[0].lower()):
+        yield f"{path}: [admin] listen: {shown(admin.listen)} is open to other machines, and asks for no password"
 
 
 def _check_times(config: Config) -> None:

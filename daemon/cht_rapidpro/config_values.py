@@ -23,6 +23,8 @@ from urllib.parse import urlsplit
 from cht_rapidpro.errors import ConfigError
 
 _URL_PRIVATE: Final = re.compile("[@?#]")
+_ADDRESS: Final = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>\d{1,5})", re.ASCII)
+_LAST_PORT: Final = 65535
 _URL_NEVER: Final = re.compile(r"[\s\\\x00-\x1f\x7f]")
 _DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h|d)", re.ASCII)
 # Decimal, because 700 × 0.001 would be a little more than "0.7s", and limits are compared.
@@ -84,6 +86,14 @@ class Duration:
     def _allowed(self) -> str:
         also = ', or "off"' if self.off else ""
         return f'a number and its unit (ms, s, m, h, d) such as "90s", from "{self.least:g}s" to "3650d"{also}'
+
+
+def read_address(text: str) -> tuple[str, int]:
+    """Host and port of "127.0.0.1:8085", "[::1]:8085" or "name:8085"; port 0 lets the kernel choose one."""
+    found = _ADDRESS.fullmatch(text)
+    if not found or int(found["port"]) > _LAST_PORT:
+        raise ConfigError(f'found {shown(text)}; allowed: an address and a port such as "127.0.0.1:8085"')
+    return found["ipv6"] or found["host"], int(found["port"])
 
 
 @contextmanager
@@ -197,7 +207,7 @@ def check_url(url: str, *, allow_plain_http: bool) -> str:
     scheme, host = _scheme_and_host(url)
     if scheme not in ("http", "https") or not host:
         raise ConfigError(f'found {shown(url)}; allowed: a URL such as "https://rapidpro.example.org"')
-    if scheme == "http" and not (allow_plain_http or _is_loopback(host)):
+    if scheme == "http" and not (allow_plain_http or is_loopback(host)):
         raise ConfigError(
             f"found {shown(url)}; allowed: https, or http to this machine; allow_plain_http = true in this "
             "section lets secrets cross a network in plain sight"
@@ -218,7 +228,8 @@ def _scheme_and_host(url: str) -> tuple[str, str]:
         return "", ""
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine, whatever the network's name servers say."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:  # another name

@@ -7,6 +7,7 @@ document a `Rejected`.
 """
 
 import io
+import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from cht_rapidpro.config import Couchdb
 from cht_rapidpro.domain.task import Doc, DocId
 from cht_rapidpro.errors import GatewayError, PermanentError
 from cht_rapidpro.health import Health
+from cht_rapidpro.metrics import request_times
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -81,6 +83,7 @@ class Couch:
         self.config = config
         self.health = Health("couchdb")
         self._login = Login(config)
+        self.times = request_times("couchdb")
 
     async def __aenter__(self) -> Self:
         self._server = aiocouch.CouchDB(
@@ -111,8 +114,12 @@ class Couch:
         return f"{self.config.url}/{self.config.database}"
 
     @contextmanager
-    def edge(self, *, heals: bool = True) -> Iterator[None]:
-        """Translates foreign errors and tells `health` how the call went; `heals=False`: success proves nothing."""
+    def edge(self, *, heals: bool = True, is_timed: bool = True) -> Iterator[None]:
+        """Translates foreign errors and tells `health` how the call went; `heals=False`: success proves nothing.
+
+        `is_timed=False`: how long it takes is not CouchDB's doing.
+        """
+        started = time.perf_counter()
         try:
             yield
         except GatewayError as error:
@@ -122,6 +129,9 @@ class Couch:
             translated = translate(error, self.config)
             self.health.fails(translated)
             raise translated from error
+        finally:
+            if is_timed:
+                self.times.observe(time.perf_counter() - started)
         if heals:
             self.health.works()
 

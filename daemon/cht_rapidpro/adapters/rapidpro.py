@@ -35,6 +35,7 @@ from cht_rapidpro.domain.task import timestamp
 from cht_rapidpro.errors import TransientError, TroubleError
 from cht_rapidpro.health import Health
 from cht_rapidpro.keyring import Keyring
+from cht_rapidpro.metrics import request_times
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 Failure = NotSent | Throttled | Trouble | Doubtful
@@ -98,6 +99,7 @@ class RapidPro:
         self._transport = Transport(config)
         self.healths = {scope: Health(_DEPENDENCIES[scope]) for scope in Scope}
         self.budgets = {scope: Budget(config.requests_per_hour) for scope in Scope}
+        self.times = request_times("rapidpro", "scope")
         self.health = self.healths[Scope.GENERAL]
         self.budget = self.budgets[Scope.GENERAL]
         self._date: tuple[int, float] | None = None  # RapidPro's clock, and the loop time when it said so
@@ -201,12 +203,14 @@ class RapidPro:
             return NotSent("there is no token yet")
         budget = self.budgets[scope]
         budget.begin()
+        started = asyncio.get_running_loop().time()
         answer: Mapping[str, object] | Answer | BadCursor = Doubtful("cancelled")
         try:
             answer = self._read(await self._transport.request(method, url, token, data))
         finally:
             now = asyncio.get_running_loop().time()
             budget.end(now, counted=not isinstance(answer, _NOT_COUNTED))
+            self.times.labels(scope).observe(now - started)
         return answer
 
     def _read(self, reply: Reply | NotSent | Trouble | Doubtful) -> Mapping[str, object] | Answer | BadCursor:

@@ -46,6 +46,7 @@ class Daemon:
                 "allow_plain_http": True,
             },
             "rapidpro": {"token_file": "rapidpro-token", **rapidpro},
+            "admin": {"listen": "127.0.0.1:0"},
             "log": {"format": "json"},
         }
         merged = {name: {**own.get(name, {}), **(sections or {}).get(name, {})} for name in {*own, *(sections or {})}}

@@ -57,6 +57,11 @@ class Backlog:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    @property
+    def oldest_due(self) -> int | None:
+        """When the first of those that wait was due, in ms since the epoch; None: nothing waits."""
+        return self._waiting[0].due if self._waiting else None
+
     def has_alike(self) -> bool:
         """Whether two of those that wait have the same text."""
         return len({candidate.text for candidate in self._waiting}) < len(self._waiting)

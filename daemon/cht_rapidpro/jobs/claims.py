@@ -33,6 +33,8 @@ from cht_rapidpro.errors import PermanentError
 from cht_rapidpro.jobs.backlog import Backlog, Candidate, Key
 from cht_rapidpro.jobs.held import HeldTask, Moment
 from cht_rapidpro.jobs.writer import Writer
+from cht_rapidpro.metrics import Metrics, Outcome
+from cht_rapidpro.pulse import Pulse
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -52,14 +54,20 @@ class Claims:
         me: Instance,
         config: OutgoingConfig,
         wall_clock: Callable[[], int],
+        metrics: Metrics,
     ) -> None:
         self._writer = writer
         self._backlog = backlog
         self._config = config
         self._wall_clock = wall_clock
+        self._metrics = metrics
         self._held: dict[Key, HeldTask] = {}
         self.me = me
+        self.pulse = Pulse("claim", writer.pulse.needs)
         self.started = Moment(wall_clock(), _time())
+
+    def __len__(self) -> int:
+        return len(set(self._held.values()))
 
     async def claim(self, candidates: list[Candidate]) -> list[HeldTask]:
         """The tasks that we hold now; the candidates that we could not get go back to the backlog's care."""
@@ -129,6 +137,7 @@ class Claims:
             pause = self._config.claim_timeout - (self._wall_clock() - claim.at) / 1000
         elif task and (task.get("state"), task.get("state_details")) == (EXPIRED.state, EXPIRED.details):
             log.warning("task.expired", doc=candidate.doc_id, message=candidate.uuid)
+            self._metrics.count(Outcome.EXPIRED)
         self._hold_back(candidate, pause)
 
     def _hold_back(self, candidate: Candidate, seconds: float) -> None:

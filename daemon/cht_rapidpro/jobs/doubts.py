@@ -22,6 +22,7 @@ from cht_rapidpro.jobs.claims import Claims
 from cht_rapidpro.jobs.held import HeldTask
 from cht_rapidpro.jobs.lookup import Asked, Blocked, Lookup
 from cht_rapidpro.jobs.settings import SettingsWatch
+from cht_rapidpro.metrics import Metrics, Outcome
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -71,6 +72,7 @@ class Doubts:
         settle_time: float,
         request_time: float,
         claim_timeout: float,
+        metrics: Metrics,
     ) -> None:
         self._lookup = lookup
         self._claims = claims
@@ -78,6 +80,7 @@ class Doubts:
         self._settle_time = settle_time
         self._request_time = request_time
         self._claim_timeout = claim_timeout
+        self._metrics = metrics
         self._open: dict[Key, Doubt] = {}
         self._known: OrderedDict[Place, Key] = OrderedDict()
         self._retry = _RETRY
@@ -191,6 +194,7 @@ class Doubts:
     async def _send_again(self, doubt: Doubt, repeat: Repeat) -> None:
         if await self._claims.renew(doubt.held):
             log.warning("broadcast.repeated", doc=doubt.held.doc_id, message=doubt.message.uuid)
+            self._metrics.count(Outcome.REPEATED)
             repeat(doubt)
         else:
             self.forget(doubt.held)
@@ -226,6 +230,7 @@ class Doubts:
             gateway_ref=broadcast.id,
             status=broadcast.status,
         )
+        self._metrics.count(Outcome.ADOPTED)
         return Created(broadcast.id, broadcast.status)
 
     def _time(self) -> float:

@@ -20,6 +20,7 @@ from cht_rapidpro.jobs.backlog import Backlog, Candidate
 from cht_rapidpro.jobs.retry import until_it_works
 from cht_rapidpro.jobs.settings import SettingsWatch
 from cht_rapidpro.jobs.writer import Copies
+from cht_rapidpro.pulse import Pulse
 
 _SENDABLE: Final = "pending-or-forwarded"  # the view's own name for it
 _SETTINGS_EVERY: Final = 10  # sweeps
@@ -37,15 +38,19 @@ class Feed:
         self._backlog = backlog
         self._copies = copies
         self._interval = sweep_interval
+        self.sweeping = Pulse("sweep", couch.health)
+        self.following = Pulse("feed", couch.health)
+        self.heard: float | None = None  # loop time: when CouchDB last told what there is to send
         settings.subscribe(backlog.low.set)
 
     async def run(self) -> NoReturn:
         async with asyncio.TaskGroup() as group:
             follower: asyncio.Task[NoReturn] | None = None
             for sweeps in itertools.count(1):
-                position = await until_it_works(self._couch.update_seq)
-                follower = follower or group.create_task(self._follow(position))
-                await self._sweep()
+                with self.sweeping.step():
+                    position = await until_it_works(self._couch.update_seq)
+                    follower = follower or group.create_task(self._follow(position))
+                    await self._sweep()
                 follower.cancel()
                 follower = group.create_task(self._follow(position))
                 if sweeps % _SETTINGS_EVERY == 0:
@@ -64,6 +69,7 @@ class Feed:
             self._backlog.clear()
             return
         await until_it_works(self._sweep_once)
+        self.heard = asyncio.get_running_loop().time()
 
     async def _sweep_once(self) -> None:
         """Begins with the oldest and ends when the backlog is full; it never waits for room."""
@@ -75,7 +81,9 @@ class Feed:
 
     async def _follow(self, since: Seq) -> NoReturn:
         while True:
-            changes = await until_it_works(self._changes.wait, since)
+            with self.following.step():
+                changes = await until_it_works(self._changes.wait, since)
+            self.heard = asyncio.get_running_loop().time()
             since = changes.last_seq
             if not changes.is_complete:
                 self._backlog.low.set()

@@ -43,6 +43,7 @@ from cht_rapidpro.jobs.held import HeldTask, Turn
 from cht_rapidpro.jobs.ready import Ready
 from cht_rapidpro.jobs.settings import SettingsWatch
 from cht_rapidpro.keyring import Keyring
+from cht_rapidpro.metrics import Metrics, Outcome
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -65,6 +66,7 @@ class Outgoing:
         config: OutgoingConfig,
         limits: Rapidpro,
         keyring: Keyring,
+        metrics: Metrics,
     ) -> None:
         self._claims = claims
         self._doubts = doubts
@@ -73,6 +75,7 @@ class Outgoing:
         self._settings = settings
         self._keyring = keyring
         self._config = config
+        self._metrics = metrics
         self._valve = Valve(limits.max_concurrency)
         self._max_ahead = AHEAD * limits.max_concurrency
         self._long_queue = limits.requests_per_hour / 60 or math.inf  # messages; more than that are a campaign
@@ -214,7 +217,8 @@ class Outgoing:
         self._work.create_task(work).add_done_callback(lambda _: self._wake.set())
 
     async def _claim(self, candidates: list[Candidate], company: int) -> None:
-        held = await self._claims.claim(candidates)
+        with self._claims.pulse.step():
+            held = await self._claims.claim(candidates)
         self._claiming = False
         for task in held:
             task.company = self._company_of(task, company)
@@ -297,6 +301,7 @@ class Outgoing:
                     self._start(self._claims.settle(held))
             case Doubtful(why):
                 log.warning("broadcast.doubted", doc=held.doc_id, message=message.uuid, why=why)
+                self._metrics.count(Outcome.DOUBTED)
             case Again(size):
                 held.company = size
                 self._queue(held, message)
@@ -325,9 +330,11 @@ class Outgoing:
         self._troubled.pop(held.keys[0], None)
         if isinstance(result, Refused):
             known.warning("broadcast.refused", reason=result.reason)
+            self._metrics.count(Outcome.REFUSED)
         elif isinstance(turn.pair, Pair):
             self._doubts.know(held, message, turn.pair, result.id)
             known.info("broadcast.created", gateway_ref=result.id, status=result.status)
+            self._metrics.sent(held.due, self._claims.now())
 
     # -- doubt ------------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ import msgspec
 import structlog
 
 from cht_rapidpro import logs
+from cht_rapidpro.adapters.notify import SILENT, Notifier
 from cht_rapidpro.config import Config
 from cht_rapidpro.errors import ConfigError
 
@@ -42,10 +43,13 @@ _BOUND: Final = {
 class Reload:
     """`requested` is set by the signal; `load` reads the file anew, in a thread, and raises ConfigError."""
 
-    def __init__(self, config: Config, load: Callable[[], Config], requested: asyncio.Event) -> None:
+    def __init__(
+        self, config: Config, load: Callable[[], Config], requested: asyncio.Event, notifier: Notifier = SILENT
+    ) -> None:
         self._config = config
         self._load = load
         self._requested = requested
+        self._notifier = notifier
         self._listeners: list[Callable[[Config], None]] = []
 
     def subscribe(self, listener: Callable[[Config], None]) -> None:
@@ -56,12 +60,14 @@ class Reload:
         while True:
             await self._requested.wait()
             self._requested.clear()
+            self._notifier.reloading()
             try:
                 found = await asyncio.to_thread(self._load)
             except ConfigError as error:
                 log.error("config.rejected", error=str(error), means="the running configuration stays in force")
             else:
                 self._apply(found)
+            self._notifier.ready()
 
     def _apply(self, found: Config) -> None:
         changed = list(_differences(self._config, found))

@@ -18,6 +18,7 @@ from cht_rapidpro.config_values import check_url
 from cht_rapidpro.domain.settings import AppSettings, Choice, choose, read_settings
 from cht_rapidpro.errors import ConfigError
 from cht_rapidpro.jobs.retry import until_it_works
+from cht_rapidpro.pulse import Pulse
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -30,7 +31,7 @@ _HOST_MEANS: Final = (
 class SettingsWatch:
     """`settings`: the last good snapshot (None: never read).
 
-    `base`: RapidPro's base URL, None while it is not known; `target`: the same while we send, else None.
+    `base`: RapidPro's base URL, None while it is not known; `target`: the same while we send, else None; `choice`: why.
     """
 
     def __init__(self, couch: Couch, cht: Cht, rapidpro: Rapidpro) -> None:
@@ -39,8 +40,9 @@ class SettingsWatch:
         self._rapidpro = rapidpro
         self._requested = asyncio.Event()
         self._listeners: list[Callable[[], None]] = []
-        self._choice: Choice | None = None
+        self.choice: Choice | None = None
         self._problem = ""
+        self.pulse = Pulse("settings", couch.health)
         self._host = ""
         self.settings: AppSettings | None = None
         self.base: str | None = rapidpro.url or None
@@ -59,7 +61,8 @@ class SettingsWatch:
         while True:
             await self._requested.wait()
             self._requested.clear()
-            docs = await until_it_works(self._couch.read, SETTINGS_DOCS)
+            with self.pulse.step():
+                docs = await until_it_works(self._couch.read, SETTINGS_DOCS)
             self._take(read_settings(*(docs.get(doc_id) for doc_id in SETTINGS_DOCS)))
 
     def _take(self, found: AppSettings | str) -> None:
@@ -79,9 +82,9 @@ class SettingsWatch:
 
     def _tell(self, choice: Choice) -> None:
         """One line when the choice changes: on, off, or a conflict that a human has to solve."""
-        if choice == self._choice:
+        if choice == self.choice:
             return
-        self._choice = choice
+        self.choice = choice
         if choice.conflict:
             log.error("sending.conflicted", why=choice.why)
         elif choice.sends:

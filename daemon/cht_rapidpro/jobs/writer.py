@@ -17,6 +17,7 @@ from cht_rapidpro.domain.claim import Edit
 from cht_rapidpro.domain.task import Doc, DocId
 from cht_rapidpro.errors import GatewayError, PermanentError
 from cht_rapidpro.jobs.retry import until_it_works
+from cht_rapidpro.pulse import Pulse
 
 _ROWS: Final = 200  # documents a round
 _COPIES_BYTES: Final = 1024 * 1024
@@ -67,6 +68,7 @@ class Writer:
         self._waiting: list[_Waiting] = []
         self._wake = asyncio.Event()
         self.copies = Copies()
+        self.pulse = Pulse("writer", couch.health)
 
     async def apply(self, doc_id: DocId, edit: Edit, *, max_age: float | None = None) -> Doc | None:
         """The document as it is stored after the edit; None when it is deleted or never existed.
@@ -90,7 +92,8 @@ class Writer:
             await self._wake.wait()
             self._wake.clear()
             while self._waiting:
-                await until_it_works(self._commit, self._take())
+                with self.pulse.step():
+                    await until_it_works(self._commit, self._take())
 
     def _take(self) -> dict[DocId, list[_Waiting]]:
         edits: dict[DocId, list[_Waiting]] = {}

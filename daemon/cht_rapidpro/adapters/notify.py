@@ -1,0 +1,66 @@
+"""What the process tells systemd (sd_notify): that it is ready, how it does, that it lives, that it stops.
+
+Datagrams to the socket that `NOTIFY_SOCKET` names; without it, outside of systemd, nothing is said. Nothing here waits:
+a message that systemd does not take at once is one warning, and the watchdog's next one comes soon.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Mapping
+from typing import Final
+
+import structlog
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+_MICROSECONDS: Final = 1_000_000
+
+
+class Notifier:
+    """`watchdog_timeout`: seconds after which systemd ends a service that has not fed the watchdog; None: never."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        address = environ.get("NOTIFY_SOCKET", "")
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        self._last_status = ""
+        self.watchdog_timeout = _watchdog_timeout(environ)
+
+    def ready(self) -> None:
+        """Started, or done with what `reloading` began."""
+        self._send("READY=1")
+
+    def reloading(self) -> None:
+        """The configuration is being read again; `ready` ends it."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+    def stopping(self) -> None:
+        self._send("STOPPING=1")
+
+    def status(self, line: str) -> None:
+        """The line that `systemctl status` shows; said when it has changed."""
+        if line != self._last_status:
+            self._last_status = line
+            self._send(f"STATUS={line}")
+
+    def feed_watchdog(self) -> None:
+        self._send("WATCHDOG=1")
+
+    def _send(self, message: str) -> None:
+        if not self._address:
+            return
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as out:
+                out.sendto(message.encode(), self._address)
+        except OSError as error:
+            log.warning("systemd.unheard", message=message.partition("=")[0], error=error.strerror)
+
+
+def _watchdog_timeout(environ: Mapping[str, str]) -> float | None:
+    """systemd asks this very process for it; a child that inherits the variables is not meant."""
+    found = environ.get("WATCHDOG_USEC", "")
+    is_ours = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+    return int(found) / _MICROSECONDS if found.isdigit() and is_ours else None
+
+
+SILENT: Final = Notifier({})

@@ -1,0 +1,136 @@
+"""What Prometheus is told: every name, help text and label value, in one place.
+
+Counters and histograms are kept by whoever meets with the fact and logs it; gauges are read when somebody asks, from
+the figures of `jobs/status.py`. The registry is our own, so that no library adds to it and two daemons in one process
+stay apart. Invariant: label values are closed sets. A document id or a number among them would be a series for each
+message, and a leak.
+"""
+
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from typing import Final
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+_NAMESPACE: Final = "cht_rapidpro"
+_REQUEST_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_WAIT_BUCKETS: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 6 * 3600, 86400)
+
+# Each counter would have a second series, which nobody asks for. The library has no annotation here.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+class Direction(StrEnum):
+    OUTGOING = "outgoing"
+
+
+class Outcome(StrEnum):
+    """What became of a message, at the moment when it did; one in doubt is counted again when that ends."""
+
+    SENT = "sent"
+    REFUSED = "refused"
+    DOUBTED = "doubted"
+    ADOPTED = "adopted"
+    REPEATED = "repeated"
+    EXPIRED = "expired"
+
+
+_OUTCOMES: Final = {Direction.OUTGOING: tuple(Outcome)}
+
+Figure = float | None | Mapping[str, float | None]
+"""A number, None where there is none at present, or one for each value of a label."""
+
+# What `Status.figures` may hold: the help text, and the label where the figure has one.
+GAUGES: Final = {
+    "queue_messages": ("Messages due that wait here to be claimed; the view may have more.", ""),
+    "queue_oldest_seconds": ("How long ago the oldest of them was due.", ""),
+    "claimed_tasks": ("Tasks under a claim of this daemon: ready, in flight or in doubt.", ""),
+    "ambiguous_messages": ("Messages that may have been sent and have to be looked up.", ""),
+    "budget_left_requests": ("Requests to RapidPro that may start now.", "scope"),
+    "feed_lag_seconds": ("Time since CouchDB last told whether there is something to send.", ""),
+    "sending_enabled": ("1 while the app settings choose this gateway.", ""),
+    "dependency_up": ("0 while it is away or refuses us.", "dependency"),
+}
+
+
+class Metrics:
+    """The counters and histograms that the jobs share."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._messages = Counter(
+            "messages",
+            "Messages, by what became of them.",
+            ["direction", "outcome"],
+            namespace=_NAMESPACE,
+            registry=self.registry,
+        )
+        for direction, outcomes in _OUTCOMES.items():
+            for outcome in outcomes:
+                self._messages.labels(direction, outcome)  # a series that begins at 0 shows its first increase
+        self._pending_to_sent = Histogram(
+            "pending_to_sent_seconds",
+            "From the moment a message was due until RapidPro had it.",
+            namespace=_NAMESPACE,
+            buckets=_WAIT_BUCKETS,
+            registry=self.registry,
+        )
+
+    def include(self, *histograms: Histogram) -> None:
+        """Those that adapters own."""
+        for histogram in histograms:
+            self.registry.register(histogram)
+
+    def count(self, outcome: Outcome) -> None:
+        """One message more of which this became."""
+        self._messages.labels(Direction.OUTGOING, outcome).inc()
+
+    def sent(self, due: int, now: int) -> None:
+        """RapidPro has a message that was due then; both ms since the epoch, `due` 0 where it is unknown."""
+        self.count(Outcome.SENT)
+        if due:
+            self._pending_to_sent.observe(max(0, now - due) / 1000)
+
+    def render(self, figures: Mapping[str, Figure]) -> bytes:
+        """Everything in Prometheus' text format. Reads /proc: to be called in a thread."""
+        at_present = CollectorRegistry()
+        at_present.register(_Gauges(figures))
+        ProcessCollector(registry=at_present)
+        return generate_latest(self.registry) + generate_latest(at_present)
+
+
+def request_times(peer: str, *labels: str) -> Histogram:
+    """How long requests to a dependency took; its adapter owns it, and `Metrics.registry` is given it."""
+    return Histogram(
+        f"{peer}_request_seconds",
+        f"How long requests to {peer} took, answered or not.",
+        labels,
+        namespace=_NAMESPACE,
+        buckets=_REQUEST_BUCKETS,
+        registry=None,
+    )
+
+
+class _Gauges(Collector):
+    def __init__(self, figures: Mapping[str, Figure]) -> None:
+        self._figures = figures
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        for name, figure in self._figures.items():
+            help_text, label = GAUGES[name]
+            family = GaugeMetricFamily(f"{_NAMESPACE}_{name}", help_text, labels=[label] if label else [])
+            values = figure if isinstance(figure, Mapping) else {"": figure}
+            for label_value, value in values.items():
+                if value is not None:
+                    family.add_metric([label_value] if label else [], value)
+            yield family

@@ -1,0 +1,107 @@
+"""`cht-rapidpro status`: asks the running daemon's admin listener how it does, and shows it to a person.
+
+A plain request to an address of this machine, past every proxy. Exit code 0 means that all is well, 1 that something is
+away, refuses us, or that no daemon answers.
+"""
+
+import http.client
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from cht_rapidpro.config_values import read_address
+from cht_rapidpro.errors import ConfigError, TransientError
+
+_TIMEOUT: Final = 5.0
+_CLEAR: Final = "\x1b[H\x1b[2J"
+_MINUTE, _HOUR, _DAY = 60, 3600, 86400
+
+
+def run(listen: str, *, as_json: bool, interval: float | None) -> int:
+    """Shows it once, or every `interval` seconds until Ctrl-C; the exit code."""
+    while True:
+        try:
+            found = ask(listen)
+        except TransientError as error:
+            print(f"cht-rapidpro: {error}", file=sys.stderr)
+            if interval is None:
+                return 1
+        else:
+            shown = json.dumps(found, ensure_ascii=False) if as_json else as_table(found)
+            print(_CLEAR + shown if interval and sys.stdout.isatty() else shown, flush=True)
+            if interval is None:
+                return 0 if found["state"] == "ok" else 1
+        time.sleep(interval)
+
+
+def ask(listen: str) -> dict[str, Any]:
+    """What /status says. Raises TransientError where no daemon answers."""
+    if not listen:
+        raise ConfigError('[admin] listen: found "", which switches status off; allowed here: the daemon\'s address')
+    host, port = read_address(listen)
+    if not port:
+        raise ConfigError('[admin] listen: found port 0, which the kernel chose; the log says it: "admin.listening"')
+    connection = http.client.HTTPConnection(host, port, timeout=_TIMEOUT)
+    try:
+        connection.request("GET", "/status")
+        answer = connection.getresponse()
+        found = json.loads(answer.read())
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise TransientError(f"no cht-rapidpro answers at {listen}: {error}") from error
+    finally:
+        connection.close()
+    if not isinstance(found, dict) or "figures" not in found:
+        raise TransientError(f"what answers at {listen} is no cht-rapidpro")
+    return found
+
+
+def as_table(found: Mapping[str, Any]) -> str:
+    """Two columns; what is not as it should be stands out by its word, not by its colour."""
+    rows = list(_rows(found))
+    width = max(len(what) for what, _ in rows)
+    return "\n".join(f"{what:<{width}}  {value}".rstrip() for what, value in rows)
+
+
+def _rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "state", f"{found['state']}, up {_span(found['uptime_seconds'])}, version {found['version']}"
+    yield "daemon", f"{found['name']} ({found['instance']})"
+    yield "sending", found["sending"]
+    for dependency in found["dependencies"]:
+        yield from _dependency(dependency)
+    for name, figure in found["figures"].items():
+        if name not in _SHOWN_ELSEWHERE:
+            yield from _figure(name, figure)
+
+
+_SHOWN_ELSEWHERE: Final = ("sending_enabled", "dependency_up")
+
+
+def _dependency(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield found["name"], f"{found['condition']}, for {_span(found['for_seconds'])}"
+    if found["last_error"] and found["condition"] != "works":
+        yield "", found["last_error"]
+
+
+def _figure(name: str, figure: object) -> Iterator[tuple[str, str]]:
+    what, _, unit = name.rpartition("_")
+    label = what.replace("_", " ")
+    values = figure if isinstance(figure, dict) else {"": figure}
+    for of, value in values.items():
+        yield f"{label} {of}".rstrip(), _amount(value, unit)
+
+
+def _amount(value: object, unit: str) -> str:
+    if not isinstance(value, int | float):
+        return "-"
+    return _span(value) if unit == "seconds" else f"{value:g} {unit}"
+
+
+def _span(seconds: float) -> str:
+    """In the two largest units that matter to a reader."""
+    whole = max(0, round(seconds))
+    for unit, size, below, part in (("d", _DAY, "h", _HOUR), ("h", _HOUR, "min", _MINUTE), ("min", _MINUTE, "s", 1)):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // part} {below}"
+    return f"{whole} s"
