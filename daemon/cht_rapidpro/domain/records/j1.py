@@ -1,0 +1,47 @@
+"""JavaROSA: `J1!CODE!label#value#label#value`, with `\\#` for a `#` inside a value.
+
+Labels are matched as expressions (`labels.py`), in the system's locale. Unknown labels are ignored without an error.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from cht_rapidpro.domain.records.answers import Answers
+from cht_rapidpro.domain.records.characters import trim
+from cht_rapidpro.domain.records.form import Form
+from cht_rapidpro.domain.records.javascript import text as as_text
+from cht_rapidpro.domain.records.javascript import truthy
+from cht_rapidpro.domain.records.labels import comparable, named
+from cht_rapidpro.domain.records.matching import Effort
+from cht_rapidpro.domain.records.translation import Translator
+
+# Quirk: what is before a split point is taken with it, so the first character of all, and the second of two
+# adjacent `#`, split nothing.
+_SPLIT: Final = re.compile(r"[^\\]#")
+
+
+def parse_j1(form: Form, text: str, translator: Translator, effort: Effort) -> Answers:
+    """Quirk: the message's own locale is not asked. One label that is sent may fill several fields."""
+    pieces = list(_pieces(text.split("!", 2)[2]))
+    sent = list(zip(map(trim, pieces[::2]), pieces[1::2], strict=False))
+    last = {label: position for position, (label, _) in enumerate(sent)}
+    by_comparable: dict[str, list[str]] = {}
+    for label in last:
+        by_comparable.setdefault(comparable(label), []).append(label)
+    values: dict[str, object] = {}
+    for field in form.fields:
+        if truthy(field.tiny):
+            label = as_text(translator.translate(field.tiny))
+            position = max((last[found] for found in named(label, by_comparable, effort)), default=None)
+            if position is not None:
+                values[field.key] = sent[position][1].replace("\\#", "#")
+    return Answers(values, every_field=True)
+
+
+def _pieces(data: str) -> Iterator[str]:
+    start = 0
+    for found in _SPLIT.finditer(data):
+        yield data[start : found.end() - 1]
+        start = found.end()
+    yield data[start:]
