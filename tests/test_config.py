@@ -8,7 +8,20 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cht_rapidpro.config import Admin, Cht, Config, Couchdb, Log, Outgoing, Rapidpro, load, load_admin, state_dir
+from cht_rapidpro.config import (
+    Admin,
+    Cht,
+    Config,
+    Couchdb,
+    Incoming,
+    Log,
+    Outgoing,
+    Rapidpro,
+    load,
+    load_admin,
+    load_spool,
+    state_dir,
+)
 from cht_rapidpro.config_values import Secret, check_url
 from cht_rapidpro.errors import ConfigError
 
@@ -52,11 +65,14 @@ def refusal(path: Path, environ: dict[str, str] | None = None) -> str:
 
 
 def test_the_example_holds_every_key_with_its_default(write: Callable[[str], Path]) -> None:
-    assert load(EXAMPLE, TOKEN) == load(write(""), TOKEN)
+    def without_place(config: Config) -> Config:  # the spool is beside the file that was read
+        return msgspec.structs.replace(config, incoming=msgspec.structs.replace(config.incoming, spool=""))
+
+    assert without_place(load(EXAMPLE, TOKEN)) == without_place(load(write(""), TOKEN))
     keys = {section: set(table) for section, table in tomllib.loads(EXAMPLE.read_text()).items()}
     assert keys == {
         kind.__name__.lower(): {field.name for field in msgspec.structs.fields(kind)}
-        for kind in (Couchdb, Cht, Rapidpro, Outgoing, Admin, Log)
+        for kind in (Couchdb, Cht, Rapidpro, Outgoing, Incoming, Admin, Log)
     }
 
 
@@ -84,6 +100,17 @@ def test_values_arrive_as_their_keys_and_units(write: Callable[[str], Path]) -> 
         level = "debug"
         format = "json"
         [incoming]
+        enabled = false
+        listen = "[::1]:0"
+        key = "k3y"
+        spool = "incoming.sqlite3"
+        max_body = "1MiB"
+        max_waiting = 7
+        flow = "0192AAAA-0000-7000-8000-000000000001"
+        id_is = "message"
+        backfill_interval = "1h"
+        backfill_from = "2026-11-22T08:00:00Z"
+        [delivery]
         anything = 1
     """)
     assert load(path, TOKEN) == Config(
@@ -93,11 +120,24 @@ def test_values_arrive_as_their_keys_and_units(write: Callable[[str], Path]) -> 
             url="http://[::1]:8000", token=Secret("T0ken"), timeout=0.7, requests_per_hour=0, max_concurrency=100
         ),
         outgoing=Outgoing(sweep_interval=0.2, claim_timeout=2.8, expire_after=7 * 86400.0),
+        incoming=Incoming(
+            enabled=False,
+            listen="[::1]:0",
+            key=Secret("k3y"),
+            spool=str(path.with_name("incoming.sqlite3")),
+            max_body=1024 * 1024,
+            max_waiting=7,
+            flow="0192aaaa-0000-7000-8000-000000000001",
+            id_is="message",
+            backfill_interval=3600.0,
+            backfill_from=1795334400000,
+        ),
         admin=Admin(listen="[::]:0"),
         log=Log(level="debug", format="json"),
         warnings=(
             f"{path}: [couchdb] password stands in the file itself; password_file is the safer place",
-            f"{path}: [incoming] is not used by this version",
+            f"{path}: [incoming] key stands in the file itself; key_file is the safer place",
+            f"{path}: [delivery] is not used by this version",
             f'{path}: [admin] listen: "[::]:0" is open to other machines, and asks for no password',
         ),
         fixed=("rapidpro-token: environment variable CHT_RAPIDPRO_RAPIDPRO_TOKEN",),
@@ -112,7 +152,7 @@ def test_values_arrive_as_their_keys_and_units(write: Callable[[str], Path]) -> 
         ("[log]\nlevel = " + "9" * 5000, ["not TOML"]),
         ("[log]\nlevel = " + "[" * 5000, ["not TOML"]),
         ('[rapidpr]\nurl = ""', ['unknown section "rapidpr"; did you mean "rapidpro"?', "couchdb, cht, rapidpro"]),
-        ('token = "s3cr3t"', ['unknown section "token"', "outgoing, admin, log, incoming, delivery"]),
+        ('token = "s3cr3t"', ['unknown section "token"', "outgoing, incoming, admin, log, delivery"]),
         ('rapidpro = "s3cr3t"', ["[rapidpro]: found a value of type str", "a table"]),
         ('[rapidpro]\ntokn = "s3cr3t"', ['[rapidpro]: unknown key "tokn"; did you mean "token"?', "token_file"]),
         ("[log]\nx = 1", ['[log]: unknown key "x"; allowed: level, format']),
@@ -128,6 +168,17 @@ def test_values_arrive_as_their_keys_and_units(write: Callable[[str], Path]) -> 
             '[outgoing]\nclaim_timeout = "119s"',
             ["[outgoing] claim_timeout: found 119s", "4 × [rapidpro] timeout = 120s"],
         ),
+        ('[incoming]\nlisten = "8085"', ['[incoming] listen: found "8085"; allowed: an address and a port']),
+        ('[incoming]\nlisten = "127.0.0.1:65536"', ["[incoming] listen: found"]),
+        ('[incoming]\nlisten = "[::1"', ["[incoming] listen: found"]),
+        ('[incoming]\nmax_body = "64kB"', ['[incoming] max_body: found "64kB"', '"64KiB"', 'from "1024B"']),
+        ('[incoming]\nmax_body = "1GiB"', ["[incoming] max_body: found"]),
+        ("[incoming]\nmax_waiting = 0", ["max_waiting: found 0; allowed: a whole number from 1 to 100000"]),
+        ('[incoming]\nflow = "CHT"', ['[incoming] flow: found "CHT"; allowed: the UUID of a flow']),
+        ('[incoming]\nid_is = "uuid"', ['[incoming] id_is: found "uuid"; allowed: "run" or "message"']),
+        ('[incoming]\nbackfill_from = "yesterday"', ['[incoming] backfill_from: found "yesterday"', '"2026-']),
+        ('[incoming]\nkey = "s3cr3t\\ns3cr3t"', ["[incoming] key: found a second line"]),
+        ('[incoming]\nkey_file = "none"', ["[incoming] key_file: cannot read", "/none: No such"]),
         ("[rapidpro]\nmax_concurrency = 0", ["max_concurrency: found 0; allowed: a whole number from 1 to 100"]),
         ("[rapidpro]\nmax_concurrency = 1.5", ["found 1.5; allowed: a whole number from 1 to 100"]),
         ("[rapidpro]\nmax_concurrency = true", ["found true; allowed: a whole number from 1 to 100"]),
@@ -226,6 +277,43 @@ def test_a_secret_that_cannot_be_meant_is_refused(
         assert "[rapidpro] token" in message
         assert str(secret) in message
         assert reason in message
+
+
+def test_several_keys_stand_one_a_line_and_none_is_no_error(tmp_path: Path, write: Callable[[str], Path]) -> None:
+    (tmp_path / "keys").write_text("new key\r\n\n  old-key \n")
+    path = write('[incoming]\nkey_file = "keys"')
+    assert [key.reveal() for key in load(path, TOKEN).incoming.keys] == ["new key", "old-key"]
+    assert load(path, TOKEN | {"CHT_RAPIDPRO_INCOMING_KEY": "other"}).incoming.keys == (Secret("other"),)
+    (tmp_path / "incoming-key").write_text("a\nb")
+    credentials = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    assert load(path, TOKEN | credentials).incoming.keys == (Secret("a"), Secret("b"))
+    assert load(write(""), TOKEN).incoming.keys == ()
+
+
+@pytest.mark.parametrize("content", ["", "\n \n", "s3cr3t\n\x00s3cr3t\n"])
+def test_a_file_of_keys_that_cannot_be_meant_is_refused(
+    tmp_path: Path, write: Callable[[str], Path], content: str
+) -> None:
+    (tmp_path / "keys").write_text(content)
+    assert str(tmp_path / "keys") in refusal(write('[incoming]\nkey_file = "keys"'))
+
+
+@pytest.mark.parametrize(
+    ("toml", "environ", "expected"),
+    [
+        ("", {}, "spool.sqlite3"),
+        ("", {"STATE_DIRECTORY": "/var/lib/a"}, "/var/lib/a/spool.sqlite3"),
+        ('[cht]\nstate_dir = "state"', {"STATE_DIRECTORY": "/var/lib/a"}, "state/spool.sqlite3"),
+        ('[incoming]\nspool = "messages"\n[cht]\nstate_dir = "state"', {}, "messages"),
+        ('[incoming]\nspool = "/srv/messages"', {}, "/srv/messages"),
+    ],
+)
+def test_every_command_finds_the_same_spool(
+    tmp_path: Path, write: Callable[[str], Path], toml: str, environ: dict[str, str], expected: str
+) -> None:
+    path = write(toml)
+    assert load(path, TOKEN | environ).incoming.spool == str(tmp_path / expected)
+    assert load_spool(path, environ) == tmp_path / expected, "without any secret"
 
 
 def test_an_empty_variable_and_no_token_at_all_are_refused(write: Callable[[str], Path]) -> None:

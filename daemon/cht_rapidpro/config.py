@@ -20,12 +20,15 @@ from cht_rapidpro.config_values import (
     NO_SECRET,
     Duration,
     Secret,
+    Size,
     at,
     check_ca_file,
     check_url,
+    checked_keys,
     find_secret,
     fixed_source,
     is_loopback,
+    moment,
     read_address,
     read_text,
     shown,
@@ -34,8 +37,8 @@ from cht_rapidpro.config_values import (
 )
 from cht_rapidpro.errors import ConfigError
 
-_LATER_SECTIONS: Final = ("incoming", "delivery")
-_SECRETS: Final = ("couchdb-password", "rapidpro-token")
+_LATER_SECTIONS: Final = ("delivery",)
+_SECRETS: Final = ("couchdb-password", "rapidpro-token", "incoming-key")
 _MAY_HOLD_SECRET: Final = ("user",)  # "name:password" is an easy mistake to make
 
 _Database = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_$()+/-]*\Z", description="a-z first, then a-z, 0-9 or _$()+-/")]
@@ -45,6 +48,12 @@ _Line = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]*\Z", description="one li
 _Credentials = Annotated[Literal["config", "vault"], Meta(description='"config" or "vault"')]
 _Count = Annotated[int, Meta(ge=0, description="a whole number, 0 or more")]
 _Concurrency = Annotated[int, Meta(ge=1, le=100, description="a whole number from 1 to 100")]
+_Waiting = Annotated[int, Meta(ge=1, le=100_000, description="a whole number from 1 to 100000")]
+_Flow = Annotated[
+    str,
+    Meta(pattern=r"^([0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})?\Z", description='the UUID of a flow, or ""'),
+]
+_IdIs = Annotated[Literal["run", "message"], Meta(description='"run" or "message"')]
 _Level = Annotated[
     Literal["debug", "info", "warning", "error"], Meta(description='"debug", "info", "warning" or "error"')
 ]
@@ -112,6 +121,40 @@ class Outgoing(Struct, frozen=True, forbid_unknown_fields=True):
     """Whether messages of one text go out as one broadcast of up to 100 numbers; "auto": while many wait."""
 
 
+class Incoming(Struct, frozen=True, forbid_unknown_fields=True):
+    enabled: bool = True
+    """False: no webhook is listened for."""
+    listen: str = "127.0.0.1:8085"
+    """Address and port of the webhook. A socket that systemd hands over goes before it."""
+    key_file: str = ""
+    """File with the keys that webhooks may bring, one a line. Relative: to the folder of the configuration file."""
+    key: _Secret = NO_SECRET
+    """A key itself: works, and is warned about. Once loaded: all keys from whichever source, one a line."""
+    spool: str = ""
+    """The file that keeps messages while CouchDB is away. Empty: spool.sqlite3 in the state directory; absolute once
+    loaded."""
+    max_body: Annotated[int, Size(least=1024, most=16 * 1024 * 1024)] = 64 * 1024
+    """Bytes of a webhook's body; a larger one is refused with 413."""
+    max_waiting: _Waiting = 1000
+    """Webhooks that wait for their answer at once; more are refused with 503."""
+    accept_simulated: bool = False
+    """True stores what somebody sends who tries the flow in RapidPro's editor."""
+    check_legacy_ids: bool = False
+    """True looks for each id among the records of CHT's own gateway first: for the move, at half the pace."""
+    flow: _Flow = ""
+    """The flow that calls the webhook; what it took while nobody listened is fetched afterwards. Empty: it is not."""
+    id_is: _IdIs = "run"
+    """What the flow sends as `id`: `run.uuid`, or `input.uuid`, the message's own."""
+    backfill_interval: Annotated[float, Duration(least=1)] = 600.0
+    """Seconds between two looks for what was missed."""
+    backfill_from: Annotated[int | None, moment] = None
+    """How far back the very first look goes, ms since the epoch. None (""): to the moment of the first start."""
+
+    @property
+    def keys(self) -> tuple[Secret, ...]:
+        return tuple(Secret(line) for line in self.key.reveal().splitlines())
+
+
 class Admin(Struct, frozen=True, forbid_unknown_fields=True):
     listen: str = "127.0.0.1:8086"
     """Address and port of /health, /ready, /metrics and /status. Empty: they are not offered."""
@@ -131,6 +174,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     cht: Cht = Cht()
     rapidpro: Rapidpro = Rapidpro()
     outgoing: Outgoing = Outgoing()
+    incoming: Incoming = Incoming()
     admin: Admin = Admin()
     log: Log = Log()
     warnings: tuple[str, ...] = ()
@@ -138,7 +182,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     """The secrets that only a restart can change, each with where it comes from."""
 
 
-_SECTIONS: Final[tuple[type[Struct], ...]] = (Couchdb, Cht, Rapidpro, Outgoing, Admin, Log)
+_SECTIONS: Final[tuple[type[Struct], ...]] = (Couchdb, Cht, Rapidpro, Outgoing, Incoming, Admin, Log)
 
 
 def load(path: Path, environ: Mapping[str, str]) -> Config:
@@ -150,23 +194,31 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
     text = read_text(path)
     with at(str(path)):
         document = _parse(text)
-        _check_known("section", document, [*(_name(kind) for kind in _SECTIONS), *_LATER_SECTIONS])
         couchdb, rapidpro = _read(document, Couchdb), _read(document, Rapidpro)
-        cht = _read(document, Cht)
+        cht, incoming = _read(document, Cht), _read(document, Incoming)
         admin = _read_admin(document)
         config = Config(
             couchdb=_complete_couchdb(couchdb, path, environ),
             cht=msgspec.structs.replace(cht, instance=cht.instance or socket.gethostname()),
             rapidpro=_complete_rapidpro(rapidpro, path, environ, uses_vault=cht.credentials == "vault"),
             outgoing=_read(document, Outgoing),
+            incoming=_complete_incoming(incoming, cht, path, environ),
             admin=admin,
             log=_read(document, Log),
-            warnings=(*_warnings(path, document, couchdb, rapidpro), *_admin_warnings(path, admin)),
+            warnings=(*_warnings(path, document, couchdb, rapidpro, incoming), *_admin_warnings(path, admin)),
             fixed=tuple(filter(None, (fixed_source(name, environ) for name in _SECRETS))),
         )
         _check_times(config)
         _check_vault(config)
     return config
+
+
+def load_spool(path: Path, environ: Mapping[str, str]) -> Path:
+    """Where the spool is, for the commands about it: they need no secret, and none may be at hand."""
+    text = read_text(path)
+    with at(str(path)):
+        document = _parse(text)
+        return _spool(_read(document, Incoming), _read(document, Cht), path, environ)
 
 
 def load_admin(path: Path) -> Admin:
@@ -178,9 +230,17 @@ def load_admin(path: Path) -> Admin:
 
 def state_dir(config: Config, path: Path, environ: Mapping[str, str]) -> Path:
     """The folder of the instance id and the lock, the same for every command on the file at `path`."""
+    return _state_dir(config.cht, path, environ)
+
+
+def _state_dir(cht: Cht, path: Path, environ: Mapping[str, str]) -> Path:
     # systemd lists the folders of a unit that has several, separated by colons.
     from_systemd = environ.get("STATE_DIRECTORY", "").split(":")[0]
-    return _folder(path) / (config.cht.state_dir or from_systemd)
+    return _folder(path) / (cht.state_dir or from_systemd)
+
+
+def _spool(incoming: Incoming, cht: Cht, path: Path, environ: Mapping[str, str]) -> Path:
+    return _folder(path) / incoming.spool if incoming.spool else _state_dir(cht, path, environ) / "spool.sqlite3"
 
 
 def _name(kind: type[Struct]) -> str:
@@ -193,9 +253,11 @@ def _folder(path: Path) -> Path:
 
 def _parse(text: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(text)
+        document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # also a number of 5,000 digits, a thousand nested brackets
         raise ConfigError(f"not TOML: {error}") from error
+    _check_known("section", document, [*(_name(kind) for kind in _SECTIONS), *_LATER_SECTIONS])
+    return document
 
 
 def _check_known(noun: str, given: Collection[str], known: Collection[str]) -> None:
@@ -267,6 +329,16 @@ def _complete_rapidpro(rapidpro: Rapidpro, path: Path, environ: Mapping[str, str
     return msgspec.structs.replace(rapidpro, url=url, ca_file=ca_file, token=token)
 
 
+def _complete_incoming(incoming: Incoming, cht: Cht, path: Path, environ: Mapping[str, str]) -> Incoming:
+    with at("[incoming] listen"):
+        read_address(incoming.listen)
+    key = find_secret("incoming-key", incoming.key, incoming.key_file, _folder(path), environ, checked_keys)
+    if key and cht.credentials == "vault":
+        raise ConfigError('[incoming] key: found one beside [cht] credentials = "vault"; allowed: one of the two')
+    spool = str(_spool(incoming, cht, path, environ))
+    return msgspec.structs.replace(incoming, key=key, spool=spool, flow=incoming.flow.lower())
+
+
 def _read_admin(document: Mapping[str, Any]) -> Admin:
     admin = _read(document, Admin)
     if admin.listen:
@@ -302,11 +374,15 @@ def _check_vault(config: Config) -> None:
         )
 
 
-def _warnings(path: Path, document: Collection[str], couchdb: Couchdb, rapidpro: Rapidpro) -> Iterator[str]:
+def _warnings(
+    path: Path, document: Collection[str], couchdb: Couchdb, rapidpro: Rapidpro, incoming: Incoming
+) -> Iterator[str]:
     if couchdb.password:
         yield f"{path}: [couchdb] password stands in the file itself; password_file is the safer place"
     if rapidpro.token:
         yield f"{path}: [rapidpro] token stands in the file itself; token_file is the safer place"
+    if incoming.key:
+        yield f"{path}: [incoming] key stands in the file itself; key_file is the safer place"
     for section in _LATER_SECTIONS:
         if section in document:
             yield f"{path}: [{section}] is not used by this version"

@@ -12,7 +12,7 @@ import math
 import os
 import re
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from cht_rapidpro.domain.task import parse_timestamp
 from cht_rapidpro.errors import ConfigError
 
 _URL_PRIVATE: Final = re.compile("[@?#]")
@@ -88,6 +89,36 @@ class Duration:
         return f'a number and its unit (ms, s, m, h, d) such as "90s", from "{self.least:g}s" to "3650d"{also}'
 
 
+_SIZE: Final = re.compile(r"(\d{1,9})(B|KiB|MiB)", re.ASCII)
+_UNIT_BYTES: Final = {"B": 1, "KiB": 1024, "MiB": 1024 * 1024}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How a size is read: "64KiB" to bytes, between `least` and `most`."""
+
+    least: int
+    most: int
+
+    def __call__(self, raw: object) -> int:
+        found = _SIZE.fullmatch(raw) if isinstance(raw, str) else None
+        size = int(found[1]) * _UNIT_BYTES[found[2]] if found else -1
+        if not self.least <= size <= self.most:
+            allowed = f'a number and its unit (B, KiB, MiB) such as "64KiB", from "{self.least}B" to "{self.most}B"'
+            raise ConfigError(f"found {shown(raw)}; allowed: {allowed}")
+        return size
+
+
+def moment(raw: object) -> int | None:
+    """A moment in ISO-8601 (without offset: UTC) to ms since the epoch; an empty text to None."""
+    if raw == "":
+        return None
+    try:
+        return parse_timestamp(str(raw))
+    except (ValueError, OverflowError) as error:
+        raise ConfigError(f'found {shown(raw)}; allowed: a moment such as "2026-11-22T08:00:00Z", or ""') from error
+
+
 def read_address(text: str) -> tuple[str, int]:
     """Host and port of "127.0.0.1:8085", "[::1]:8085" or "name:8085"; port 0 lets the kernel choose one."""
     found = _ADDRESS.fullmatch(text)
@@ -121,14 +152,27 @@ def checked_secret(text: str) -> Secret:
     return Secret(text)
 
 
-def file_secret(path: Path) -> Secret:
+def checked_keys(text: str) -> Secret:
+    """Several keys, one a line, any of them valid; blanks around them and empty lines are no part of them."""
+    keys = [checked_secret(line.strip()) for line in text.split("\n") if line.strip()]
+    return Secret("\n".join(key.reveal() for key in keys)) if keys else checked_secret("")
+
+
+def file_secret(path: Path, check: Callable[[str], Secret] = checked_secret) -> Secret:
     """The secret in the file; the newline with which an editor ends the last line is no part of it."""
     text = read_text(path)
     with at(str(path)):
-        return checked_secret(text.removesuffix("\n").removesuffix("\r"))
+        return check(text.removesuffix("\n").removesuffix("\r"))
 
 
-def find_secret(name: str, given: Secret, file: str, folder: Path, environ: Mapping[str, str]) -> Secret:
+def find_secret(
+    name: str,
+    given: Secret,
+    file: str,
+    folder: Path,
+    environ: Mapping[str, str],
+    check: Callable[[str], Secret] = checked_secret,
+) -> Secret:
     """From the first source that has it: environment, systemd's credentials, the file named, the TOML itself.
 
     `name` is "section-key", as the systemd credential is called; `folder` is where a relative `file` starts.
@@ -137,13 +181,13 @@ def find_secret(name: str, given: Secret, file: str, folder: Path, environ: Mapp
     variable = _variable(name)
     if variable in environ:
         with at(f"[{section}] {key}: environment variable {variable}"):
-            return checked_secret(environ[variable])
+            return check(environ[variable])
     if credential := _credential(name, environ):
         with at(f"[{section}] {key}: systemd credential"):
-            return file_secret(credential)
+            return file_secret(credential, check)
     if file:
         with at(f"[{section}] {key}_file"):
-            return file_secret(folder / file)
+            return file_secret(folder / file, check)
     return given
 
 
