@@ -29,6 +29,9 @@ JSON = st.recursive(
 )
 IDS = st.text(min_size=1) | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
 OURS = re.compile(r"rapidpro-sms:[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+NO_IDS: list[object] = ["", 0, 0.0, None, True, False, [], {}, math.inf, -math.inf, math.nan]
+NO_TEXTS: list[object] = ["", 1, None, True, ["x"]]
+NO_BODIES: list[object] = [None, [], "text", 3, {}]
 RUN = "0192AAAA-0000-7000-8000-00000000000f"
 
 
@@ -40,11 +43,11 @@ RUN = "0192AAAA-0000-7000-8000-00000000000f"
         ({"id": 0.5, "from": "x", "content": "\ud83d!", "more": 1}, Arrival(0.5, "x", "\ufffd!", 7)),
         ({"id": "\udc00", "from": "\udc00", "content": "😀"}, Arrival("\ufffd", "\ufffd", "😀", 7)),
         ({"id": 10**30, "from": -1, "content": "0"}, Arrival(10**30, -1, "0", 7)),
-        *(({"id": bad, "from": "x", "content": "x"}, "id") for bad in ("", 0, None, True, [], math.inf, math.nan)),
-        *(({"id": "x", "from": bad, "content": "x"}, "from") for bad in ("", 0.0, None, False, {}, -math.inf)),
-        *(({"id": "x", "from": "x", "content": bad}, "content") for bad in ("", 1, None, True, ["x"])),
+        *(({"id": bad, "from": "x", "content": "x"}, "id") for bad in NO_IDS),
+        *(({"id": "x", "from": bad, "content": "x"}, "from") for bad in NO_IDS),
+        *(({"id": "x", "from": "x", "content": bad}, "content") for bad in NO_TEXTS),
         ({"id": "x", "content": "x"}, "from"),
-        *((bad, "id") for bad in (None, [], "text", 3, {})),
+        *((bad, "id") for bad in NO_BODIES),
     ],
 )
 def test_a_body_is_a_message_or_names_what_is_wrong(body: object, expected: Arrival | str) -> None:

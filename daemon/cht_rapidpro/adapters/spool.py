@@ -1,0 +1,90 @@
+"""The spool for the event loop: one worker thread, which alone touches the file.
+
+A durable write takes as long as the disk needs for it, and SQLite's connection belongs to one thread. The file is
+opened when it is first needed and anew after every error, so that a disk that was full or read-only is used again as
+soon as it takes anything; meanwhile every call raises TroubleError, and one ERROR tells of it.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Concatenate, ParamSpec, Self, TypeVar
+
+from cht_rapidpro.adapters.spool_file import Counts, Row, SpoolFile
+from cht_rapidpro.domain.incoming import Arrival
+from cht_rapidpro.errors import TroubleError
+from cht_rapidpro.health import Health
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Spool:
+    """To be entered; at the end the last write is waited for and the file closed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: SpoolFile | None = None
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spool")
+        self.health = Health("spool")
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._thread, self._close)
+        self._thread.shutdown(wait=False)
+
+    async def put(self, arrivals: Sequence[Arrival], rejected: str | None = None) -> None:
+        """On disk when it returns. `rejected`: why CouchDB will not have them, where that is known."""
+        await self._do(SpoolFile.put, arrivals, rejected)
+
+    async def oldest(self, limit: int) -> list[Row]:
+        """Of those that wait, in the order in which they came."""
+        return await self._do(SpoolFile.oldest, limit)
+
+    async def settle(self, done: Sequence[int], rejected: Mapping[int, str]) -> None:
+        """Deletes what is stored in CouchDB, and keeps what CouchDB will not have as rejected."""
+        await self._do(SpoolFile.settle, done, rejected)
+
+    async def counts(self) -> Counts:
+        return await self._do(SpoolFile.counts)
+
+    async def clean(self) -> None:
+        """After the last row: nothing of the texts stays in the files beside."""
+        await self._do(SpoolFile.clean)
+
+    async def last_look(self) -> int | None:
+        """When the backfill looked last, in ms since the epoch."""
+        return await self._do(SpoolFile.last_look)
+
+    async def keep_last_look(self, ms: int) -> None:
+        await self._do(SpoolFile.keep_last_look, ms)
+
+    async def _do(self, method: Callable[Concatenate[SpoolFile, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        def work() -> T:
+            if self._file is None:
+                self._file = SpoolFile(self._path)
+            try:
+                return method(self._file, *args, **kwargs)
+            except TroubleError:
+                self._close()
+                raise
+
+        try:
+            result = await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        except TroubleError as error:
+            self.health.fails(error)
+            raise
+        self.health.works()
+        return result
+
+    def _close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()

@@ -1,0 +1,175 @@
+"""The file in which incoming messages wait while CouchDB cannot take them.
+
+SQLite with a write-ahead log and `synchronous=FULL`: what `put` has returned from is on the disk, and a kill at any
+point leaves either the whole batch or nothing of it. The texts are people's health: the file is for its owner alone,
+and what is deleted is overwritten. For the daemon's one worker thread (spool.py), and for the commands that an operator
+runs while the daemon works; each opens the file on its own.
+"""
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cht_rapidpro.domain.incoming import Arrival
+from cht_rapidpro.errors import TroubleError
+
+_BUSY_MS: Final = 3000  # a command may hold the lock for a moment; a webhook has seconds
+_LAST_LOOK: Final = "last_look"
+_VERSION: Final = 1
+# AUTOINCREMENT: a number never comes again, so that a command cannot meet another message under it.
+_SCHEMA: Final = f"""
+BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS message (
+  number INTEGER PRIMARY KEY AUTOINCREMENT,
+  id TEXT NOT NULL, sender TEXT NOT NULL, content TEXT NOT NULL,
+  at INTEGER NOT NULL,
+  rejected TEXT
+);
+CREATE INDEX IF NOT EXISTS waiting ON message (number) WHERE rejected IS NULL;
+CREATE TABLE IF NOT EXISTS mark (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+PRAGMA user_version = {_VERSION};
+COMMIT;
+"""
+_COLUMNS: Final = "number, id, sender, content, at, rejected"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A message in the spool; `rejected`: why CouchDB will not have it, "" while it waits."""
+
+    number: int
+    arrival: Arrival
+    rejected: str
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    waiting: int
+    rejected: int
+
+
+class SpoolFile:
+    """The open file. Every method blocks; every one raises TroubleError, after which the file is to be opened anew."""
+
+    def __init__(self, path: Path) -> None:
+        """Makes the file if need be."""
+        self.path = path
+        with self._edge():
+            _make_private(path)
+            self._connection = sqlite3.connect(path, timeout=_BUSY_MS / 1000, isolation_level=None)
+        try:
+            with self._edge():
+                self._prepare()
+        except TroubleError:
+            self._connection.close()
+            raise
+
+    def _prepare(self) -> None:
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"):
+            self._connection.execute(f"PRAGMA {pragma}").fetchall()
+        [[version]] = self._connection.execute("PRAGMA user_version")
+        if version > _VERSION:
+            raise TroubleError(f"the spool {self.path} is of a newer version of cht-rapidpro", about="spool")
+        if version < _VERSION:
+            self._connection.executescript(_SCHEMA)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def put(self, arrivals: Sequence[Arrival], rejected: str | None = None) -> None:
+        """Adds the messages in their order, all of them or none. `rejected`: why CouchDB has refused them already."""
+        rows = [(json.dumps(each.id), json.dumps(each.sender), each.content, each.at, rejected) for each in arrivals]
+        with self._transaction():
+            self._connection.executemany(
+                "INSERT INTO message (id, sender, content, at, rejected) VALUES (?, ?, ?, ?, ?)", rows
+            )
+
+    def oldest(self, limit: int) -> list[Row]:
+        """Of those that wait, in the order in which they came."""
+        return self._select("WHERE rejected IS NULL ORDER BY number LIMIT ?", limit)
+
+    def all_after(self, number: int, limit: int) -> list[Row]:
+        """Whatever their state, in their order, beginning after `number`."""
+        return self._select("WHERE number > ? ORDER BY number LIMIT ?", number, limit)
+
+    def find(self, number: int) -> Row | None:
+        return next(iter(self._select("WHERE number = ?", number)), None)
+
+    def _select(self, where: str, *values: int) -> list[Row]:
+        with self._edge():
+            found = self._connection.execute(f"SELECT {_COLUMNS} FROM message {where}", values)  # noqa: S608 - our own words
+            return [_row(*columns) for columns in found]
+
+    def settle(self, done: Sequence[int], rejected: Mapping[int, str]) -> None:
+        """Deletes what is stored in CouchDB, and marks what CouchDB will not have with the reason."""
+        with self._transaction():
+            self._connection.executemany("DELETE FROM message WHERE number = ?", [(number,) for number in done])
+            self._connection.executemany(
+                "UPDATE message SET rejected = ? WHERE number = ?", [(why, number) for number, why in rejected.items()]
+            )
+
+    def retry(self, number: int) -> bool:
+        """Lets a rejected message wait again; False where there is no such."""
+        return self._change("UPDATE message SET rejected = NULL WHERE number = ? AND rejected IS NOT NULL", number)
+
+    def drop(self, number: int) -> bool:
+        """Deletes a message, for good; False where there is none."""
+        return self._change("DELETE FROM message WHERE number = ?", number)
+
+    def _change(self, statement: str, number: int) -> bool:
+        with self._transaction():
+            return self._connection.execute(statement, (number,)).rowcount > 0
+
+    def counts(self) -> Counts:
+        with self._edge():
+            [[rows, rejected]] = self._connection.execute("SELECT count(*), count(rejected) FROM message")
+            return Counts(rows - rejected, rejected)
+
+    def clean(self) -> None:
+        """Empties the write-ahead log, where deleted texts would stay readable for a while."""
+        with self._edge():
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def last_look(self) -> int | None:
+        with self._edge():
+            found = self._connection.execute("SELECT value FROM mark WHERE name = ?", (_LAST_LOOK,)).fetchone()
+            return None if found is None else int(found[0])
+
+    def keep_last_look(self, ms: int) -> None:
+        with self._transaction():
+            self._connection.execute("INSERT OR REPLACE INTO mark VALUES (?, ?)", (_LAST_LOOK, ms))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._edge():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:  # some errors have rolled back already
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _edge(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError, ValueError) as error:
+            why = f"the spool {self.path} does not work: {type(error).__name__}: {error}"
+            raise TroubleError(f"{why}; check the disk and the folder's rights", about="spool") from error
+
+
+def _make_private(path: Path) -> None:
+    """SQLite gives its own files beside this one the same rights."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    path.chmod(0o600)
+
+
+def _row(number: int, given: str, sender: str, content: str, at: int, rejected: str | None) -> Row:
+    return Row(number, Arrival(json.loads(given), json.loads(sender), content, at), rejected or "")
