@@ -55,12 +55,20 @@ async def test_what_may_be_sent_and_the_settings_give_hints_and_nothing_else_doe
     )
     claim = ClaimTasks(ME, {MessageId("m-claimed")}, now=1, takeover_before=0)
     await couch.write([claim((await couch.read([DocId("claimed")]))[DocId("claimed")])])
-    await medic.put({"_id": "messages-fr", "tasks": "none"})
+    await medic.put({"_id": "messages-fr", "type": "translations"})
+    await medic.put({"_id": "messages", "tasks": "none"})
     await medic.edit("_design/medic", lambda doc: {**doc, "build_info": {"version": "4.0.0"}})
     await medic.edit("settings", lambda doc: {**doc, "settings": {}})
     await medic.put(pending("last"))
     hints = await follow(ChangesFeed(couch), since, last="last")
-    assert {hint.doc_id for hint in hints} == {"a task", "scheduled", "_design/medic", "settings", "last"}
+    assert {hint.doc_id for hint in hints} == {
+        "a task",
+        "scheduled",
+        "_design/medic",
+        "settings",
+        "messages-fr",
+        "last",
+    }
     (told,) = [hint for hint in hints if hint.doc_id == "a task"]
     assert told.doc == await medic.get("a task")
     assert told.size > len(str(told.doc["tasks"]))
@@ -69,11 +77,15 @@ async def test_what_may_be_sent_and_the_settings_give_hints_and_nothing_else_doe
 async def test_deleted_settings_are_a_hint_and_a_deleted_record_is_none(couch: Couch, medic: Database) -> None:
     await medic.put(pending("gone"))
     since = await couch.update_seq()
-    for doc_id in ("gone", "settings"):
+    for doc_id in ("gone", "settings", "messages-sw"):
         await medic.delete(doc_id)
     await medic.put(pending("last"))
     hints = await follow(ChangesFeed(couch), since, last="last")
-    assert [(hint.doc_id, hint.doc is None) for hint in hints] == [("settings", True), ("last", False)]
+    assert [(hint.doc_id, hint.doc is None) for hint in hints] == [
+        ("settings", True),
+        ("messages-sw", True),
+        ("last", False),
+    ]
 
 
 async def test_from_one_last_seq_to_the_next_every_document_comes_once(couch: Couch, medic: Database) -> None:

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from cht_rapidpro.domain.settings import AppSettings, choose, read_settings
-from cht_rapidpro.domain.task import Doc
+from cht_rapidpro.domain.settings import AppSettings, choose, concerns_settings, read_settings
+from cht_rapidpro.domain.task import Doc, DocId
 
 
 def settings_doc(sms: object) -> Doc:
@@ -13,7 +13,7 @@ def settings_doc(sms: object) -> Doc:
 
 
 def snapshot(sms: object, medic: Doc | None = None) -> AppSettings:
-    read = read_settings(settings_doc(sms), medic)
+    read = read_settings(settings_doc(sms), medic, [])
     assert isinstance(read, AppSettings)
     return read
 
@@ -84,7 +84,7 @@ def test_who_is_chosen(service: str, configured: str, sends: bool) -> None:
     ],
 )
 def test_a_broken_settings_document_is_told_and_not_used(settings: Doc | None, complaint: str) -> None:
-    assert read_settings(settings, None) == complaint
+    assert read_settings(settings, None, []) == complaint
 
 
 @pytest.mark.parametrize(
@@ -102,3 +102,29 @@ def test_a_field_of_the_wrong_kind_counts_as_absent(sms: Any, service: str, url:
     assert (read.outgoing_service, read.rapidpro_url) == (service, url)
     assert read.values["locale"] == "en"
     assert choose(read, "auto").sends is False
+
+
+def test_a_change_of_the_translations_alone_makes_another_snapshot() -> None:
+    def read(text: str) -> AppSettings | str:
+        translations = {"_id": "messages-en", "type": "translations", "code": "en", "generic": {"sys.empty": text}}
+        return read_settings(settings_doc({}), None, [translations])
+
+    assert read("Nothing in it.") == read("Nothing in it.")
+    assert read("Nothing in it.") != read("It is empty.")
+
+
+@pytest.mark.parametrize(
+    ("doc_id", "concerns"),
+    [
+        ("settings", True),
+        ("_design/medic", True),
+        ("messages-en", True),
+        ("messages-pt_BR", True),
+        ("messages", False),
+        ("messages.en", False),
+        ("_design/medic-sms", False),
+        ("message-1", False),
+    ],
+)
+def test_which_documents_the_snapshot_is_made_of(doc_id: str, concerns: bool) -> None:
+    assert concerns_settings(DocId(doc_id)) == concerns

@@ -16,17 +16,18 @@ import structlog
 
 from cht_rapidpro.adapters.couchdb import Couch, Seq
 from cht_rapidpro.adapters.couchdb_errors import raise_for_status
+from cht_rapidpro.domain.settings import MEDIC, SETTINGS, TRANSLATIONS, concerns_settings
 from cht_rapidpro.domain.statuses import State
 from cht_rapidpro.domain.task import TASK_LISTS, Doc, DocId, tasks
 from cht_rapidpro.errors import TransientError
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-SETTINGS_DOCS: Final = (DocId("settings"), DocId("_design/medic"))
 SELECTOR: Final[Mapping[str, Any]] = {
     "$or": [
         *({name: {"$elemMatch": {"state": str(State.PENDING)}}} for name in TASK_LISTS),
-        {"_id": {"$in": list(SETTINGS_DOCS)}},
+        {"_id": {"$in": [SETTINGS, MEDIC]}},
+        {"_id": {"$gte": TRANSLATIONS[0], "$lte": TRANSLATIONS[1]}},
     ]
 }
 _ROWS: Final = 100
@@ -147,6 +148,6 @@ def _hint(row: _Row) -> Hint:
 
 def _matters(hint: Hint) -> bool:
     """What SELECTOR says, for a server that cannot."""
-    if hint.doc_id in SETTINGS_DOCS:
+    if concerns_settings(hint.doc_id):
         return True
     return hint.doc is not None and any(task.get("state") == State.PENDING for task in tasks(hint.doc))

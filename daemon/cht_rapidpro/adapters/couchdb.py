@@ -187,18 +187,41 @@ class Couch:
         Nor is one that no decoder takes (a thousand levels deep, an integer of 5,000 digits): it is named in an ERROR
         and must not keep its neighbours from being read.
         """
+        return {doc_id: doc for doc_id, doc in (await self.look_up(ids)).items() if doc}
+
+    async def look_up(self, ids: Sequence[DocId]) -> dict[DocId, Doc | None]:
+        """Like `read`, with None for a document that is deleted; only one that never existed is not among them."""
         if not ids:
             return {}
         try:
             with self.edge():
                 response = await self._database.all_docs.post(list(ids), include_docs=True)
-                return {DocId(row["id"]): row["doc"] for row in response.rows if row.get("doc")}
+                return {DocId(row["id"]): row.get("doc") for row in response.rows if "id" in row}
         except UnreadableError:
             middle = len(ids) // 2
             if middle:
-                return await self.read(ids[:middle]) | await self.read(ids[middle:])
-            log.error("document.unreadable", doc=ids[0], means="its messages are not sent: mend or remove it")
+                return await self.look_up(ids[:middle]) | await self.look_up(ids[middle:])
+            log.error("document.unreadable", doc=ids[0], means="it is left as it is: mend or remove it")
             return {}
+
+    async def ids(self, first: str, last: str) -> list[DocId]:
+        """Of the documents from `first` to `last`, in CouchDB's order."""
+        with self.edge():
+            response = await self._database.all_docs.get(startkey=_json(first), endkey=_json(last))
+            return [DocId(row["id"]) for row in response.rows]
+
+    async def incoming_with(self, refs: Sequence[Any]) -> list[Doc]:
+        """The documents that hold one of these as `gateway_ref` of an incoming message or of a task, as of a while ago.
+
+        The index is not brought up to date first, which would cost more than the writing.
+        """
+        if not refs:
+            return []
+        with self.edge():
+            response = await self._database.view("medic-sms", "messages_by_gateway_ref").post(
+                list(refs), include_docs=True, update=False
+            )
+            return [row["doc"] for row in response.rows if row.get("doc")]
 
     async def write(self, docs: Sequence[Doc]) -> list[WriteResult]:
         """Stores the documents, each on condition that its `_rev` is the latest; one result a document, in order.

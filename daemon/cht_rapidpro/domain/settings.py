@@ -2,16 +2,24 @@
 
 Two gateways that send are two SMS for every message, since CHT treats our claim as sendable; so nothing is sent unless
 the settings choose us (CHT.md, "Only one gateway may send"). Fields are read leniently: a field of the wrong type
-counts as absent. The document itself must hold an object, else the last good one stays in force.
+counts as absent. The document itself must hold an object, else the last good one stays in force. The translations,
+which incoming messages are answered with, belong to the same snapshot.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from cht_rapidpro.domain.task import Doc
+from cht_rapidpro.domain.records import Translations, read_translations
+from cht_rapidpro.domain.task import Doc, DocId
 
+SETTINGS: Final = DocId("settings")
+MEDIC: Final = DocId("_design/medic")
+TRANSLATIONS: Final = (
+    "messages-",
+    "messages-\ufff0",
+)  # first and last possible id of the documents `messages-<locale>`
 OUR_SERVICE: Final = "cht-rapidpro"
 BUILT_IN_SERVICE: Final = "rapidpro"
 _BUILT_IN_SINCE: Final = (3, 11, 0)
@@ -20,10 +28,12 @@ _VERSION: Final = re.compile(r"(?:[a-z-]+:)*v?(\d+)\.(\d+)\.(\d+)")  # old build
 
 @dataclass(frozen=True, slots=True)
 class AppSettings:
-    """A snapshot of the `settings` document, and of the CHT version that `_design/medic` names ("": none)."""
+    """A snapshot of the `settings` document, the CHT version that `_design/medic` names ("": none), and the
+    translations."""
 
     values: Mapping[str, Any]
-    cht_version: str = ""
+    cht_version: str
+    translations: Translations
 
     @property
     def outgoing_service(self) -> str:
@@ -46,14 +56,21 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-def read_settings(settings: Doc | None, medic: Doc | None) -> AppSettings | str:
-    """The snapshot of the documents `settings` and `_design/medic` (None: absent), or what is wrong with them."""
+def concerns_settings(doc_id: DocId) -> bool:
+    """Whether the snapshot is made of this document, among others."""
+    first, last = TRANSLATIONS
+    return doc_id in (SETTINGS, MEDIC) or first <= doc_id <= last
+
+
+def read_settings(settings: Doc | None, medic: Doc | None, translations: Sequence[Doc]) -> AppSettings | str:
+    """The snapshot of the documents `settings`, `_design/medic` (None: absent) and `messages-*` in the order of their
+    ids, or what is wrong with them."""
     if settings is None:
         return "the document `settings` does not exist"
     values = settings.get("settings")
     if not isinstance(values, dict):
         return "the document `settings` has no object under the key `settings`"
-    return AppSettings(values, _cht_version(medic or {}))
+    return AppSettings(values, _cht_version(medic or {}), read_translations(translations))
 
 
 def _cht_version(medic: Doc) -> str:

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from contextlib import aclosing, suppress
 from typing import Final, NoReturn
 
-from cht_rapidpro.adapters.changes import SETTINGS_DOCS, ChangesFeed, Hint
+from cht_rapidpro.adapters.changes import ChangesFeed, Hint
 from cht_rapidpro.adapters.couchdb import Couch, MessageRow, Seq
+from cht_rapidpro.domain.settings import concerns_settings
 from cht_rapidpro.domain.statuses import State
 from cht_rapidpro.domain.task import Doc, due, messages, read_message, tasks
 from cht_rapidpro.jobs.backlog import Backlog, Candidate
@@ -91,7 +92,7 @@ class Feed:
                 self._take(hint)
 
     def _take(self, hint: Hint) -> None:
-        if hint.doc_id in SETTINGS_DOCS:
+        if concerns_settings(hint.doc_id):
             self._settings.refresh()
         elif hint.doc is not None and self._settings.target is not None:
             self._copies.put(hint.doc, hint.size, asyncio.get_running_loop().time())

@@ -1,7 +1,8 @@
-"""Keeps the snapshot of CHT's app settings, and with it the answer to "do we send, and where to".
+"""Keeps the snapshot of CHT's app settings and translations, and with it the answer to "do we send, and where to".
 
-Read at the start, whenever the feed tells of a change, and now and then; swapped whole. While the document is invalid
-the last good snapshot stays, with an ERROR; before the first one nothing is sent.
+All the documents are read at the start, whenever the feed tells of a change of one, and now and then; the snapshot is
+swapped whole. While the settings are invalid the last good one stays, with an ERROR; before the first one nothing is
+sent, and incoming messages wait in the spool.
 """
 
 import asyncio
@@ -11,11 +12,19 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from cht_rapidpro.adapters.changes import SETTINGS_DOCS
 from cht_rapidpro.adapters.couchdb import Couch
 from cht_rapidpro.config import Cht, Rapidpro
 from cht_rapidpro.config_values import check_url
-from cht_rapidpro.domain.settings import AppSettings, Choice, choose, read_settings
+from cht_rapidpro.domain.settings import (
+    MEDIC,
+    SETTINGS,
+    TRANSLATIONS,
+    AppSettings,
+    Choice,
+    choose,
+    read_settings,
+)
+from cht_rapidpro.domain.task import Doc, DocId
 from cht_rapidpro.errors import ConfigError
 from cht_rapidpro.jobs.retry import until_it_works
 from cht_rapidpro.pulse import Pulse
@@ -62,8 +71,14 @@ class SettingsWatch:
             await self._requested.wait()
             self._requested.clear()
             with self.pulse.step():
-                docs = await until_it_works(self._couch.read, SETTINGS_DOCS)
-            self._take(read_settings(*(docs.get(doc_id) for doc_id in SETTINGS_DOCS)))
+                translations, docs = await until_it_works(self._read)
+            self._take(
+                read_settings(docs.get(SETTINGS), docs.get(MEDIC), [docs[key] for key in translations if key in docs])
+            )
+
+    async def _read(self) -> tuple[list[DocId], dict[DocId, Doc]]:
+        translations = await self._couch.ids(*TRANSLATIONS)
+        return translations, await self._couch.read([SETTINGS, MEDIC, *translations])
 
     def _take(self, found: AppSettings | str) -> None:
         if isinstance(found, str):
