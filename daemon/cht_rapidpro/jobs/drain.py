@@ -1,0 +1,108 @@
+"""Brings what waits in the spool into CouchDB, in the order in which it came.
+
+A row leaves the file only when its document is known to be stored, so a kill at any point costs a repetition, which the
+recorder finds out, and never a message. Its first success after a trouble is what tells that CouchDB takes messages
+again; until then new ones are spooled without asking it.
+"""
+
+import asyncio
+from contextlib import suppress
+from typing import Final, NoReturn
+
+import structlog
+
+from cht_rapidpro.adapters.couchdb import Rejected
+from cht_rapidpro.adapters.spool import Spool
+from cht_rapidpro.adapters.spool_file import Row
+from cht_rapidpro.domain.incoming import Arrival, doc_id, id_text
+from cht_rapidpro.errors import TransientError
+from cht_rapidpro.jobs.recorder import Outcome, Recorder
+from cht_rapidpro.jobs.retry import until_it_works
+from cht_rapidpro.jobs.settings import SettingsWatch
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+_ROWS: Final = 200
+_LOOK: Final = 10.0  # seconds between two looks of its own: a command may have given rows back
+_TRY: Final = 20.0
+
+
+class Drain:
+    """`is_blocked`: CouchDB took nothing when it was last asked; new messages belong into the spool."""
+
+    def __init__(self, spool: Spool, settings: SettingsWatch, recorder: Recorder) -> None:
+        self._spool = spool
+        self._settings = settings
+        self._recorder = recorder
+        self._wake = asyncio.Event()
+        self.is_blocked = False
+        settings.subscribe(self.wake)
+
+    def block(self, error: BaseException) -> None:
+        if not self.is_blocked:
+            log.warning("incoming.diverted", to="spool", why=str(error) or type(error).__name__)
+        self.is_blocked = True
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    async def run(self) -> NoReturn:
+        await self._tell_what_was_left()
+        while True:
+            while await until_it_works(self._step):
+                pass
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK):
+                    await self._wake.wait()
+            self._wake.clear()
+
+    async def _tell_what_was_left(self) -> None:
+        counts = await until_it_works(self._spool.counts)
+        if counts.rejected:
+            log.error(
+                "spool.opened", waiting=counts.waiting, rejected=counts.rejected, remedy="cht-rapidpro spool list"
+            )
+        elif counts.waiting:
+            log.info("spool.opened", waiting=counts.waiting)
+
+    async def _step(self) -> bool:
+        """One batch; whether there may be more."""
+        rows = await self._spool.oldest(_ROWS)
+        settings = self._settings.settings
+        if not rows or settings is None:
+            return False
+        try:
+            async with asyncio.timeout(_TRY):
+                outcomes = await self._recorder.record([row.arrival for row in rows], settings, repeated=True)
+        except TimeoutError as error:
+            raise TransientError("CouchDB does not answer") from error
+        self.unblock()
+        await self._settle(rows, outcomes)
+        return True
+
+    def unblock(self) -> None:
+        if self.is_blocked:
+            log.warning("incoming.resumed", to="CouchDB")
+        self.is_blocked = False
+
+    async def _settle(self, rows: list[Row], outcomes: list[Outcome]) -> None:
+        pairs = list(zip(rows, outcomes, strict=True))
+        rejected = {row.number: outcome.reason for row, outcome in pairs if isinstance(outcome, Rejected)}
+        done = [row.number for row in rows if row.number not in rejected]
+        await self._spool.settle(done, rejected)
+        for row in rows:
+            if row.number in rejected:
+                tell_rejected(row.arrival, rejected[row.number])
+        log.info("spool.drained", rows=len(done))
+        if len(rows) < _ROWS:
+            await self._spool.clean()
+
+
+def tell_rejected(arrival: Arrival, reason: str) -> None:
+    log.error(
+        "incoming.rejected",
+        doc=doc_id(arrival.id),
+        gateway_ref=id_text(arrival.id),
+        reason=reason,
+        remedy="it is kept: cht-rapidpro spool list",
+    )

@@ -1,0 +1,156 @@
+"""Takes incoming messages in: into CouchDB together with whatever else waits, or onto this machine's disk.
+
+RapidPro tries once and waits for fifteen seconds, so an answer never depends on CouchDB coming back: one try that is
+cut short, then the spool at once, until the drain has got through. What is answered well is on a disk. Messages that
+wait while a write is in flight go with the next one; one write is in flight at a time.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, NoReturn
+
+import structlog
+
+from cht_rapidpro.adapters.couchdb import Couch, Rejected
+from cht_rapidpro.adapters.spool import Spool
+from cht_rapidpro.domain.incoming import Arrival, Spooled, Stored, doc_id, id_text
+from cht_rapidpro.errors import TransientError, TroubleError
+from cht_rapidpro.jobs.drain import Drain, tell_rejected
+from cht_rapidpro.jobs.recorder import Outcome, Recorder
+from cht_rapidpro.jobs.settings import SettingsWatch
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+_ROWS: Final = 200  # messages a write
+_TRY: Final = 4.0  # seconds for CouchDB; with the spool's wait for its lock well below the webhook's 15
+_RETRY_AFTER: Final = 5.0
+
+
+class Unavailable(TransientError):  # noqa: N818 - said of the whole, as in "503 Service Unavailable"
+    """Neither CouchDB nor the spool takes the message, or too many wait already: it is not stored."""
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    arrival: Arrival
+    done: asyncio.Future[Stored]
+
+
+class Incoming:
+    """`store` works while `run` runs. `max_waiting`: messages that may wait for their answer at once."""
+
+    def __init__(
+        self, couch: Couch, spool: Spool, settings: SettingsWatch, *, max_waiting: int, check_legacy_ids: bool
+    ) -> None:
+        self._couch = couch
+        self._spool = spool
+        self._settings = settings
+        self._max_waiting = max_waiting
+        self._recorder = Recorder(couch, check_legacy_ids=check_legacy_ids)
+        self._drain = Drain(spool, settings, self._recorder)
+        self._waiting: list[_Waiting] = []
+        self._wake = asyncio.Event()
+
+    async def store(self, arrival: Arrival) -> Stored:
+        """Where the message is, durably. Raises Unavailable."""
+        if len(self._waiting) >= self._max_waiting:
+            raise Unavailable("too many messages wait to be stored", retry_after=_RETRY_AFTER)
+        item = _Waiting(arrival, asyncio.get_running_loop().create_future())
+        self._waiting.append(item)
+        self._wake.set()
+        return await item.done
+
+    async def run(self) -> NoReturn:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._drain.run())
+            group.create_task(self._write())
+        raise AssertionError("unreachable: neither has an end")
+
+    async def _write(self) -> NoReturn:
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                while self._waiting:
+                    batch, self._waiting = self._waiting[:_ROWS], self._waiting[_ROWS:]
+                    await self._take_in(batch)
+        finally:
+            for item in self._waiting:
+                _answer(item, _unavailable())
+
+    async def _take_in(self, batch: Sequence[_Waiting]) -> None:
+        try:
+            for item, result in zip(batch, await self._store([item.arrival for item in batch]), strict=True):
+                _answer(item, result)
+        finally:  # this job ends: nobody is left waiting
+            for item in batch:
+                _answer(item, _unavailable())
+
+    async def _store(self, arrivals: Sequence[Arrival]) -> Sequence[Stored | Unavailable]:
+        if not self._drain.is_blocked:
+            try:
+                return await self._keep_rejected(arrivals, await self._record(arrivals, repeated=False))
+            except (TransientError, TroubleError) as error:
+                self._drain.block(error)
+        try:
+            return await self._put(arrivals)
+        except TroubleError:
+            return await self._store_without_spool(arrivals)
+
+    async def _store_without_spool(self, arrivals: Sequence[Arrival]) -> Sequence[Stored | Unavailable]:
+        """Perhaps CouchDB works again; after a refusal only the drain asks, slowly: wrong passwords lock the user."""
+        if isinstance(self._couch.health.error, TroubleError):
+            return [_unavailable() for _ in arrivals]
+        try:
+            outcomes = await self._record(arrivals, repeated=True)
+        except (TransientError, TroubleError):
+            return [_unavailable() for _ in arrivals]
+        self._drain.unblock()
+        return await self._keep_rejected(arrivals, outcomes)
+
+    async def _record(self, arrivals: Sequence[Arrival], *, repeated: bool) -> list[Outcome]:
+        if self._settings.settings is None:
+            raise TransientError("the app settings were never read")
+        try:
+            async with asyncio.timeout(_TRY):
+                return await self._recorder.record(arrivals, self._settings.settings, repeated=repeated)
+        except TimeoutError as error:
+            raise TransientError(f"CouchDB has not answered within {_TRY:g} s") from error
+
+    async def _put(self, arrivals: Sequence[Arrival]) -> Sequence[Stored]:
+        await self._spool.put(arrivals)
+        for arrival in arrivals:
+            log.info("incoming.spooled", doc=doc_id(arrival.id), gateway_ref=id_text(arrival.id))
+        self._drain.wake()
+        return [Spooled()] * len(arrivals)
+
+    async def _keep_rejected(
+        self, arrivals: Sequence[Arrival], outcomes: Sequence[Outcome]
+    ) -> Sequence[Stored | Unavailable]:
+        """What CouchDB will not have is kept, with the reason, for a human."""
+        return [
+            await self._keep(arrival, outcome.reason) if isinstance(outcome, Rejected) else outcome
+            for arrival, outcome in zip(arrivals, outcomes, strict=True)
+        ]
+
+    async def _keep(self, arrival: Arrival, reason: str) -> Stored | Unavailable:
+        try:
+            await self._spool.put([arrival], reason)
+        except TroubleError:
+            return _unavailable()
+        tell_rejected(arrival, reason)
+        return Spooled()
+
+
+def _unavailable() -> Unavailable:
+    return Unavailable("neither CouchDB nor the spool takes it", retry_after=_RETRY_AFTER)
+
+
+def _answer(item: _Waiting, result: Stored | Unavailable) -> None:
+    if item.done.done():
+        return
+    if isinstance(result, Unavailable):
+        item.done.set_exception(result)
+    else:
+        item.done.set_result(result)
