@@ -1,13 +1,18 @@
 """The daemon inside the test's own event loop: everything but the command line and the process."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
+from msgspec.structs import replace
+
 from cht_rapidpro.app import serve
-from cht_rapidpro.config import Admin, Config, Couchdb, Outgoing, Rapidpro
+from cht_rapidpro.config import Admin, Config, Couchdb, Incoming, Outgoing, Rapidpro
 from cht_rapidpro.config_values import Secret
 from cht_rapidpro.demo.database import Database, Doc
 from cht_rapidpro.demo.rapidpro import RapidPro
@@ -18,33 +23,42 @@ from tests.gate import Gate, until
 
 
 def configure(gate: Gate, medic: Database, rapidpro: RapidPro | str, token: str, **keys: Any) -> Config:
-    """`keys` of [rapidpro] and [outgoing] differ from the defaults; a test never waits for a sweep."""
+    """`keys` of [rapidpro] and [outgoing] differ from the defaults, and `incoming` is that section whole.
+
+    A test never waits for a sweep.
+    """
     url = rapidpro if isinstance(rapidpro, str) else rapidpro.url
     own = {name: keys.pop(name) for name in ("requests_per_hour", "max_concurrency", "timeout") if name in keys}
+    incoming = keys.pop("incoming", Incoming(listen="127.0.0.1:0"))
     return Config(
         couchdb=Couchdb(url=gate.url, database=medic.name, user=gate.user, password=Secret(gate.password)),
         rapidpro=Rapidpro(url=url, token=Secret(token), **own),
         outgoing=Outgoing(**keys),
+        incoming=incoming,
         admin=Admin(listen=""),
     )
 
 
 @asynccontextmanager
 async def running(
-    config: Config, me: Instance | None = None, reload: Reload | None = None
+    config: Config, me: Instance | None = None, reload: Reload | None = None, sockets: Sequence[socket.socket] = ()
 ) -> AsyncIterator[asyncio.Event]:
     """Runs it for the length of the block and then does what SIGTERM does: it sets the event that is yielded.
 
-    A crash of the daemon ends the block.
+    A crash of the daemon ends the block. `sockets`: where its webhook listens; a test knows their ports.
+    Without a spool in the configuration it has one for the length of the block.
     """
     stop = asyncio.Event()
-    async with asyncio.TaskGroup() as group:
+    with TemporaryDirectory() as folder:
+        spool = config.incoming.spool or str(Path(folder, "spool.sqlite3"))
+        config = replace(config, incoming=replace(config.incoming, spool=spool))
         reloads = reload or Reload(config, lambda: config, asyncio.Event())
-        group.create_task(serve(config, me or Instance(uuid4().hex, "test"), stop, wall_clock, reloads))
-        try:
-            yield stop
-        finally:
-            stop.set()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(serve(config, me or Instance(uuid4().hex, "test"), stop, wall_clock, reloads, sockets))
+            try:
+                yield stop
+            finally:
+                stop.set()
 
 
 def states(doc: Doc) -> list[str]:

@@ -1,24 +1,29 @@
 """The daemon: what is made from what, in which order it starts, and in which it stops.
 
 The nesting is the dependency order. At a stop the finders of work end first, then the relay gives back and settles what
-it holds, and the writer, which it needs for that, ends last.
+it holds; the webhook's server stops listening and answers what has come, for which the writer of incoming messages and
+then the spool end after it; the writer of tasks, which the relay needs, ends last.
 """
 
 import asyncio
 import os
 import signal
+import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from importlib.metadata import version
+from pathlib import Path
 from typing import Final
 
 import structlog
 
 from cht_rapidpro.adapters.admin import Admin
 from cht_rapidpro.adapters.couchdb import Couch
+from cht_rapidpro.adapters.http import Webhook
 from cht_rapidpro.adapters.notify import SILENT, Notifier
 from cht_rapidpro.adapters.rapidpro import RapidPro
+from cht_rapidpro.adapters.spool import Spool
 from cht_rapidpro.adapters.vault import Vault
 from cht_rapidpro.config import Config
 from cht_rapidpro.domain.claim import Instance
@@ -27,6 +32,7 @@ from cht_rapidpro.jobs.claims import Claims
 from cht_rapidpro.jobs.credentials import Credentials
 from cht_rapidpro.jobs.doubts import Doubts
 from cht_rapidpro.jobs.feed import Feed
+from cht_rapidpro.jobs.incoming import Incoming
 from cht_rapidpro.jobs.lookup import Lookup
 from cht_rapidpro.jobs.outgoing import Outgoing
 from cht_rapidpro.jobs.reload import Reload
@@ -39,16 +45,18 @@ from cht_rapidpro.metrics import Figure, Metrics
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-# A stop takes at most [rapidpro] timeout for the sends in flight, and this for settling and releasing: two writes.
+# A stop takes at most [rapidpro] timeout for the sends in flight, and this for settling and releasing: two writes; then
+# the server's own 10 s for answering what has come, and the spool's 3 s for a lock: 58 s with the defaults, which is
+# smaller than systemd's TimeoutStopSec of 90 s.
 _WRITE_BUDGET: Final = 15.0
 # A broadcast younger than a request may take, and this, may be another daemon's that is not settled yet.
 _REQUEST_MARGIN: Final = 2.0
 
 
-async def run(config: Config, instance_id: str, load: Callable[[], Config]) -> None:
+async def run(config: Config, instance_id: str, load: Callable[[], Config], sockets: Sequence[socket.socket]) -> None:
     """Runs the daemon until SIGTERM or SIGINT. Whatever it cannot handle is raised: a restart is the recovery.
 
-    `load` reads the configuration anew, at SIGHUP.
+    `load` reads the configuration anew, at SIGHUP; `sockets`: those that systemd listens at for the webhook.
     """
     stop, hangup = asyncio.Event(), asyncio.Event()
     with _stop_signals(stop), _hangup_signal(hangup):
@@ -62,7 +70,7 @@ async def run(config: Config, instance_id: str, load: Callable[[], Config]) -> N
         me = Instance(instance_id, config.cht.instance)
         notifier = Notifier(os.environ)
         reload = Reload(config, load, hangup, notifier)
-        await serve(config, me, stop, _wall_clock, reload, notifier)
+        await serve(config, me, stop, _wall_clock, reload, notifier, sockets)
         log.info("daemon.stopped")
 
 
@@ -73,6 +81,7 @@ async def serve(
     wall_clock: Callable[[], int],
     reload: Reload,
     notifier: Notifier = SILENT,
+    sockets: Sequence[socket.socket] = (),
 ) -> None:
     """The composition root: relays until `stop` is set. `wall_clock`: ms since the epoch, for the documents."""
     keyring = Keyring(_secrets(config))
@@ -100,31 +109,55 @@ async def serve(
         pulses = [writer.pulse, settings.pulse, feed.sweeping, feed.following, claims.pulse]
         async with Admin(config.admin.listen, status.snapshot, metrics), asyncio.TaskGroup() as jobs:
             writing = jobs.create_task(writer.run(), name="writer")
-            finding = [jobs.create_task(each.run(), name=type(each).__name__) for each in (settings, feed, reload)]
-            if config.cht.credentials == "vault":
-                credentials = Credentials(Vault(couch), keyring)
-                reload.subscribe(lambda _: credentials.refresh())
-                finding.append(jobs.create_task(credentials.run(), name="credentials"))
-            else:
-                reload.subscribe(lambda new: keyring.replace(_secrets(new)))
-            relaying = jobs.create_task(outgoing.run(stop), name="relay")
-            watchdog = Watchdog(notifier, status, pulses, [writing, *finding, relaying])
-            finding.append(jobs.create_task(watchdog.run()))
-            notifier.ready()
-            await stop.wait()
-            notifier.stopping()
-            for job in finding:
-                job.cancel()
-            _, late = await asyncio.wait({relaying}, timeout=config.rapidpro.timeout + _WRITE_BUDGET)
-            if late:
-                log.warning("stop.cut_short", means="open claims stay in CouchDB; the next start looks at them")
-            relaying.cancel()
+            async with _receiving(config, keyring, couch, settings, wall_clock, sockets):
+                finding = [jobs.create_task(each.run(), name=type(each).__name__) for each in (settings, feed, reload)]
+                if config.cht.credentials == "vault":
+                    credentials = Credentials(Vault(couch), keyring)
+                    reload.subscribe(lambda _: credentials.refresh())
+                    finding.append(jobs.create_task(credentials.run(), name="credentials"))
+                else:
+                    reload.subscribe(lambda new: keyring.replace(_secrets(new)))
+                relaying = jobs.create_task(outgoing.run(stop), name="relay")
+                watchdog = Watchdog(notifier, status, pulses, [writing, *finding, relaying])
+                finding.append(jobs.create_task(watchdog.run()))
+                notifier.ready()
+                await stop.wait()
+                notifier.stopping()
+                for job in finding:
+                    job.cancel()
+                _, late = await asyncio.wait({relaying}, timeout=config.rapidpro.timeout + _WRITE_BUDGET)
+                if late:
+                    log.warning("stop.cut_short", means="open claims stay in CouchDB; the next start looks at them")
+                relaying.cancel()
             writing.cancel()
+
+
+@asynccontextmanager
+async def _receiving(
+    config: Config,
+    keyring: Keyring,
+    couch: Couch,
+    settings: SettingsWatch,
+    wall_clock: Callable[[], int],
+    sockets: Sequence[socket.socket],
+) -> AsyncIterator[None]:
+    """The way in, while the block runs. It begins before CouchDB was ever reached."""
+    own = config.incoming
+    if not own.enabled:
+        yield
+        return
+    async with Spool(Path(own.spool)) as spool:
+        incoming = Incoming(couch, spool, settings, max_waiting=own.max_waiting, check_legacy_ids=own.check_legacy_ids)
+        async with asyncio.TaskGroup() as jobs:
+            recording = jobs.create_task(incoming.run())
+            async with Webhook(own, keyring, incoming.store, wall_clock, sockets):
+                yield
+            recording.cancel()
 
 
 def _secrets(config: Config) -> Secrets:
     """Those of the configuration; with the vault there are none before it is read."""
-    return Secrets(rapidpro_token=config.rapidpro.token)
+    return Secrets(config.rapidpro.token, config.incoming.keys)
 
 
 def _figures(

@@ -20,6 +20,7 @@ import structlog
 from cht_rapidpro import app, config, logs, status_command
 from cht_rapidpro.adapters.couchdb import Couch
 from cht_rapidpro.adapters.state_dir import state_directory
+from cht_rapidpro.adapters.systemd import take_sockets
 from cht_rapidpro.adapters.vault import CredentialName, Vault
 from cht_rapidpro.check import report
 from cht_rapidpro.config_values import Secret, checked_secret
@@ -97,9 +98,10 @@ def _run(path: Path) -> int:
     faulthandler.enable()  # systemd's watchdog ends a stuck process by SIGABRT: the journal shall say where it was
     for warning in settings.warnings:
         log.warning("config.warned", warning=warning)
+    sockets = take_sockets("incoming", os.environ)
     with state_directory(config.state_dir(settings, path, os.environ)) as instance_id:
         try:
-            asyncio.run(app.run(settings, instance_id, lambda: config.load(path, os.environ)))
+            asyncio.run(app.run(settings, instance_id, lambda: config.load(path, os.environ), sockets))
         except Exception:
             log.critical("daemon.crashed", exc_info=True)
             return CRASHED

@@ -15,6 +15,7 @@ from typing import Any, Final
 from cht_rapidpro.demo.couchdb import CouchDBServer
 from cht_rapidpro.errors import GatewayError
 
+INCOMING_KEY: Final = "key-of-the-flow"
 COMMAND: Final = str(Path(sys.executable).with_name("cht-rapidpro"))
 
 
@@ -37,6 +38,7 @@ class Daemon:
         folder.mkdir(parents=True, exist_ok=True)
         _write_secret(folder / "couchdb-password", couchdb.password)
         _write_secret(folder / "rapidpro-token", token)
+        _write_secret(folder / "incoming-key", INCOMING_KEY)
         own: dict[str, Mapping[str, object]] = {
             "couchdb": {
                 "url": couchdb.url,
@@ -46,6 +48,7 @@ class Daemon:
                 "allow_plain_http": True,
             },
             "rapidpro": {"token_file": "rapidpro-token", **rapidpro},
+            "incoming": {"listen": "127.0.0.1:0", "key_file": "incoming-key"},
             "admin": {"listen": "127.0.0.1:0"},
             "log": {"format": "json"},
         }

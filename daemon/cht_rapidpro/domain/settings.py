@@ -8,7 +8,7 @@ which incoming messages are answered with, belong to the same snapshot.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from cht_rapidpro.domain.records import Translations, read_translations
@@ -32,8 +32,8 @@ class AppSettings:
     translations."""
 
     values: Mapping[str, Any]
-    cht_version: str
-    translations: Translations
+    cht_version: str = ""
+    translations: Translations = field(default_factory=lambda: read_translations(()))
 
     @property
     def outgoing_service(self) -> str:
@@ -62,7 +62,7 @@ def concerns_settings(doc_id: DocId) -> bool:
     return doc_id in (SETTINGS, MEDIC) or first <= doc_id <= last
 
 
-def read_settings(settings: Doc | None, medic: Doc | None, translations: Sequence[Doc]) -> AppSettings | str:
+def read_settings(settings: Doc | None, medic: Doc | None, translations: Sequence[Doc] = ()) -> AppSettings | str:
     """The snapshot of the documents `settings`, `_design/medic` (None: absent) and `messages-*` in the order of their
     ids, or what is wrong with them."""
     if settings is None:

@@ -29,6 +29,8 @@ RELOADED: Final = frozenset(
         "rapidpro.token_file",
         "rapidpro.requests_per_hour",
         "rapidpro.max_concurrency",
+        "incoming.key",
+        "incoming.key_file",
         "log.level",
     }
 )
@@ -36,7 +38,7 @@ RELOADED: Final = frozenset(
 _BOUND: Final = {
     "couchdb.url": {"couchdb.user", "couchdb.password", "couchdb.password_file"},
     "rapidpro.url": {"rapidpro.token", "rapidpro.token_file"},
-    "cht.credentials": {"rapidpro.token", "rapidpro.token_file"},
+    "cht.credentials": {"rapidpro.token", "rapidpro.token_file", "incoming.key", "incoming.key_file"},
 }
 
 

@@ -1,0 +1,178 @@
+"""The webhook that RapidPro's flows call, as CHT's own API answers it.
+
+Everything that a caller may send has an answer below 500; that is left to the one case in which the message is not
+stored anywhere, so that the flow's failure branch runs for that alone. Nothing that a caller does holds anything for
+ever: headers, body and the wait for an answer have a limit each.
+"""
+
+import asyncio
+import json
+import math
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from types import TracebackType
+from typing import Final, Self
+from urllib.parse import parse_qsl
+
+import structlog
+from aiohttp import hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from cht_rapidpro.config import Incoming
+from cht_rapidpro.config_values import read_address
+from cht_rapidpro.domain.incoming import AlreadyStored, Arrival, Stored, doc_id, id_text, read_arrival
+from cht_rapidpro.errors import TransientError, TroubleError
+from cht_rapidpro.keyring import Keyring
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+# The second is what CHT offered first, misspelt; old flows still call it.
+PATHS: Final = ("/api/v2/sms/rapidpro/incoming-messages", "/api/v1/sms/radpidpro/incoming-messages")
+
+_JSON: Final = "application/json"
+_FORM: Final = "application/x-www-form-urlencoded"
+_FORM_FIELDS: Final = 100
+_NOT_SAVED: Final = "Message was not saved"
+_BODY_TIME: Final = 10.0  # seconds for the body, of the 15 that a flow waits
+# For the headers, from the connection or the last answer on: longer than a proxy keeps an idle connection (nginx: 60),
+# or a webhook would run into its end now and then.
+_HEADER_TIME: Final = 75.0
+_STOP_TIME: Final = 10.0
+_TELL_AGAIN: Final = 60.0
+_SCHEME: Final = "Token "
+_BACKLOG: Final = 1024
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Webhook:
+    """Listens while it is entered. `store` raises TransientError where the message is not stored anywhere.
+
+    `sockets`: ones that listen already, in place of `[incoming] listen`. `addresses`: where it listens, once entered.
+    """
+
+    def __init__(
+        self,
+        config: Incoming,
+        keyring: Keyring,
+        store: Callable[[Arrival], Awaitable[Stored]],
+        wall_clock: Callable[[], int],
+        sockets: Sequence[socket.socket] = (),
+    ) -> None:
+        self._config = config
+        self._keyring = keyring
+        self._store = store
+        self._wall_clock = wall_clock
+        self._sockets = sockets
+        self._refused: dict[int, tuple[int, float]] = {}  # by status: how many since the last line, and its time
+        application = web.Application(client_max_size=config.max_body, middlewares=[self._refuse_as_cht_does])
+        for path in PATHS:
+            application.router.add_post(path, self._handle)
+        self._runner = web.AppRunner(
+            application, access_log=None, keepalive_timeout=_HEADER_TIME, shutdown_timeout=_STOP_TIME
+        )
+        self.addresses: list[str] = []
+
+    async def __aenter__(self) -> Self:
+        await self._runner.setup()
+        try:
+            await self._listen()
+        except BaseException:
+            await self._runner.cleanup()
+            raise
+        self.addresses = [_shown(address) for address in self._runner.addresses]
+        log.info("incoming.listening", addresses=self.addresses, by="systemd" if self._sockets else "configuration")
+        if not self._keyring.secrets.incoming_keys:
+            log.warning(
+                "incoming.unkeyed", means="webhooks are refused as long as no key is known: [incoming] key_file"
+            )
+        return self
+
+    async def _listen(self) -> None:
+        for each in self._sockets:
+            await web.SockSite(self._runner, each, backlog=_BACKLOG).start()
+        if self._sockets:
+            return
+        host, port = read_address(self._config.listen)
+        try:
+            await web.TCPSite(self._runner, host, port, backlog=_BACKLOG).start()
+        except OSError as error:
+            why = f"[incoming] listen: {self._config.listen} cannot be listened at: {error.strerror}"
+            raise TroubleError(why, about="listen") from error
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Takes no new connection, and lets the requests that have come be answered."""
+        await self._runner.cleanup()
+
+    async def _handle(self, request: web.Request) -> web.Response:
+        await self._authorise(request.headers.get(hdrs.AUTHORIZATION, ""))
+        arrival = read_arrival(await _read_body(request), self._wall_clock())
+        if isinstance(arrival, str):
+            raise web.HTTPBadRequest(reason=_NOT_SAVED)
+        if request.headers.get("X-Mailroom-Mode") == "simulation" and not self._config.accept_simulated:
+            log.info("incoming.simulated", doc=doc_id(arrival.id), gateway_ref=id_text(arrival.id))
+            return web.json_response({"saved": 1})
+        try:
+            stored = await self._store(arrival)
+        except TransientError as error:
+            seconds = str(math.ceil(error.retry_after or 1))
+            raise web.HTTPServiceUnavailable(reason=_NOT_SAVED, headers={hdrs.RETRY_AFTER: seconds}) from error
+        return web.json_response({"saved": 0 if isinstance(stored, AlreadyStored) else 1})
+
+    async def _authorise(self, header: str) -> None:
+        """As CHT does it, in its words; a key that is not known may be one that was rotated a moment ago."""
+        key = header.removeprefix(_SCHEME) if header.startswith(_SCHEME) else ""
+        if key and not self._keyring.secrets.admits(key):
+            await self._keyring.renew()
+        if not self._keyring.secrets.incoming_keys:
+            raise web.HTTPForbidden(reason="No incoming key configured")
+        if not key:
+            raise web.HTTPForbidden(reason="Missing authorization token")
+        if not self._keyring.secrets.admits(key):
+            raise web.HTTPForbidden(reason="Incorrect token")
+
+    @web.middleware
+    async def _refuse_as_cht_does(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except web.HTTPException as error:
+            self._tell(error.status, error.reason)
+            kept = {name: error.headers[name] for name in (hdrs.ALLOW, hdrs.RETRY_AFTER) if name in error.headers}
+            return web.json_response({"code": error.status, "error": error.reason}, status=error.status, headers=kept)
+
+    def _tell(self, status: int, error: str) -> None:
+        """The first of its kind and then one line a minute: what is refused is not stored, but anybody may send it."""
+        now = asyncio.get_running_loop().time()
+        count, told = self._refused.get(status, (0, -math.inf))
+        if now - told >= _TELL_AGAIN:
+            log.warning("incoming.refused", status=status, error=error, times=count + 1)
+            count, told = -1, now
+        self._refused[status] = count + 1, told
+
+
+def _shown(address: object) -> str:
+    """An IP address has a port, a socket of the file system is its path."""
+    return ":".join(map(str, address[:2])) if isinstance(address, tuple) else str(address)
+
+
+async def _read_body(request: web.Request) -> object:
+    kind = request.content_type if hdrs.CONTENT_TYPE in request.headers else _JSON
+    if kind not in (_JSON, _FORM):
+        raise web.HTTPUnsupportedMediaType
+    try:
+        async with asyncio.timeout(_BODY_TIME):
+            body = await request.read()
+    except TimeoutError as error:
+        raise web.HTTPRequestTimeout from error
+    except (web.RequestPayloadError, HttpProcessingError) as error:
+        raise web.HTTPBadRequest(reason="The body cannot be read") from error
+    try:
+        return _read_form(body) if kind == _FORM else json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise web.HTTPBadRequest(reason=f"The body is not {kind}") from error
+
+
+def _read_form(body: bytes) -> dict[str, str]:
+    return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=_FORM_FIELDS))
