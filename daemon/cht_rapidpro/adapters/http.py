@@ -37,6 +37,7 @@ _BODY_TIME: Final = 10.0  # seconds for the body, of the 15 that a flow waits
 # For the headers, from the connection or the last answer on: longer than a proxy keeps an idle connection (nginx: 60),
 # or a webhook would run into its end now and then.
 _HEADER_TIME: Final = 75.0
+_LINGER_TIME: Final = 1.0  # for the rest of a body that is refused, so that its sender sees the answer
 _STOP_TIME: Final = 10.0
 _TELL_AGAIN: Final = 60.0
 _SCHEME: Final = "Token "
@@ -69,7 +70,11 @@ class Webhook:
         for path in PATHS:
             application.router.add_post(path, self._handle)
         self._runner = web.AppRunner(
-            application, access_log=None, keepalive_timeout=_HEADER_TIME, shutdown_timeout=_STOP_TIME
+            application,
+            access_log=None,
+            keepalive_timeout=_HEADER_TIME,
+            lingering_time=_LINGER_TIME,
+            shutdown_timeout=_STOP_TIME,
         )
         self.addresses: list[str] = []
 
