@@ -54,7 +54,9 @@ async def running(
         config = replace(config, incoming=replace(config.incoming, spool=spool))
         reloads = reload or Reload(config, lambda: config, asyncio.Event())
         async with asyncio.TaskGroup() as group:
-            group.create_task(serve(config, me or Instance(uuid4().hex, "test"), stop, wall_clock, reloads, sockets))
+            group.create_task(
+                serve(config, me or Instance(uuid4().hex, "test"), stop, wall_clock, reloads, sockets=sockets)
+            )
             try:
                 yield stop
             finally:

@@ -15,6 +15,7 @@ from tests.gateway import running
 
 KEY: Final = "key of the flow"
 PATH: Final = "/api/v2/sms/rapidpro/incoming-messages"
+_TIMEOUT: Final = aiohttp.ClientTimeout(total=15)  # as RapidPro's
 SENDER: Final = "+254712345678"
 
 
@@ -69,7 +70,7 @@ def url_of(listener: socket.socket) -> str:
 @asynccontextmanager
 async def open_flow(url: str) -> AsyncIterator[Flow]:
     connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=connector) as session:
+    async with aiohttp.ClientSession(connector=connector, timeout=_TIMEOUT) as session:
         yield Flow(session, url)
 
 

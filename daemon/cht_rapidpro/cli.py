@@ -17,14 +17,14 @@ from typing import Final
 
 import structlog
 
-from cht_rapidpro import app, config, logs, status_command
+from cht_rapidpro import app, config, logs, spool_commands, status_command
 from cht_rapidpro.adapters.couchdb import Couch
 from cht_rapidpro.adapters.state_dir import state_directory
 from cht_rapidpro.adapters.systemd import take_sockets
 from cht_rapidpro.adapters.vault import CredentialName, Vault
 from cht_rapidpro.check import report
 from cht_rapidpro.config_values import Secret, checked_secret
-from cht_rapidpro.errors import ConfigError, GatewayError
+from cht_rapidpro.errors import ConfigError, GatewayError, PermanentError, TroubleError
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -52,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return status_command.run(listen, as_json=args.json, interval=interval)
             case "demo":
                 return _demo(keep=args.keep)
+            case "spool":
+                return _spool(args)
             case _:
                 print(f"cht-rapidpro {version('cht-rapidpro')}")
                 return 0
@@ -88,8 +90,24 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--watch", action="store_true", help="again and again, until Ctrl-C")
     demo = commands.add_parser("demo", help="show the whole gateway on this machine, no configuration needed")
     demo.add_argument("--keep", action="store_true", help="keep running afterwards, until Ctrl-C")
+    _add_spool(commands.add_parser("spool", help="look after the incoming messages that wait for CouchDB"))
     commands.add_parser("version", help="print the version")
     return parser
+
+
+def _add_spool(spool: argparse.ArgumentParser) -> None:
+    actions = spool.add_subparsers(dest="action", required=True, metavar="ACTION")
+    helps = {
+        "list": "all of them, numbers masked and texts left out",
+        "show": "one whole, with its text and number",
+        "retry": "let rejected ones wait again (NUMBER: all, for each of them)",
+        "drop": "delete for good",
+    }
+    for name, help_text in helps.items():
+        action = actions.add_parser(name, help=help_text)
+        action.add_argument("--config", type=Path, required=True, metavar="FILE", help="the TOML configuration")
+        if name != "list":
+            action.add_argument("numbers", nargs="+", metavar="NUMBER", help="as `list` shows it")
 
 
 def _run(path: Path) -> int:
@@ -147,6 +165,15 @@ async def _write_credential(couchdb: config.Couchdb, name: CredentialName, value
     async with Couch(couchdb) as couch:
         vault = Vault(couch)
         return vault.url, await vault.write(name, value)
+
+
+def _spool(args: argparse.Namespace) -> int:
+    path = config.load_spool(args.config, os.environ)
+    try:
+        return spool_commands.run(args.action, path, getattr(args, "numbers", []))
+    except (PermanentError, TroubleError) as error:
+        print(f"cht-rapidpro: {error}", file=sys.stderr)
+        return CRASHED
 
 
 def _demo(*, keep: bool) -> int:

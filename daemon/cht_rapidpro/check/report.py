@@ -50,7 +50,8 @@ async def _settings(couchdb: Inspection, loaded: Config) -> AppSettings | str | 
     if not all(isinstance(one, Seen) and one.status in (200, 404) for one in seen):
         return None
     docs = [one.body if isinstance(one, Seen) and one.status == 200 else None for one in seen]
-    return read_settings(*docs)
+    settings, medic = docs
+    return read_settings(settings, medic)
 
 
 async def _rapidpro(loaded: Config, token: Secret, settings: AppSettings | str | None) -> list[Finding]:

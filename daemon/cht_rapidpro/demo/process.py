@@ -7,6 +7,7 @@ installation does.
 import asyncio
 import json
 import signal
+import socket
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,8 +20,20 @@ INCOMING_KEY: Final = "key-of-the-flow"
 COMMAND: Final = str(Path(sys.executable).with_name("cht-rapidpro"))
 
 
+# As systemd does it: the descriptor under the number 3, and the process id of the daemon itself beside it.
+_HAND_OVER: Final = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+own = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1", "LISTEN_FDNAMES": "incoming"}
+os.execve(sys.argv[2], sys.argv[2:], os.environ | own)
+"""
+
+
 class Daemon:
-    """`cht-rapidpro run` on files in `folder`; `sections`: keys over the defaults, as `{"outgoing": {...}}`."""
+    """`cht-rapidpro run` on files in `folder`; `sections`: keys over the defaults, as `{"outgoing": {...}}`.
+
+    `webhook`: a listening socket that is handed over to it at each start, so that its address is known and stays.
+    """
 
     def __init__(
         self,
@@ -30,10 +43,12 @@ class Daemon:
         rapidpro: Mapping[str, object],
         token: str,
         sections: Mapping[str, Mapping[str, object]] | None = None,
+        webhook: socket.socket | None = None,
     ) -> None:
         self.config = folder / "config.toml"
         self.log = folder / "daemon.log"
         self.environ: dict[str, str] = {}
+        self._webhook = webhook
         self._process: asyncio.subprocess.Process | None = None
         folder.mkdir(parents=True, exist_ok=True)
         _write_secret(folder / "couchdb-password", couchdb.password)
@@ -67,16 +82,13 @@ class Daemon:
         Its environment is `environ` and nothing of the caller's: a token or a proxy that a shell exports for a real
         gateway would make this one talk to the wrong side.
         """
+        command, descriptors = [COMMAND, "run", "--config", str(self.config)], []
+        if self._webhook is not None:
+            descriptors = [self._webhook.fileno()]
+            command = [sys.executable, "-c", _HAND_OVER, str(descriptors[0]), *command]
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                COMMAND,
-                "run",
-                "--config",
-                str(self.config),
-                stdout=log,
-                stderr=log,
-                env=self.environ,
-                start_new_session=True,
+                *command, stdout=log, stderr=log, env=self.environ, start_new_session=True, pass_fds=descriptors
             )
 
     async def stop(self) -> int:

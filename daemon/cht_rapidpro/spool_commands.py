@@ -1,0 +1,87 @@
+"""`cht-rapidpro spool …`: what an operator sees of the messages that wait, and may do with them.
+
+They work on the file itself, also while the daemon runs. A list is for looking over somebody's shoulder, so numbers are
+masked and texts are only measured; `show` prints one message whole, because whoever asks for one has a reason to.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+from cht_rapidpro.adapters.spool_file import Row, SpoolFile
+from cht_rapidpro.domain.incoming import doc_id
+from cht_rapidpro.domain.task import timestamp
+from cht_rapidpro.errors import PermanentError
+from cht_rapidpro.logs import masked
+
+_PAGE: Final = 500
+_ALL: Final = "all"
+
+
+def run(action: str, path: Path, numbers: Sequence[str]) -> int:
+    """The exit code: 1 where a message that was named is not there. Raises TroubleError, PermanentError."""
+    if not path.exists():
+        raise PermanentError(
+            f"there is no spool at {path}: nothing was ever spooled, or the service has another state directory"
+            " (STATE_DIRECTORY)"
+        )
+    file = SpoolFile(path)
+    try:
+        if action == "list":
+            return _list(file)
+        chosen = _chosen(file, action, numbers)
+        return max([_act(file, action, number) for number in chosen], default=0)
+    finally:
+        file.close()
+
+
+def _list(file: SpoolFile) -> int:
+    counts = file.counts()
+    print(f"{counts.waiting} waiting, {counts.rejected} rejected")
+    for row in _rows(file):
+        state = f"rejected: {row.rejected}" if row.rejected else "waiting"
+        sender, length = masked(str(row.arrival.sender)), len(row.arrival.content)
+        print(f"{row.number:>8}  {timestamp(row.arrival.at)}  {sender:>10}  {length:>4} characters  {state}")
+    return 0
+
+
+def _rows(file: SpoolFile) -> Iterator[Row]:
+    last = 0
+    while rows := file.all_after(last, _PAGE):
+        yield from rows
+        last = rows[-1].number
+
+
+def _chosen(file: SpoolFile, action: str, numbers: Sequence[str]) -> list[int]:
+    """`retry all` is every rejected one; nothing is dropped in bulk."""
+    if action == "retry" and list(numbers) == [_ALL]:
+        return [row.number for row in _rows(file) if row.rejected]
+    bad = next((text for text in numbers if not (text.isascii() and text.isdigit() and len(text) < 19)), None)
+    if bad is not None:
+        raise PermanentError(f"{bad!r} is no number of a message: see `cht-rapidpro spool list`")
+    return [int(text) for text in numbers]
+
+
+def _act(file: SpoolFile, action: str, number: int) -> int:
+    row = file.find(number)
+    if row is None:
+        print(f"{number}: there is no such message")
+        return 1
+    match action:
+        case "show":
+            print(json.dumps(_whole(row), indent=2, ensure_ascii=False))
+        case "retry":
+            done = file.retry(number)
+            print(f"{number}: {'waits again' if done else 'waits already'}")
+        case _:
+            file.drop(number)
+            print(f"{number}: dropped")
+    return 0
+
+
+def _whole(row: Row) -> dict[str, object]:
+    state = {"state": "rejected", "reason": row.rejected} if row.rejected else {"state": "waiting"}
+    arrival = asdict(row.arrival) | {"at": timestamp(row.arrival.at)}
+    return {"number": row.number, **state, **arrival, "doc": doc_id(row.arrival.id)}
