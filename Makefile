@@ -49,6 +49,7 @@ soak: install ## ten minutes of random faults; ARGS="--daemons 2 --repeated --co
 bench: install ## the benchmarks in small form
 	$(BIN)/python -m bench.outgoing
 	$(BIN)/python -m bench.coalescing
+	$(BIN)/python -m bench.incoming
 	$(BIN)/python -m bench.memory
 
 lock: install ## renew requirements.lock and package-lock.json

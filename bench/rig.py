@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -31,10 +32,10 @@ class Rig:
     folder: Path
     http: aiohttp.ClientSession
 
-    def new_daemon(self, **sections: dict[str, object]) -> Daemon:
+    def new_daemon(self, webhook: socket.socket | None = None, **sections: dict[str, object]) -> Daemon:
         rapidpro = {"url": self.rapidpro_url, "requests_per_hour": 0}
         folder = self.folder / uuid4().hex
-        return Daemon(folder, self.couchdb, self.database.name, rapidpro, TOKEN, sections)
+        return Daemon(folder, self.couchdb, self.database.name, rapidpro, TOKEN, sections, webhook)
 
     async def simulator(self, path: str) -> Any:
         """What the simulator's control side says: `calls`, `broadcasts`, or "" for the counts."""
