@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -329,6 +330,40 @@ async def test_incoming_messages_and_their_runs(rapidpro: RapidPro, api: aiohttp
     assert await ids(api, "runs.json?after=2027-01-15T08:00:01Z") == []
     assert await ids(api, f"runs.json?contact={run['contact']['uuid']}") == [1]
     assert await ids(api, f"messages.json?contact={run['contact']['uuid']}") == [handled.id]
+
+
+async def test_a_run_that_waits_takes_the_contacts_next_message(
+    rapidpro: RapidPro, api: aiohttp.ClientSession, clock: Clock
+) -> None:
+    first = rapidpro.receive(ANN, "one", flow="CHT", waits=True)
+    clock.now += 60
+    other = rapidpro.receive(BEN, "hello", flow="CHT")
+    [waiting] = (await get(api, f"runs.json?contact={first.contact.uuid}"))["results"]
+    assert (waiting["responded"], waiting["exited_on"], waiting["exit_type"]) == (True, None, None)
+    clock.now += 60
+    rapidpro.receive(ANN, "two", flow="CHT")
+    newest, older = (await get(api, "runs.json"))["results"]
+    assert [newest["contact"]["uuid"], older["contact"]["uuid"]] == [first.contact.uuid, other.contact.uuid]
+    assert newest["uuid"] == waiting["uuid"], "one run with two inputs"
+    assert (newest["created_on"], newest["exited_on"]) == (waiting["created_on"], newest["modified_on"])
+    assert await ids(api, f"runs.json?after={newest['modified_on']}") == [newest["id"]]
+    assert await ids(api, f"messages.json?folder=flows&before={newest['created_on']}") == [first.id]
+
+
+async def test_a_message_may_be_handled_long_after_it_came(
+    rapidpro: RapidPro, api: aiohttp.ClientSession, clock: Clock
+) -> None:
+    message = rapidpro.receive(ANN, "late")
+    clock.now += 3600
+    run = rapidpro.handle(message, "CHT")
+    assert (message.flow, run.created_on - message.created_on) == ("CHT", timedelta(hours=1))
+    assert await ids(api, "messages.json?folder=flows") == [message.id]
+
+
+async def test_a_run_started_by_hand_has_no_input_yet(rapidpro: RapidPro, api: aiohttp.ClientSession) -> None:
+    rapidpro.start_run(rapidpro.add_contact(ANN), "CHT")
+    [run] = (await get(api, "runs.json"))["results"]
+    assert (run["responded"], run["values"]) == (False, {})
 
 
 async def test_suspended_workspaces_can_only_read(rapidpro: RapidPro, api: aiohttp.ClientSession) -> None:

@@ -44,6 +44,7 @@ class Received(msgspec.Struct, forbid_unknown_fields=True):
     urn: str
     text: str
     flow: str | None = None
+    waits: bool = False
 
 
 class NewContact(msgspec.Struct, forbid_unknown_fields=True):
@@ -126,7 +127,8 @@ class Control:
 
     async def _receive(self, request: web.Request) -> web.Response:
         received = await _body(request, Received)
-        return _json(self._workspace.receive(received.urn, received.text, flow=received.flow))
+        message = self._workspace.receive(received.urn, received.text, flow=received.flow, waits=received.waits)
+        return _json(message)
 
     async def _add_contact(self, request: web.Request) -> web.Response:
         new = await _body(request, NewContact)

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from . import rows
 from .answers import SERVER_ERROR, RefusedError, detail
-from .records import Message
+from .records import Message, Run
 from .workspace import SENT, Workspace
 
 Query = Mapping[str, str]
@@ -67,15 +67,15 @@ def messages(workspace: Workspace, query: Query, size: int) -> Page:
 
 
 def runs(workspace: Workspace, query: Query, size: int) -> Page:
-    """In this simulator a run ends where it began, so that its modified_on is its created_on."""
+    """By their modified_on, the order as well as the filters."""
     _exclusive(query, "flow", "contact")
-    found = _between(_identified(workspace.runs, query), query)
+    found = _between(sorted(_identified(workspace.runs, query), key=_modified), query, _modified)
     if flow := query.get("flow"):
         found = [run for run in found if workspace.flow_uuid(run.flow) == flow]
     if contact := query.get("contact"):
         found = [run for run in found if run.contact.uuid == contact]
     paths = query.get("paths") != "false"
-    return _page(found, query, size, _created, lambda run: rows.run(run, workspace, paths=paths))
+    return _page(found, query, size, _modified, lambda run: rows.run(run, workspace, paths=paths))
 
 
 def _messages(workspace: Workspace, query: Query) -> Sequence[Message]:
@@ -105,6 +105,10 @@ def _created(record: Record) -> Position:
     return record.created_on, record.id
 
 
+def _modified(run: Run) -> Position:
+    return run.modified_on, run.id
+
+
 def _sent(message: Message) -> Position:
     return message.sent_on or message.created_on, message.id
 
@@ -124,12 +128,13 @@ def _identified(records: Sequence[R], query: Query) -> Sequence[R]:
     return records
 
 
-def _between(records: Sequence[R], query: Query) -> Sequence[R]:
-    """Those created from `after` to `before`, both inclusive; none if either is no date."""
+def _between(records: Sequence[R], query: Query, order: Callable[[R], Position] | None = None) -> Sequence[R]:
+    """Those created (or what `order` says) from `after` to `before`, both inclusive; none if either is no date."""
+    key = order or _created
     after, before = query.get("after"), query.get("before")
     try:
-        low = bisect_left(records, (_date(after), -math.inf), key=_created) if after else 0
-        high = bisect_left(records, (_date(before), math.inf), key=_created) if before else len(records)
+        low = bisect_left(records, (_date(after), -math.inf), key=key) if after else 0
+        high = bisect_left(records, (_date(before), math.inf), key=key) if before else len(records)
     except ValueError:
         return []
     return records if high - low == len(records) else records[low:high]

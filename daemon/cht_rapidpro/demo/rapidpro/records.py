@@ -57,13 +57,16 @@ class Message:
 
 @dataclass(slots=True, eq=False)
 class Run:
+    """`inputs`: the messages that it took, oldest first; `exited_on` None: it waits for another one."""
+
     id: int
     uuid: str
     flow: str
     contact: Contact
-    input: str
     created_on: datetime
     modified_on: datetime
+    exited_on: datetime | None = None
+    inputs: list[Message] = field(default_factory=list)
 
 
 def at(seconds: float) -> datetime:

@@ -64,18 +64,22 @@ def message(message: Message, workspace: Workspace) -> Row:
 
 def run(run: Run, workspace: Workspace, *, paths: bool) -> Row:
     urn = None if workspace.anonymous else run.contact.urns[0]
-    result = {"name": "Response", "value": run.input, "input": run.input, "category": "All Responses"}
+    values: Row = {}
+    if run.inputs:
+        text = run.inputs[-1].text
+        result = {"name": "Response", "value": text, "input": text, "category": "All Responses"}
+        values = {"response": {**result, "time": run.modified_on}}
     return {
         "uuid": run.uuid,
         "flow": _flow(run.flow, workspace),
         "contact": {**_contact(run.contact), "urn": urn},
-        "responded": True,
+        "responded": bool(run.inputs),
         "path": [] if paths else None,
-        "values": {"response": {**result, "time": run.created_on}},
+        "values": values,
         "created_on": run.created_on,
         "modified_on": run.modified_on,
-        "exited_on": run.modified_on,
-        "exit_type": "completed",
+        "exited_on": run.exited_on,
+        "exit_type": "completed" if run.exited_on else None,
         "id": run.id,
     }
 

@@ -45,6 +45,7 @@ class Workspace:
         self._messages: list[Message] = []
         self._messages_of: dict[int, list[Message]] = {}
         self._contacts: dict[str, Contact] = {}
+        self._waiting: dict[str, Run] = {}  # by contact
         self._flows = defaultdict[str, str](lambda: uuid7(self._now()))
         self._repeats: dict[tuple[str, str], list[float]] = {}
         self._due: list[tuple[float, int, int, str]] = []
@@ -87,15 +88,36 @@ class Workspace:
             broadcast.status = "failed"
         return broadcast
 
-    def receive(self, urn: str, text: str, *, flow: str | None = None) -> Message:
-        """An SMS from a phone, `urn` normalised: handled by `flow` in a new run, or left in the inbox."""
-        now = self._now()
-        contact = self._contact(urn)
-        message = self._add_message(now, contact, urn=urn, text=text, direction="in", status="handled", flow=flow)
+    def receive(self, urn: str, text: str, *, flow: str | None = None, waits: bool = False) -> Message:
+        """An SMS from a phone, `urn` normalised: handled by `flow`, see `handle`, or left in the inbox."""
+        message = self._add_message(
+            self._now(), self._contact(urn), urn=urn, text=text, direction="in", status="handled"
+        )
         if flow is not None:
-            run = Run(len(self.runs) + 1, uuid7(now), flow, contact, text, at(now), at(now))
-            self.runs.append(run)
+            self.handle(message, flow, waits=waits)
         return message
+
+    def handle(self, message: Message, flow: str, *, waits: bool = False) -> Run:
+        """The flow takes the message, in the run that waits for this contact, else in a new one.
+
+        `waits`: the run then waits for another message instead of ending.
+        """
+        run = self._waiting.get(message.contact.uuid) or self.start_run(message.contact, flow)
+        now = at(self._now())
+        message.flow, message.modified_on = run.flow, now
+        run.inputs.append(message)
+        run.modified_on, run.exited_on = now, None if waits else now
+        if not waits:
+            del self._waiting[message.contact.uuid]
+        return run
+
+    def start_run(self, contact: Contact, flow: str) -> Run:
+        """A run as people start it by hand: it waits for the contact's first message."""
+        now = self._now()
+        run = Run(len(self.runs) + 1, uuid7(now), flow, contact, at(now), at(now))
+        self.runs.append(run)
+        self._waiting[contact.uuid] = run
+        return run
 
     def move(self, target: int | Message, status: str) -> None:
         """Set the status of a message, or of a broadcast's messages, or of a broadcast that has none.
