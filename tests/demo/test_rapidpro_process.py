@@ -5,10 +5,13 @@ import json
 import signal
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 BODY = {"urns": ["tel:+254712345678"], "text": "Habari"}
 OPTIONS = ["--token", "secret", "--progress", "0:wired", "3600:delivered"]
@@ -89,3 +92,38 @@ async def test_a_mistake_is_named(
     async with session.request(method, path, json=body) as response:
         assert response.status == 400
         assert named in await response.text()
+
+
+@dataclass
+class Endpoint:
+    """A webhook that keeps what it is sent; `status`: its answer."""
+
+    status: int = 200
+    calls: list[tuple[dict[str, str], Any]] = field(default_factory=list)
+
+    async def answer(self, request: web.Request) -> web.Response:
+        self.calls.append((dict(request.headers), await request.json()))
+        return web.json_response({"saved": 1}, status=self.status)
+
+
+async def test_a_flow_calls_the_webhook_once_with_the_headers_of_the_engine(session: aiohttp.ClientSession) -> None:
+    endpoint = Endpoint()
+    application = web.Application()
+    application.router.add_post("/webhook", endpoint.answer)
+    async with TestServer(application) as server:
+        webhook = {"url": str(server.make_url("/webhook")), "key": "secret key", "id_is": "message"}
+        await ask(session, "PATCH", "/control/settings", {"webhook": webhook})
+        sent = {"urn": "tel:+254712345679", "text": "PREG Amina 12", "flow": "CHT"}
+        message = await ask(session, "POST", "/control/receive", sent)
+        endpoint.status = 503
+        await ask(session, "PATCH", "/control/settings", {"webhook": {**webhook, "id_is": "run", "mode": "simulation"}})
+        await ask(session, "POST", "/control/receive", sent)
+        await ask(session, "POST", "/control/receive", {**sent, "flow": None})
+    [(headers, body), (tried, in_run)] = endpoint.calls
+    assert body == {"id": message["uuid"], "from": "+254712345679", "content": "PREG Amina 12"}
+    wanted = {"Authorization": "Token secret key", "X-Mailroom-Mode": "normal", "Content-Type": "application/json"}
+    assert {name: headers[name] for name in wanted} == wanted
+    assert "Transfer-Encoding" not in headers
+    assert tried["X-Mailroom-Mode"] == "simulation"
+    [_, run] = (await ask(session, "GET", "/api/v2/runs.json"))["results"][::-1]
+    assert in_run["id"] == run["uuid"]

@@ -15,9 +15,10 @@ import aiohttp
 import psutil
 
 from cht_rapidpro.demo.couchdb import couchdb_server, server_from_environment
+from tests.faults.wait import eventually
 
 COMMAND = Path(sys.executable).with_name("cht-rapidpro")
-MESSAGES = 15
+MESSAGES = 17  # and two that phones have sent
 PIPE = asyncio.subprocess.PIPE
 
 
@@ -98,17 +99,20 @@ async def test_every_message_ends_where_it_must_on_a_server_that_is_left_as_it_w
             assert (process.returncode, err) == (0, b""), out.decode() + err.decode()
         assert await databases(url) == before
     verdicts = [line for line in out.decode().splitlines() if line.startswith(("✓", "✗"))]
-    assert len(verdicts) == MESSAGES + 2
+    assert len(verdicts) == MESSAGES + 4
     assert all(line.startswith("✓") for line in verdicts)
-    assert "10 messages to send: 10 broadcasts in 11 requests" in verdicts[-2]
+    assert "12 messages to send: 12 broadcasts in 13 requests" in verdicts[-2]
+    assert verdicts[0].endswith("'PREG Amina 12' is one record: form PREG, patient_name Amina, weeks_since_lmp 12")
     assert verdicts[-1] == "✓ the daemon ended by SIGTERM: exit code 0"
 
 
 async def test_kept_it_sends_what_the_pasted_command_writes(tmp_path: Path) -> None:
     async with demo(tmp_path, "--keep") as process:
-        write, read, phones = [(await read_until(process, "curl"))[-1] for _ in range(3)]
+        write, read, phones, receive = [(await read_until(process, "curl"))[-1] for _ in range(4)]
         for _ in range(2):  # it can be repeated
             await settled(read, (await curl(write))["id"])
+        received = await curl(receive)
+        await recorded(read, f"rapidpro-sms:{received['uuid']}")
         shown = [message["text"] for message in await curl(phones)]
         assert shown.count("Hello from the shell") == 2
         process.send_signal(signal.SIGINT)
@@ -122,6 +126,15 @@ async def settled(read: str, doc_id: str) -> None:
             if await states(read, doc_id) == ["received-by-gateway"]:
                 return
             await asyncio.sleep(0.05)
+
+
+async def recorded(read: str, doc_id: str) -> None:
+    """Returns when the document of this SMS is the one that changed last."""
+
+    async def is_last() -> bool:
+        return bool((await curl(read))["results"][0]["id"] == doc_id)
+
+    await eventually(is_last, deadline=60, every=0.05)
 
 
 async def states(read: str, doc_id: str) -> list[str]:

@@ -5,6 +5,7 @@ a daemon that does not come to it is killed.
 """
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,8 +23,11 @@ _LONG: Final = frozenset({"timestamp", "level", "event", "doc", "message"})
 @asynccontextmanager
 async def run_daemon(couchdb: CouchDBServer, database: str, rapidpro_url: str, token: str) -> AsyncIterator[Daemon]:
     """A running daemon between the two; at the end it is stopped and its folder deleted."""
-    with TemporaryDirectory(prefix="cht-rapidpro-demo-") as folder:
-        daemon = Daemon(Path(folder), couchdb, database, {"url": rapidpro_url}, token)
+    with (
+        TemporaryDirectory(prefix="cht-rapidpro-demo-") as folder,
+        socket.create_server(("127.0.0.1", 0)) as webhook,
+    ):
+        daemon = Daemon(Path(folder), couchdb, database, {"url": rapidpro_url}, token, webhook=webhook)
         await daemon.start()
         try:
             yield daemon

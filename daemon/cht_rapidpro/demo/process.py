@@ -71,6 +71,14 @@ class Daemon:
         self.config.write_text("\n".join(_section(name, keys) for name, keys in sorted(merged.items())))
 
     @property
+    def webhook_url(self) -> str:
+        """Where flows call it, if it was given a socket."""
+        if self._webhook is None:
+            raise GatewayError("the daemon was given no socket for the webhook")
+        host, port = self._webhook.getsockname()
+        return f"http://{host}:{port}/api/v2/sms/rapidpro/incoming-messages"
+
+    @property
     def pid(self) -> int:
         if self._process is None:
             raise GatewayError("the daemon has not been started")

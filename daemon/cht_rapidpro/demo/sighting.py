@@ -93,7 +93,7 @@ def _sightings(messages: Task, doc: Doc, rapidpro: RapidPro) -> Iterator[Sightin
             sms,
             _find_task(doc, sms.uuid),
             _broadcasts(sms, rapidpro),
-            [each for each in rapidpro.messages if each.urn == sms.expected_urn],
+            [each for each in rapidpro.messages if each.urn == sms.expected_urn and each.direction == "out"],
             expected_ref=str(first[0].id) if first else "",
         )
 

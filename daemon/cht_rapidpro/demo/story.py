@@ -1,8 +1,8 @@
-"""`cht-rapidpro demo`: the whole gateway on this machine, from a document in CouchDB to an SMS on a phone.
+"""`cht-rapidpro demo`: the whole gateway on this machine, from a document in CouchDB to an SMS on a phone and back.
 
-CouchDB, a RapidPro simulator and the real daemon are started, a dozen documents are written, and the demo ends when
-every message is where its scene says. It is the installation's self-test, too: exit code 0 says that CouchDB, RapidPro
-and the phone agree. Whatever it started is gone at its end, however it ends.
+CouchDB, a RapidPro simulator and the real daemon are started, a dozen documents are written, phones send SMS and are
+answered, and the demo ends when every message is where its scene says. It is the installation's self-test, too: exit
+code 0 says that CouchDB, RapidPro and the phone agree. Whatever it started is gone at its end, however it ends.
 """
 
 import asyncio
@@ -15,12 +15,13 @@ from uuid import uuid4
 
 import aiohttp
 
+from cht_rapidpro.demo.conversation import Conversation, conversation
 from cht_rapidpro.demo.couchdb import CouchDBServer, ExternalCouchDB, couchdb_server
 from cht_rapidpro.demo.database import Database, delete_database
 from cht_rapidpro.demo.installation import end, run_daemon, tail, troubles
 from cht_rapidpro.demo.keep import instructions
 from cht_rapidpro.demo.medic import create_medic
-from cht_rapidpro.demo.process import Daemon
+from cht_rapidpro.demo.process import INCOMING_KEY, Daemon
 from cht_rapidpro.demo.progress import Display, open_display
 from cht_rapidpro.demo.rapidpro import RapidPro
 from cht_rapidpro.demo.scene import Scene, arrivals, backlog, make_due
@@ -82,11 +83,12 @@ async def _run(display: Display, *, keep: bool) -> bool:
         run_daemon(couchdb, database.name, rapidpro.url, _TOKEN) as daemon,
     ):
         rapidpro.globals = {"api_key": "a secret that no phone may show"}
+        rapidpro.relay.url, rapidpro.relay.key = daemon.webhook_url, INCOMING_KEY
         story = Story(database, rapidpro, daemon, display, waiting, arriving)
         await story.play()
         went_well = await story.report()
         if keep and daemon.is_running:
-            display.say(instructions(couchdb, database.name, rapidpro.url, daemon.log))
+            display.say(instructions(couchdb, database.name, rapidpro.url, daemon.webhook_url, daemon.log))
             with suppress(asyncio.CancelledError):  # the signal that ends it
                 await daemon.wait()
         return await story.stop() and went_well
@@ -125,6 +127,7 @@ class Story:
         self._scenes = [*waiting, *arriving]
         self._unwritten = list(arriving)
         self._unscheduled = [scene for scene in self._scenes if _is_scheduled(scene)]
+        self._conversation = Conversation(database, rapidpro, conversation())
         self._duration = 0.0
 
     async def play(self) -> None:
@@ -142,11 +145,13 @@ class Story:
         """One look, and what follows from it; whether it was the last one."""
         if self._unwritten:
             await self._database.put(self._unwritten.pop(0).document())
+        self._scenes += await self._conversation.step()
         sightings = await self._look()
         self._display.show(sightings, len(self._rapidpro.calls), troubles(self._daemon, _TROUBLES))
         if self._unscheduled and any(sighting.status == DELIVERED for sighting in sightings):
             await self._play_sentinel(self._unscheduled.pop())
-        return not self._daemon.is_running or all(sighting.is_right for sighting in sightings)
+        is_right = self._conversation.is_right and all(sighting.is_right for sighting in sightings)
+        return is_right or not self._daemon.is_running
 
     async def _play_sentinel(self, scene: Scene) -> None:
         await self._database.edit(scene.doc_id, lambda doc: make_due(doc, datetime.now(UTC)))
@@ -155,7 +160,7 @@ class Story:
         return await look(self._database, self._rapidpro, self._scenes)
 
     async def report(self) -> bool:
-        return report(self._display, await self._look(), self._rapidpro, self._duration)
+        return report(self._display, self._conversation, await self._look(), self._rapidpro, self._duration)
 
     async def stop(self) -> bool:
         """Ends the daemon; whether it ended as it must."""

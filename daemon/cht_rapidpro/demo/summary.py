@@ -2,21 +2,26 @@
 
 from collections.abc import Iterator, Sequence
 
+from cht_rapidpro.demo.conversation import Conversation
 from cht_rapidpro.demo.progress import Display
 from cht_rapidpro.demo.rapidpro import RapidPro
 from cht_rapidpro.demo.sighting import Sighting
 
 
-def report(display: Display, sightings: Sequence[Sighting], rapidpro: RapidPro, seconds: float) -> bool:
+def report(
+    display: Display, conversation: Conversation, sightings: Sequence[Sighting], rapidpro: RapidPro, seconds: float
+) -> bool:
     """Prints the lines; whether every message is where it must be, and RapidPro has no broadcast beyond those."""
     display.say("")
+    for is_right, text in conversation.verdicts():
+        _say(display, is_right, text)
     for sighting in sightings:
         _say(display, sighting.is_right, " · ".join(_words(sighting)))
     to_send = sum(sighting.sms.fate.is_sent for sighting in sightings)
     made = len(rapidpro.broadcasts)
     totals = f"{to_send} messages to send: {made} broadcasts in {len(rapidpro.calls)} requests to RapidPro"
     _say(display, made == to_send, f"{totals}, {seconds:.1f} seconds")
-    return made == to_send and all(sighting.is_right for sighting in sightings)
+    return made == to_send and conversation.is_right and all(sighting.is_right for sighting in sightings)
 
 
 def report_exit(display: Display, code: int, tail: Sequence[str]) -> bool:

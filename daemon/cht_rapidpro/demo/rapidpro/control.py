@@ -4,7 +4,7 @@ The same things as `RapidPro`'s Python methods and attributes, with strict bodie
 that names it, so that a mistyped fault does not silently test nothing.
 """
 
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -12,11 +12,21 @@ from msgspec import UNSET, UnsetType
 
 from .faults import Fault
 from .records import ContactStatus
+from .relay import Relay
 from .throttle import Throttle
 from .wire import Wire
 from .workspace import Workspace
 
 T = TypeVar("T")
+
+
+class Webhook(msgspec.Struct, forbid_unknown_fields=True):
+    """What every flow calls from now on when it has taken an SMS; an empty `url`: nothing."""
+
+    url: str
+    key: str = ""
+    id_is: Literal["run", "message"] = "message"
+    mode: str = "normal"
 
 
 class Settings(msgspec.Struct, forbid_unknown_fields=True):
@@ -33,6 +43,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True):
     unresolvable: set[str] | UnsetType = UNSET
     globals: dict[str, str] | UnsetType = UNSET
     progress: list[tuple[float, str]] | UnsetType = UNSET
+    webhook: Webhook | UnsetType = UNSET
 
 
 class Move(msgspec.Struct, forbid_unknown_fields=True):
@@ -57,8 +68,9 @@ class NewContact(msgspec.Struct, forbid_unknown_fields=True):
 class Control:
     """The handlers; each answers 200 with JSON, or 400 with the reason."""
 
-    def __init__(self, workspace: Workspace, throttle: Throttle, wire: Wire) -> None:
+    def __init__(self, workspace: Workspace, throttle: Throttle, wire: Wire, relay: Relay) -> None:
         self._workspace = workspace
+        self._relay = relay
         self._throttle = throttle
         self._wire = wire
 
@@ -112,6 +124,10 @@ class Control:
             "one_scope": self._throttle,
             "retry_after": self._throttle,
         }
+        webhook = settings.pop("webhook")
+        if webhook is not UNSET:
+            for name, value in msgspec.structs.asdict(webhook).items():
+                setattr(self._relay, name, value)
         for name, value in settings.items():
             if value is not UNSET:
                 setattr(holders.get(name, self._workspace), name, value)
@@ -127,7 +143,7 @@ class Control:
 
     async def _receive(self, request: web.Request) -> web.Response:
         received = await _body(request, Received)
-        message = self._workspace.receive(received.urn, received.text, flow=received.flow, waits=received.waits)
+        message = await self._relay.receive(received.urn, received.text, flow=received.flow, waits=received.waits)
         return _json(message)
 
     async def _add_contact(self, request: web.Request) -> web.Response:

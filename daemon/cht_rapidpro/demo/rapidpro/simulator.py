@@ -15,6 +15,7 @@ from .api import Api
 from .calls import Call
 from .control import Control
 from .faults import Fault
+from .relay import Relay
 from .throttle import Throttle
 from .wire import Wire
 from .workspace import Workspace
@@ -50,6 +51,7 @@ class RapidPro(Workspace):
         super().__init__(token, country, clock, progress)
         self.throttle = Throttle(clock, requests_per_hour, one_scope=one_scope)
         self.wire = Wire(self, Api(self, self.throttle, page_size), latency, calls_kept)
+        self.relay = Relay(self)
         self.url = ""
         self._port = port
         self._runner = web.AppRunner(
@@ -85,7 +87,7 @@ class RapidPro(Workspace):
 
     def _application(self) -> web.Application:
         application = web.Application(client_max_size=0)  # 0: no limit; a body over RapidPro's own is a 500
-        application.add_routes(Control(self, self.throttle, self.wire).routes())
+        application.add_routes(Control(self, self.throttle, self.wire, self.relay).routes())
         application.router.add_route("*", "/{path:.*}", self.wire.handle)
         application.on_shutdown.append(self.wire.stop)
         return application
