@@ -19,6 +19,7 @@ from cht_rapidpro.config import Incoming
 from cht_rapidpro.config_values import Secret
 from cht_rapidpro.domain.incoming import AlreadyStored, Arrival, Saved, Spooled, Stored
 from cht_rapidpro.errors import TransientError, TroubleError
+from cht_rapidpro.keyring import Keyring, Secrets
 from tests.clock import jump
 from tests.webhook import KEY, PATH, Flow, listening_socket, open_flow, section, url_of
 
@@ -43,11 +44,14 @@ class Store:
 
 @asynccontextmanager
 async def listening(
-    store: Callable[[Arrival], Awaitable[Stored]], config: Incoming | None = None
+    store: Callable[[Arrival], Awaitable[Stored]],
+    config: Incoming | None = None,
+    keyring: Keyring | None = None,
 ) -> AsyncIterator[Flow]:
     listener = listening_socket()
+    own = config or section()
     async with (
-        Webhook(config or section(), store, lambda: NOW, [listener]),
+        Webhook(own, keyring or Keyring(Secrets(incoming_keys=own.keys)), store, lambda: NOW, [listener]),
         open_flow(url_of(listener)) as flow,
     ):
         yield flow
@@ -179,6 +183,22 @@ async def test_several_keys_are_valid_at_once(store: Store) -> None:
             assert answer.status == status
 
 
+async def test_a_key_that_was_rotated_a_moment_ago_is_looked_for(store: Store) -> None:
+    """And without one, or with the right one, nobody is asked."""
+    keyring = Keyring(Secrets(incoming_keys=(Secret("old"),)))
+    asked = []
+
+    async def renew() -> None:
+        asked.append(1)
+        keyring.replace(Secrets(incoming_keys=(Secret("new"),)))
+
+    keyring.refill_from(renew)
+    async with listening(store, keyring=keyring) as flow:
+        for key, status, times in (("old", 200, 0), ("", 403, 0), ("new", 200, 1), ("old", 403, 2)):
+            assert (await flow.request(headers={"Authorization": f"Token {key}"}, json=GOOD)).status == status
+            assert len(asked) == times
+
+
 async def test_what_is_stored_already_says_so_and_what_is_spooled_does_not(store: Store) -> None:
     async with listening(store) as flow:
         store.answer = AlreadyStored()
@@ -219,8 +239,9 @@ async def test_a_stop_answers_what_has_come_and_takes_nothing_new() -> None:
         return Saved()
 
     listener = listening_socket()
+    own = section()
     async with open_flow(url_of(listener)) as flow:
-        async with Webhook(section(), store, lambda: NOW, [listener]):
+        async with Webhook(own, Keyring(Secrets(incoming_keys=own.keys)), store, lambda: NOW, [listener]):
             posting = asyncio.create_task(flow.post("a"))
             await arrived.wait()
             asyncio.get_running_loop().call_later(0.1, held.set)
@@ -234,7 +255,7 @@ async def test_a_port_that_is_taken_is_named() -> None:
     with taken:
         config = replace(section(), listen=url_of(taken).removeprefix("http://"))
         with pytest.raises(TroubleError, match=r"\[incoming\] listen: 127\.0\.0\.1:\d+ cannot be listened at"):
-            async with Webhook(config, Store(), lambda: NOW):
+            async with Webhook(config, Keyring(Secrets()), Store(), lambda: NOW):
                 pass
 
 
