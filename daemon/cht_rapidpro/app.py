@@ -42,6 +42,7 @@ from cht_rapidpro.jobs.watchdog import Watchdog
 from cht_rapidpro.jobs.writer import Writer
 from cht_rapidpro.keyring import Keyring, Secrets
 from cht_rapidpro.metrics import Figure, Metrics
+from cht_rapidpro.pulse import Pulse
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -109,7 +110,7 @@ async def serve(
         pulses = [writer.pulse, settings.pulse, feed.sweeping, feed.following, claims.pulse]
         async with Admin(config.admin.listen, status.snapshot, metrics), asyncio.TaskGroup() as jobs:
             writing = jobs.create_task(writer.run(), name="writer")
-            async with _receiving(config, keyring, couch, settings, wall_clock, sockets):
+            async with _receiving(config, keyring, couch, settings, wall_clock, sockets, status, pulses):
                 finding = [jobs.create_task(each.run(), name=type(each).__name__) for each in (settings, feed, reload)]
                 if config.cht.credentials == "vault":
                     credentials = Credentials(Vault(couch), keyring)
@@ -140,14 +141,23 @@ async def _receiving(
     settings: SettingsWatch,
     wall_clock: Callable[[], int],
     sockets: Sequence[socket.socket],
+    status: Status,
+    pulses: list[Pulse],
 ) -> AsyncIterator[None]:
-    """The way in, while the block runs. It begins before CouchDB was ever reached."""
+    """The way in, while the block runs; `status` and `pulses` are told of it. It begins before CouchDB was reached."""
     own = config.incoming
     if not own.enabled:
         yield
         return
     async with Spool(Path(own.spool)) as spool:
         incoming = Incoming(couch, spool, settings, max_waiting=own.max_waiting, check_legacy_ids=own.check_legacy_ids)
+        pulses += incoming.pulses
+        status.healths.append(spool.health)
+        status.can_store = lambda: incoming.can_store
+        status.figures |= {
+            "incoming_messages": lambda: len(incoming),
+            "spooled_messages": lambda: {"waiting": incoming.spooled.waiting, "rejected": incoming.spooled.rejected},
+        }
         async with asyncio.TaskGroup() as jobs:
             recording = jobs.create_task(incoming.run())
             async with Webhook(own, keyring, incoming.store, wall_clock, sockets):

@@ -58,6 +58,8 @@ GAUGES: Final = {
     "ambiguous_messages": ("Messages that may have been sent and have to be looked up.", ""),
     "budget_left_requests": ("Requests to RapidPro that may start now.", "scope"),
     "feed_lag_seconds": ("Time since CouchDB last told whether there is something to send.", ""),
+    "incoming_messages": ("Incoming messages that wait to be stored, their webhooks with them.", ""),
+    "spooled_messages": ("Incoming messages in the spool; rejected ones want a human.", "state"),
     "sending_enabled": ("1 while the app settings choose this gateway.", ""),
     "dependency_up": ("0 while it is away or refuses us.", "dependency"),
 }

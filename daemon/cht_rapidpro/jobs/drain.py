@@ -13,12 +13,13 @@ import structlog
 
 from cht_rapidpro.adapters.couchdb import Rejected
 from cht_rapidpro.adapters.spool import Spool
-from cht_rapidpro.adapters.spool_file import Row
+from cht_rapidpro.adapters.spool_file import Counts, Row
 from cht_rapidpro.domain.incoming import Arrival, doc_id, id_text
 from cht_rapidpro.errors import TransientError
 from cht_rapidpro.jobs.recorder import Outcome, Recorder
 from cht_rapidpro.jobs.retry import until_it_works
 from cht_rapidpro.jobs.settings import SettingsWatch
+from cht_rapidpro.pulse import Pulse
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -28,7 +29,10 @@ _TRY: Final = 20.0
 
 
 class Drain:
-    """`is_blocked`: CouchDB took nothing when it was last asked; new messages belong into the spool."""
+    """`is_blocked`: CouchDB took nothing when it was last asked; new messages belong into the spool.
+
+    `left`: what is in the spool, as of a moment ago.
+    """
 
     def __init__(self, spool: Spool, settings: SettingsWatch, recorder: Recorder) -> None:
         self._spool = spool
@@ -36,6 +40,8 @@ class Drain:
         self._recorder = recorder
         self._wake = asyncio.Event()
         self.is_blocked = False
+        self.left = Counts(0, 0)
+        self.pulse = Pulse("drain", spool.health)
         settings.subscribe(self.wake)
 
     def block(self, error: BaseException) -> None:
@@ -51,13 +57,14 @@ class Drain:
         while True:
             while await until_it_works(self._step):
                 pass
+            self.left = await until_it_works(self._spool.counts)
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK):
                     await self._wake.wait()
             self._wake.clear()
 
     async def _tell_what_was_left(self) -> None:
-        counts = await until_it_works(self._spool.counts)
+        self.left = counts = await until_it_works(self._spool.counts)
         if counts.rejected:
             log.error(
                 "spool.opened", waiting=counts.waiting, rejected=counts.rejected, remedy="cht-rapidpro spool list"
@@ -67,6 +74,10 @@ class Drain:
 
     async def _step(self) -> bool:
         """One batch; whether there may be more."""
+        with self.pulse.step():
+            return await self._drain_batch()
+
+    async def _drain_batch(self) -> bool:
         rows = await self._spool.oldest(_ROWS)
         settings = self._settings.settings
         if not rows or settings is None:
@@ -94,6 +105,7 @@ class Drain:
             if row.number in rejected:
                 tell_rejected(row.arrival, rejected[row.number])
         log.info("spool.drained", rows=len(done))
+        self.left = await self._spool.counts()
         if len(rows) < _ROWS:
             await self._spool.clean()
 

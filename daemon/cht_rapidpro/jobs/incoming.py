@@ -14,11 +14,13 @@ import structlog
 
 from cht_rapidpro.adapters.couchdb import Couch, Rejected
 from cht_rapidpro.adapters.spool import Spool
+from cht_rapidpro.adapters.spool_file import Counts
 from cht_rapidpro.domain.incoming import Arrival, Spooled, Stored, doc_id, id_text
 from cht_rapidpro.errors import TransientError, TroubleError
 from cht_rapidpro.jobs.drain import Drain, tell_rejected
 from cht_rapidpro.jobs.recorder import Outcome, Recorder
 from cht_rapidpro.jobs.settings import SettingsWatch
+from cht_rapidpro.pulse import Pulse
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -38,7 +40,10 @@ class _Waiting:
 
 
 class Incoming:
-    """`store` works while `run` runs. `max_waiting`: messages that may wait for their answer at once."""
+    """`store` works while `run` runs. `max_waiting`: messages that may wait for their answer at once.
+
+    `can_store`: whether the last message could be stored at all.
+    """
 
     def __init__(
         self, couch: Couch, spool: Spool, settings: SettingsWatch, *, max_waiting: int, check_legacy_ids: bool
@@ -51,10 +56,20 @@ class Incoming:
         self._drain = Drain(spool, settings, self._recorder)
         self._waiting: list[_Waiting] = []
         self._wake = asyncio.Event()
+        self.can_store = True
+        self.pulses = [Pulse("incoming", spool.health), self._drain.pulse]
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def spooled(self) -> Counts:
+        """What is in the spool, as of a moment ago."""
+        return self._drain.left
 
     async def store(self, arrival: Arrival) -> Stored:
         """Where the message is, durably. Raises Unavailable."""
-        if len(self._waiting) >= self._max_waiting:
+        if len(self) >= self._max_waiting:
             raise Unavailable("too many messages wait to be stored", retry_after=_RETRY_AFTER)
         item = _Waiting(arrival, asyncio.get_running_loop().create_future())
         self._waiting.append(item)
@@ -74,14 +89,17 @@ class Incoming:
                 self._wake.clear()
                 while self._waiting:
                     batch, self._waiting = self._waiting[:_ROWS], self._waiting[_ROWS:]
-                    await self._take_in(batch)
+                    with self.pulses[0].step():
+                        await self._take_in(batch)
         finally:
             for item in self._waiting:
                 _answer(item, _unavailable())
 
     async def _take_in(self, batch: Sequence[_Waiting]) -> None:
         try:
-            for item, result in zip(batch, await self._store([item.arrival for item in batch]), strict=True):
+            results = await self._store([item.arrival for item in batch])
+            self.can_store = not any(isinstance(result, Unavailable) for result in results)
+            for item, result in zip(batch, results, strict=True):
                 _answer(item, result)
         finally:  # this job ends: nobody is left waiting
             for item in batch:
