@@ -290,6 +290,12 @@ def test_several_keys_stand_one_a_line_and_none_is_no_error(tmp_path: Path, writ
     assert load(write(""), TOKEN).incoming.keys == ()
 
 
+def test_a_key_beside_the_vault_is_refused(write: Callable[[str], Path]) -> None:
+    vault = '[couchdb]\nuser = "u"\npassword = "p"\n[cht]\ncredentials = "vault"\n'
+    assert load(write(vault), {}).incoming.keys == ()
+    assert "[incoming] key: found one beside" in refusal(write(f'{vault}[incoming]\nkey = "s3cr3t"'), {})
+
+
 @pytest.mark.parametrize("content", ["", "\n \n", "s3cr3t\n\x00s3cr3t\n"])
 def test_a_file_of_keys_that_cannot_be_meant_is_refused(
     tmp_path: Path, write: Callable[[str], Path], content: str

@@ -18,7 +18,7 @@ from cht_rapidpro.demo.process import COMMAND, Daemon
 from cht_rapidpro.demo.rapidpro import RapidPro
 from tests.conftest import TOKEN
 
-VAULT = {"cht": {"credentials": "vault"}, "rapidpro": {"token_file": ""}}
+VAULT = {"cht": {"credentials": "vault"}, "rapidpro": {"token_file": ""}, "incoming": {"key_file": ""}}
 
 
 class Site:

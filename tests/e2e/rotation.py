@@ -40,9 +40,11 @@ class Installation:
         self._ids: list[str] = []
         self._secrets = folder / "credentials"
         self._secrets.mkdir()
-        vault = {"rapidpro": {"token_file": ""}, "cht": {"credentials": "vault"}} if source == "vault" else {}
+        vault = {"rapidpro": {"token_file": ""}, "incoming": {"key_file": ""}, "cht": {"credentials": "vault"}}
         [token] = rapidpro.tokens
-        self.daemon = Daemon(folder / "gateway", couchdb, "medic", {"url": rapidpro.url}, token, vault)
+        self.daemon = Daemon(
+            folder / "gateway", couchdb, "medic", {"url": rapidpro.url}, token, vault if source == "vault" else {}
+        )
         if source == "credential":
             self.daemon.environ["CREDENTIALS_DIRECTORY"] = str(self._secrets)
 

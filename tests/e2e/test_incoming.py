@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import resource
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -83,6 +84,25 @@ async def test_a_full_disk_is_503_and_an_error_and_heals(
         await daemon.kill()
     rows = await asyncio.to_thread(spooled, tmp_path / "spool.sqlite3")
     assert [row.id for row in rows] == [f"id-{each}" for each in range(number + 1)]
+
+
+async def test_a_second_key_is_taken_over_by_a_reload(
+    tmp_path: Path, couchdb: CouchDBServer, medic: Database, rapidpro: RapidPro, listener: socket.socket
+) -> None:
+    daemon = Daemon(tmp_path, couchdb, medic.name, {"url": rapidpro.url}, TOKEN, webhook=listener)
+    try:
+        async with open_flow(url_of(listener)) as flow:
+            await daemon.start()
+            rotated = {"Authorization": "Token new"}
+            assert (await flow.request(json=body(1), headers=rotated)).status == 403
+            await asyncio.to_thread((tmp_path / "incoming-key").write_text, f"new\n{INCOMING_KEY}\n")
+            daemon.signal(signal.SIGHUP)
+            await until(lambda: bool(logged(daemon, "config.reloaded")))
+            for headers in (rotated, AUTHORIZED):
+                assert (await flow.request(json=body(1), headers=headers)).status == 200
+    finally:
+        await daemon.kill()
+    assert [entry["changed"] for entry in logged(daemon, "config.reloaded")] == [["incoming.key"]]
 
 
 def spooled(path: Path) -> list[Arrival]:
