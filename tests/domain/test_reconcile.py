@@ -191,6 +191,15 @@ def test_what_is_known_of_a_message_goes_before_a_guess() -> None:
     assert match([question("other task's")], rows, taken, NOW) == {key("other task's"): Found(rows[1])}
 
 
+def test_each_message_of_a_task_has_one_place_also_where_its_broadcast_is_a_groups() -> None:
+    """Adopted from a group that holds both numbers, while the second message went out alone."""
+    other = "tel:+254712345679"
+    rows = [listed(1, NUMBER, other, at=100), listed(2, other, at=101)]
+    taken = taken_by([holder("1", pair(), pair(other))], rows, {})
+    assert taken == {("1", NUMBER), ("1", other)}
+    assert match([question("other task's", pair(other))], rows, taken, NOW) == {key("other task's"): Found(rows[1])}
+
+
 def test_where_the_first_message_was_refused_the_ref_is_the_second_ones() -> None:
     rows = [listed(1, text="two", at=100), listed(2, text="two", at=105)]
     settled = holder("1", pair("tel:phone1", "one"), pair(text="two"))

@@ -167,21 +167,29 @@ class Holder:
 def taken_by(holders: Iterable[Holder], listed: Sequence[Listed], known: Mapping[Place, Key]) -> Taken:
     """What is messages' already: settled tasks', and those of which we know it (`known`, by the URN that we posted).
 
-    A task of several messages stores the id of the first broadcast only; of each other message, unless it is known, the
-    listed broadcast nearest in time is its own.
+    A task of several messages stores the id of one broadcast only, and each message has one place: for the others it is
+    the one that is known, else the free one nearest in time.
     """
     by_id = {broadcast.id: broadcast for broadcast in listed}
-    holders = list(holders)
     taken = {place for posted in known for place in _places(posted, by_id)}
-    for holder in holders:
-        if (broadcast := by_id.get(holder.ref)) is not None:
-            taken.update((holder.ref, urn) for urn in _held_urns(broadcast, holder))
     placed = {key for posted, key in known.items() if posted[0] in by_id}
+    others = []
     for holder in holders:
-        for key, pair in _others(holder, by_id.get(holder.ref)):
-            if key not in placed and (nearest := _nearest(holder.ref, pair, by_id, taken)) is not None:
-                taken.add(nearest)
+        broadcast = by_id.get(holder.ref)
+        _, pair = first = _first(holder, broadcast)
+        if broadcast is not None:
+            taken.update((broadcast.id, urn) for urn in _held_urns(broadcast, pair))
+        others += [(holder.ref, one) for key, one in holder.messages if (key, one) != first and key not in placed]
+    for ref, pair in others:
+        if (nearest := _nearest(ref, pair, by_id, taken)) is not None:
+            taken.add(nearest)
     return frozenset(taken)
+
+
+def _first(holder: Holder, broadcast: Listed | None) -> tuple[Key, Pair]:
+    """The message that the ref stands for: the first one, unless that was refused."""
+    fitting = (one for one in holder.messages if broadcast is not None and _fits(broadcast, one[1]))
+    return next(fitting, holder.messages[0])
 
 
 def _places(posted: Place, by_id: Mapping[BroadcastId, Listed]) -> Iterator[Place]:
@@ -196,27 +204,19 @@ def _recipients(broadcast: Listed, posted: Urn) -> tuple[str, ...]:
     return (posted,) if broadcast.urns is None else broadcast.urns
 
 
-def _others(holder: Holder, broadcast: Listed | None) -> list[tuple[Key, Pair]]:
-    """The messages of a holder that its ref does not stand for: all but the first, unless that was refused."""
-    messages = list(holder.messages)
-    first = next((one for one in messages if broadcast is not None and _fits(broadcast, one[1])), messages[0])
-    messages.remove(first)
-    return messages
-
-
 def _fits(broadcast: Listed, pair: Pair) -> bool:
     has_urn = broadcast.urns is None or any(_same(urn, pair.urn) for urn in broadcast.urns)
     return broadcast.text == pair.text and has_urn
 
 
-def _held_urns(broadcast: Listed, holder: Holder) -> Iterator[Urn]:
-    """The URNs that a holder's messages have in its broadcast; none where the ref is of another, older RapidPro."""
-    has_text = any(pair.text == broadcast.text for pair in holder.pairs)
+def _held_urns(broadcast: Listed, pair: Pair) -> Iterator[Urn]:
+    """The recipient that a message has in its task's broadcast; none where the ref is of another, older RapidPro."""
+    has_text = broadcast.text == pair.text
     if broadcast.urns is None:
-        yield from (pair.urn for pair in holder.pairs if has_text)
+        yield from (pair.urn,) if has_text else ()
         return
     for urn in broadcast.urns:
-        if any(_same(urn, pair.urn) for pair in holder.pairs) or (has_text and len(broadcast.urns) == 1):
+        if _same(urn, pair.urn) or (has_text and len(broadcast.urns) == 1):
             yield Urn(urn)
 
 
