@@ -1,0 +1,139 @@
+"""What RapidPro's flow has taken while nobody listened: which window to ask for, and which of the rows are ours.
+
+A flow that sends `input.uuid` names each message, and a listing of messages is all there is to know. One that sends
+`run.uuid` names the run, which may have taken several messages: those are told apart in `runs.py`. Both ways assume a
+relay flow, which posts every message that it takes, as it is. All times are ms since the epoch of RapidPro's clock.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Literal, TypeVar
+
+import msgspec
+
+from cht_rapidpro.domain.incoming import Arrival, whole_text
+from cht_rapidpro.errors import TransientError
+
+IdIs = Literal["message", "run"]
+_Kind = TypeVar("_Kind")
+
+# A message is listed by when it came and may be handled long afterwards; a run by when it changed last, which shows
+# as soon as its transaction ends.
+_OVERLAPS: Final[Mapping[IdIs, int]] = {"message": 24 * 3_600_000, "run": 600_000}
+# A flow that is at its webhook just now will have its answer within 15 s: what is younger is the next look's.
+GRACE: Final = 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How far we have looked: everything of this source that came from `earliest` until `until` is stored.
+
+    `source`: the flow and what it sends as id. `earliest`: nothing before it is fetched: it is the site's past, or
+    has been stored under ids of another kind.
+    """
+
+    source: str
+    earliest: int
+    until: int
+
+    def after(self, id_is: IdIs) -> int:
+        """Where the next listing begins."""
+        return max(self.earliest, self.until - _OVERLAPS[id_is])
+
+    def for_storage(self) -> dict[str, object]:
+        return {"source": self.source, "earliest": self.earliest, "until": self.until}
+
+
+def source_of(flow: str, id_is: IdIs) -> str:
+    return f"{id_is} {flow}"
+
+
+def last_look(stored: Mapping[str, object], spooled: int | None, source: str, begin: int | None, now: int) -> Look:
+    """The look to go on from. `stored`: what CouchDB remembers ({}: nothing); `spooled`: what the spool file does.
+
+    The very first one begins at `begin`, `[incoming] backfill_from`, else now. So does one after the flow or its kind
+    of id was changed, but never before now: the same messages would be missed under their new ids.
+    """
+    found = stored.get("source")
+    if found is not None and found != source:
+        return Look(source, now, now)
+    earliest, until = _ms(stored.get("earliest")), _ms(stored.get("until"))
+    until = max(until or 0, spooled or 0) or (now if begin is None else begin)
+    if begin is not None:
+        earliest = begin
+    # A look from the future is the work of a wrong clock.
+    until = min(until, now)
+    return Look(source, until if earliest is None else earliest, until)
+
+
+def _ms(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A message that the flow has taken. `urn` None: RapidPro does not tell."""
+
+    uuid: str
+    contact: str
+    urn: str | None
+    text: str
+    at: int
+
+    @property
+    def sender(self) -> str:
+        """As the flow writes it: `replace(urns.tel, "tel:+", "+")`; empty for a contact without a number."""
+        return self.urn.replace("tel:+", "+") if self.urn and self.urn.startswith("tel:") else ""
+
+    def posted_as(self, id: str) -> Arrival | None:  # noqa: A002 - the field's name
+        """What the flow posts of it; None: something that is refused, since it has no sender or no text."""
+        if not self.sender or not self.text:
+            return None
+        return Arrival(id, self.sender, whole_text(self.text), self.at)
+
+
+class Named(msgspec.Struct):
+    """Another thing, as a row of RapidPro's refers to it."""
+
+    uuid: str
+
+
+class _MessageRow(msgspec.Struct):
+    uuid: str
+    contact: Named
+    created_on: datetime
+    urn: str | None = None
+    text: str | None = None
+
+
+def read_inputs(rows: Iterable[object], flow: str) -> list[Input]:
+    """The incoming messages among these rows of messages.json that the flow has taken.
+
+    Raises TransientError for a row of ours that is no message: without it the listing is not complete.
+    """
+    return [_read_input(row) for row in rows if flow_of(row) == flow and _field(row, "direction") == "in"]
+
+
+def _read_input(row: object) -> Input:
+    read = convert(row, _MessageRow)
+    return Input(read.uuid, read.contact.uuid, read.urn, read.text or "", to_ms(read.created_on))
+
+
+def convert(row: object, kind: type[_Kind]) -> _Kind:
+    try:
+        return msgspec.convert(row, kind)
+    except msgspec.ValidationError as error:
+        raise TransientError(f"RapidPro lists a row that is none: {error}") from error
+
+
+def flow_of(row: object) -> object:
+    return _field(_field(row, "flow"), "uuid")
+
+
+def _field(row: object, name: str) -> object:
+    return row.get(name) if isinstance(row, Mapping) else None
+
+
+def to_ms(moment: datetime) -> int:
+    return round(moment.timestamp() * 1000)
