@@ -27,6 +27,7 @@ from cht_rapidpro.adapters.spool import Spool
 from cht_rapidpro.adapters.vault import Vault
 from cht_rapidpro.config import Config
 from cht_rapidpro.domain.claim import Instance
+from cht_rapidpro.jobs.backfill import Backfill
 from cht_rapidpro.jobs.backlog import Backlog
 from cht_rapidpro.jobs.claims import Claims
 from cht_rapidpro.jobs.credentials import Credentials
@@ -110,8 +111,10 @@ async def serve(
         pulses = [writer.pulse, settings.pulse, feed.sweeping, feed.following, claims.pulse]
         async with Admin(config.admin.listen, status.snapshot, metrics), asyncio.TaskGroup() as jobs:
             writing = jobs.create_task(writer.run(), name="writer")
-            async with _receiving(config, keyring, couch, settings, wall_clock, sockets, status, pulses):
+            receiving = _receiving(config, keyring, couch, rapidpro, settings, wall_clock, sockets, status, pulses)
+            async with receiving as fetchers:
                 finding = [jobs.create_task(each.run(), name=type(each).__name__) for each in (settings, feed, reload)]
+                finding += [jobs.create_task(each.run(), name="backfill") for each in fetchers]
                 if config.cht.credentials == "vault":
                     credentials = Credentials(Vault(couch), keyring)
                     reload.subscribe(lambda _: credentials.refresh())
@@ -138,16 +141,20 @@ async def _receiving(
     config: Config,
     keyring: Keyring,
     couch: Couch,
+    rapidpro: RapidPro,
     settings: SettingsWatch,
     wall_clock: Callable[[], int],
     sockets: Sequence[socket.socket],
     status: Status,
     pulses: list[Pulse],
-) -> AsyncIterator[None]:
-    """The way in, while the block runs; `status` and `pulses` are told of it. It begins before CouchDB was reached."""
+) -> AsyncIterator[Sequence[Backfill]]:
+    """The way in, while the block runs; `status` and `pulses` are told of it. It begins before CouchDB was reached.
+
+    Yields the job that fetches what was missed, if there is one, to be run by whoever stops it first.
+    """
     own = config.incoming
     if not own.enabled:
-        yield
+        yield ()
         return
     async with Spool(Path(own.spool)) as spool:
         incoming = Incoming(couch, spool, settings, max_waiting=own.max_waiting, check_legacy_ids=own.check_legacy_ids)
@@ -161,7 +168,9 @@ async def _receiving(
         async with asyncio.TaskGroup() as jobs:
             recording = jobs.create_task(incoming.run())
             async with Webhook(own, keyring, incoming.store, wall_clock, sockets):
-                yield
+                fetchers = [Backfill(couch, rapidpro, spool, incoming, settings, own, wall_clock)] if own.flow else []
+                status.healths += [each.health for each in fetchers]
+                yield fetchers
             recording.cancel()
 
 

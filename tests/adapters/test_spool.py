@@ -47,6 +47,13 @@ def waiting(rows: list[Row]) -> list[Arrival]:
     return [row.arrival for row in rows]
 
 
+async def test_messages_are_found_by_their_ids_whatever_their_state(spool: Spool) -> None:
+    await spool.put([arrival(1), arrival(2), arrival(1, "again")])
+    await spool.put([arrival(3)], "too large")
+    assert await spool.under(["id-1", "id-3", "id-4"]) == [arrival(1), arrival(1, "again"), arrival(3)]
+    assert await spool.under([]) == []
+
+
 @settings(deadline=None, max_examples=50)
 @given(st.lists(ARRIVALS, max_size=5))
 def test_what_goes_in_comes_out_as_it_was(arrivals: list[Arrival]) -> None:

@@ -141,6 +141,11 @@ class RapidPro:
             self._hides_urns[base] = bool(answer["anon"])
         return None if isinstance(answer, Mapping) else _as_failure(_as_answer(answer))
 
+    async def hides_numbers(self, base: str) -> bool | Failure:
+        """Whether the workspace is anonymous: every URN in its answers is null."""
+        answer = await self._ask("GET", f"{base}/api/v2/workspace.json")
+        return answer.get("anon") is True if isinstance(answer, Mapping) else _as_failure(_as_answer(answer))
+
     async def list_broadcasts(self, base: str, after: int, cursor: str | None) -> Page | ListFailure:
         """GET broadcasts.json: a page of those created at or after `after`, in ms of RapidPro's clock."""
         page = await self.list_rows(base, Listing.BROADCASTS, {"after": timestamp(after)}, cursor)

@@ -6,7 +6,7 @@ soon as it takes anything; meanwhile every call raises TroubleError, and one ERR
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -47,6 +47,10 @@ class Spool:
     async def oldest(self, limit: int) -> list[Row]:
         """Of those that wait, in the order in which they came."""
         return await self._do(SpoolFile.oldest, limit)
+
+    async def under(self, ids: Collection[str]) -> list[Arrival]:
+        """Those that came with one of these ids, whatever their state."""
+        return await self._do(SpoolFile.under, ids)
 
     async def settle(self, done: Sequence[int], rejected: Mapping[int, str]) -> None:
         """Deletes what is stored in CouchDB, and keeps what CouchDB will not have as rejected."""

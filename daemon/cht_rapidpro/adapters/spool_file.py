@@ -9,7 +9,7 @@ runs while the daemon works; each opens the file on its own.
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,10 +97,15 @@ class SpoolFile:
         """Whatever their state, in their order, beginning after `number`."""
         return self._select("WHERE number > ? ORDER BY number LIMIT ?", number, limit)
 
+    def under(self, ids: Collection[str]) -> list[Arrival]:
+        """Those that came with one of these ids, whatever their state; not more ids than a query takes, 32,766."""
+        marks = ", ".join("?" * len(ids))
+        return [row.arrival for row in self._select(f"WHERE id IN ({marks})", *map(json.dumps, ids))]
+
     def find(self, number: int) -> Row | None:
         return next(iter(self._select("WHERE number = ?", number)), None)
 
-    def _select(self, where: str, *values: int) -> list[Row]:
+    def _select(self, where: str, *values: int | str) -> list[Row]:
         with self._edge():
             found = self._connection.execute(f"SELECT {_COLUMNS} FROM message {where}", values)  # noqa: S608 - our own words
             return [_row(*columns) for columns in found]

@@ -1,0 +1,58 @@
+"""What CouchDB tells about incoming messages beyond its views: what was deleted, and how far the backfill has looked.
+
+A deleted document counts as stored: somebody has removed it, and a plain write to its `_id` would bring it back
+(COUCHDB.md, "Documents"). Only `_all_docs` knows of it.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from cht_rapidpro.adapters.couchdb import Couch
+from cht_rapidpro.adapters.couchdb_errors import raise_for_status
+from cht_rapidpro.domain.task import DocId
+
+_LOOK: Final = "_local/cht-rapidpro-backfill"  # not replicated, not in the feed, taken whatever its revision
+_NOT_FOUND: Final = 404
+
+
+class _Row(msgspec.Struct):
+    key: str
+    error: str = ""
+
+
+class _Rows(msgspec.Struct):
+    rows: list[_Row]
+
+
+class ReceivedMessages:
+    """Raises TransientError and TroubleError like every other call to CouchDB."""
+
+    def __init__(self, couch: Couch) -> None:
+        self._couch = couch
+
+    async def existing(self, ids: Collection[DocId]) -> set[DocId]:
+        """Those of these ids under which there is a document, or was one before it was deleted."""
+        if not ids:
+            return set()
+        with self._couch.edge():
+            async with self._couch.session.post(f"{self._couch.url}/_all_docs", json={"keys": list(ids)}) as response:
+                raise_for_status(response, self._couch.config)
+                answer = msgspec.json.decode(await response.read(), type=_Rows)
+        return {DocId(row.key) for row in answer.rows if not row.error}
+
+    async def last_look(self) -> Mapping[str, Any]:
+        """What `keep_last_look` has stored; empty before its first time."""
+        with self._couch.edge():
+            async with self._couch.session.get(f"{self._couch.url}/{_LOOK}") as response:
+                if response.status == _NOT_FOUND:
+                    return {}
+                raise_for_status(response, self._couch.config)
+                return msgspec.json.decode(await response.read(), type=dict[str, Any])
+
+    async def keep_last_look(self, look: Mapping[str, object]) -> None:
+        with self._couch.edge():
+            async with self._couch.session.put(f"{self._couch.url}/{_LOOK}", json=dict(look)) as response:
+                raise_for_status(response, self._couch.config)
+                await response.read()

@@ -1,0 +1,157 @@
+"""Fetches what the relay flow took while nobody listened: RapidPro posts a message once and never again.
+
+At the start and every `backfill_interval` it lists what the flow has taken since the last look, and stores what is
+recorded nowhere as the webhook would have. The last look advances only when all of it is stored, on disk at least;
+until then the same is listed again. A message that the webhook is storing at this very moment becomes one document all
+the same: both write the same `_id` without a revision, and CouchDB takes that once.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Final, NoReturn
+
+import structlog
+
+from cht_rapidpro.adapters.couchdb import Couch
+from cht_rapidpro.adapters.rapidpro import RapidPro
+from cht_rapidpro.adapters.received import ReceivedMessages
+from cht_rapidpro.adapters.spool import Spool
+from cht_rapidpro.config import Incoming as Settings
+from cht_rapidpro.domain.backfill import GRACE, Look, last_look, source_of
+from cht_rapidpro.domain.incoming import AlreadyStored, doc_id
+from cht_rapidpro.errors import TransientError, TroubleError
+from cht_rapidpro.health import Health
+from cht_rapidpro.jobs.incoming import Incoming
+from cht_rapidpro.jobs.listings import Listings
+from cht_rapidpro.jobs.missed import Missed, MissedMessages, MissedRuns
+from cht_rapidpro.jobs.recorded import RecordedMessages
+from cht_rapidpro.jobs.settings import SettingsWatch
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+_RETRY: Final = 30.0  # seconds after a look that failed, doubling up to the interval
+_ANONYMOUS: Final = (
+    "RapidPro hides the phone numbers of this workspace (anonymous): what arrives while nobody listens cannot be"
+    " fetched afterwards; let the workspace show them, or empty [incoming] flow"
+)
+
+
+class Backfill:
+    """To be made only where `[incoming] flow` is given. `wall_clock`: ms, for when RapidPro does not tell its time."""
+
+    def __init__(
+        self,
+        couch: Couch,
+        rapidpro: RapidPro,
+        spool: Spool,
+        incoming: Incoming,
+        settings: SettingsWatch,
+        config: Settings,
+        wall_clock: Callable[[], int],
+    ) -> None:
+        self._rapidpro = rapidpro
+        self._spool = spool
+        self._incoming = incoming
+        self._settings = settings
+        self._config = config
+        self._wall_clock = wall_clock
+        self._received = ReceivedMessages(couch)
+        self._listings = Listings(rapidpro)
+        recorded = RecordedMessages(couch, self._received, spool)
+        self._way = (
+            MissedMessages(recorded, config.flow)
+            if config.id_is == "message"
+            else MissedRuns(recorded, self._listings, config.flow, self._clock)
+        )
+        self._told: set[str] = set()
+        self._changed = asyncio.Event()
+        self.health = Health("backfill")
+        settings.subscribe(self._changed.set)
+
+    async def run(self) -> NoReturn:
+        interval = self._config.backfill_interval
+        retry = _RETRY
+        while True:
+            base = await self._base()
+            try:
+                await self._look(base)
+            except (TransientError, TroubleError) as error:
+                self.health.fails(error)
+                await asyncio.sleep(min(retry, interval))
+                retry *= 2
+            else:
+                self.health.works()
+                retry = _RETRY
+                await asyncio.sleep(interval)
+
+    async def _base(self) -> str:
+        while (base := self._settings.base) is None:
+            self._changed.clear()
+            await self._changed.wait()
+        return base
+
+    async def _look(self, base: str) -> None:
+        """One listing, page by page, each stored before the next one is asked for."""
+        now = await self._now(base)
+        look = await self._last_look(now)
+        query = self._way.query(look.after(self._config.id_is))
+        told: set[str] = set()
+        async with aclosing(self._listings.pages(base, self._way.listing, query)) as pages:
+            async for rows in pages:
+                async with aclosing(self._way.find(base, rows, now - GRACE)) as found:
+                    async for missed in found:
+                        if missed.at >= look.earliest:
+                            await self._recover(base, missed, told)
+        self._told = told
+        await self._keep(replace(look, until=now))
+
+    async def _now(self, base: str) -> int:
+        """RapidPro's time: its clock, not ours, says what was before and after a look."""
+        if self._rapidpro.clock() is None:
+            await self._rapidpro.probe(base)
+        return self._clock()
+
+    def _clock(self) -> int:
+        return self._rapidpro.clock() or self._wall_clock()
+
+    async def _last_look(self, now: int) -> Look:
+        stored, spooled = await self._received.last_look(), await self._spool.last_look()
+        source = source_of(self._config.flow, self._config.id_is)
+        look = last_look(stored, spooled, source, self._config.backfill_from, now)
+        if stored.get("source") != source:
+            await self._keep(look)  # the moment of the first start, which later ones must not lose
+        return look
+
+    async def _keep(self, look: Look) -> None:
+        await self._spool.keep_last_look(look.until)
+        await self._received.keep_last_look(look.for_storage())
+
+    async def _recover(self, base: str, missed: Missed, told: set[str]) -> None:
+        message = missed.input
+        arrival = message.posted_as(missed.id) if message else None
+        if arrival:
+            stored = await self._incoming.store(arrival)
+            if not isinstance(stored, AlreadyStored):
+                log.info("incoming.recovered", doc=doc_id(missed.id), message=missed.id)
+        elif message is None:
+            self._tell(missed, "none of its contact's messages is the one that this run took", told)
+        elif message.urn is None:
+            await self._check_anonymity(base)
+            self._tell(missed, "RapidPro does not tell its sender", told)
+        elif not message.sender:
+            self._tell(missed, f"it came over {message.urn.partition(':')[0]}, not from a phone number", told)
+
+    def _tell(self, missed: Missed, why: str, told: set[str]) -> None:
+        """Once for each: looks overlap. What has no text is not told of: the webhook would have refused it, too."""
+        if missed.id not in self._told:
+            log.warning("incoming.unrecovered", message=missed.id, why=why)
+        told.add(missed.id)
+
+    async def _check_anonymity(self, base: str) -> None:
+        hidden = await self._rapidpro.hides_numbers(base)
+        if not isinstance(hidden, bool):
+            raise TransientError(f"whether RapidPro hides its numbers is not known: {hidden}")
+        if hidden:
+            raise TroubleError(_ANONYMOUS, about="anonymous")

@@ -1,0 +1,103 @@
+"""Which of the messages in a page of RapidPro's listing are recorded nowhere: a class for each kind of id a flow sends.
+
+Each finds them in a page of its `listing`, asked for by its `query`. `before`, in ms of RapidPro's clock: what is
+younger is left for the next look, since its webhook may be on its way.
+"""
+
+from collections.abc import AsyncGenerator, Callable, Collection
+from dataclasses import dataclass
+from typing import Final
+
+from cht_rapidpro.adapters.rapidpro import Listing
+from cht_rapidpro.domain.backfill import Input, read_inputs
+from cht_rapidpro.domain.runs import Recorded, Run, read_runs, unrecorded
+from cht_rapidpro.domain.task import timestamp
+from cht_rapidpro.jobs.listings import Listings
+from cht_rapidpro.jobs.recorded import RecordedMessages
+
+# How long a message may wait until its run begins, and how far back a contact's runs are looked at.
+_DAY: Final = 24 * 3_600_000
+
+
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """A message that nobody has recorded, under the id that the flow gave it; `input` None: it is not to be found."""
+
+    id: str
+    at: int
+    input: Input | None
+
+
+class MissedMessages:
+    """For a flow that sends `input.uuid`: the id is the message's own."""
+
+    listing: Final = Listing.MESSAGES
+
+    def __init__(self, recorded: RecordedMessages, flow: str) -> None:
+        self._recorded = recorded
+        self._flow = flow
+
+    def query(self, after: int) -> dict[str, str]:
+        return {"folder": "flows", "after": timestamp(after)}
+
+    async def find(self, base: str, rows: list[object], before: int) -> AsyncGenerator[Missed, None]:
+        inputs = [message for message in read_inputs(rows, self._flow) if message.at <= before]
+        known = await self._recorded.known([message.uuid for message in inputs])
+        for message in inputs:
+            if message.uuid not in known:
+                yield Missed(message.uuid, message.at, message)
+
+
+class MissedRuns:
+    """For a flow that sends `run.uuid`: the message has to be found among the contact's.
+
+    `clock`: RapidPro's, in ms since the epoch.
+    """
+
+    listing: Final = Listing.RUNS
+
+    def __init__(self, recorded: RecordedMessages, listings: Listings, flow: str, clock: Callable[[], int]) -> None:
+        self._recorded = recorded
+        self._listings = listings
+        self._flow = flow
+        self._clock = clock
+
+    def query(self, after: int) -> dict[str, str]:
+        return {"flow": self._flow, "after": timestamp(after), "paths": "false"}
+
+    async def find(self, base: str, rows: list[object], before: int) -> AsyncGenerator[Missed, None]:
+        runs = [run for run in read_runs(rows, self._flow) if run.responded and run.modified <= before]
+        known = await self._recorded.known([run.uuid for run in runs])
+        contacts: dict[str, list[Run]] = {}
+        for run in runs:
+            if run.uuid not in known or run.may_have_taken_several:
+                contacts.setdefault(run.contact, []).append(run)
+        for contact, asked in contacts.items():
+            for missed in await self._of(base, contact, asked, before):
+                yield missed
+
+    async def _of(self, base: str, contact: str, asked: Collection[Run], before: int) -> list[Missed]:
+        """What is missed of one contact's runs.
+
+        The messages are listed first: each of them has its run in the second listing. A run that began in between has
+        no message in the first one, and must not take another's.
+        """
+        query = {"contact": contact, "after": timestamp(min(run.started for run in asked) - _DAY)}
+        now = self._clock()
+        rows = await self._listings.whole(base, Listing.MESSAGES, query)
+        inputs = [message for message in read_inputs(rows, self._flow) if message.at <= before]
+        rows = await self._listings.whole(base, Listing.RUNS, {**query, "paths": "false"})
+        runs = await self._with_texts([run for run in read_runs(rows, self._flow) if run.started <= now])
+        wanted = {run.uuid: run for run in asked}
+        found = [(run, message) for run, message in unrecorded(runs, inputs) if run.uuid in wanted]
+        seconds = await self._recorded.seconds([(run.uuid, message.text) for run, message in found])
+        lost = wanted.keys() - {run.uuid for run, _ in found} - {each.run.uuid for each in runs if each.exists}
+        return [
+            *(Missed(run.uuid, at.at, at) for run, at in found if (run.uuid, at.text) not in seconds),
+            *(Missed(uuid, wanted[uuid].started, None) for uuid in sorted(lost)),
+        ]
+
+    async def _with_texts(self, runs: Collection[Run]) -> list[Recorded]:
+        ids = [run.uuid for run in runs]
+        known, texts = await self._recorded.known(ids), await self._recorded.texts(ids)
+        return [Recorded(run, run.uuid in known, tuple(texts[run.uuid])) for run in runs]
