@@ -3,7 +3,7 @@
 import pytest
 
 from cht_rapidpro.config_values import Secret
-from cht_rapidpro.keyring import Keyring, Secrets
+from cht_rapidpro.keyring import Keyring, Refused, Secrets
 
 OLD, NEW = Secret("old-key"), Secret("clé-🔑")
 
@@ -36,14 +36,14 @@ def test_listeners_hear_of_changes_alone() -> None:
 
 async def test_who_was_refused_has_the_secrets_looked_for_again() -> None:
     keyring = Keyring(Secrets(OLD))
-    await keyring.renew()
+    await keyring.renew("incoming_keys")
     assert keyring.secrets == Secrets(OLD), "the configuration has nothing newer to give"
 
-    async def source() -> None:
+    async def source(_: Refused) -> None:
         keyring.replace(Secrets(NEW))
 
     keyring.refill_from(source)
-    await keyring.renew()
+    await keyring.renew("incoming_keys")
     assert keyring.secrets == Secrets(NEW)
 
 

@@ -24,7 +24,7 @@ from cht_rapidpro.adapters.http import Webhook
 from cht_rapidpro.adapters.notify import SILENT, Notifier
 from cht_rapidpro.adapters.rapidpro import RapidPro
 from cht_rapidpro.adapters.spool import Spool
-from cht_rapidpro.adapters.vault import Vault
+from cht_rapidpro.adapters.vault import CredentialName, Vault
 from cht_rapidpro.config import Config
 from cht_rapidpro.domain.claim import Instance
 from cht_rapidpro.jobs.backfill import Backfill
@@ -116,7 +116,7 @@ async def serve(
                 finding = [jobs.create_task(each.run(), name=type(each).__name__) for each in (settings, feed, reload)]
                 finding += [jobs.create_task(each.run(), name="backfill") for each in fetchers]
                 if config.cht.credentials == "vault":
-                    credentials = Credentials(Vault(couch), keyring)
+                    credentials = Credentials(Vault(couch), keyring, tuple(CredentialName))
                     reload.subscribe(lambda _: credentials.refresh())
                     finding.append(jobs.create_task(credentials.run(), name="credentials"))
                 else:

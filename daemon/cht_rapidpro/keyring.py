@@ -8,8 +8,11 @@ restart.
 import hmac
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from cht_rapidpro.config_values import NO_SECRET, Secret
+
+Refused = Literal["rapidpro_token", "incoming_keys"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +35,13 @@ class Keyring:
     def __init__(self, secrets: Secrets) -> None:
         self.secrets = secrets
         self._listeners: list[Callable[[], None]] = []
-        self._source: Callable[[], Awaitable[None]] | None = None
+        self._source: Callable[[Refused], Awaitable[None]] | None = None
 
     def subscribe(self, listener: Callable[[], None]) -> None:
         """`listener` is called after every change of `secrets`."""
         self._listeners.append(listener)
 
-    def refill_from(self, source: Callable[[], Awaitable[None]]) -> None:
+    def refill_from(self, source: Callable[[Refused], Awaitable[None]]) -> None:
         """`source` looks for newer secrets; it limits its own pace and the time it takes, and raises nothing."""
         self._source = source
 
@@ -48,7 +51,7 @@ class Keyring:
             for listener in self._listeners:
                 listener()
 
-    async def renew(self) -> None:
-        """To be awaited when a secret was refused: afterwards `secrets` may hold a newer one."""
+    async def renew(self, refused: Refused) -> None:
+        """To be awaited when a secret of this kind was refused: afterwards `secrets` may hold a newer one."""
         if self._source is not None:
-            await self._source()
+            await self._source(refused)

@@ -19,7 +19,7 @@ from cht_rapidpro.config import Incoming
 from cht_rapidpro.config_values import Secret
 from cht_rapidpro.domain.incoming import AlreadyStored, Arrival, Saved, Spooled, Stored
 from cht_rapidpro.errors import TransientError, TroubleError
-from cht_rapidpro.keyring import Keyring, Secrets
+from cht_rapidpro.keyring import Keyring, Refused, Secrets
 from tests.clock import jump
 from tests.webhook import KEY, PATH, Flow, listening_socket, open_flow, section, url_of
 
@@ -188,7 +188,8 @@ async def test_a_key_that_was_rotated_a_moment_ago_is_looked_for(store: Store) -
     keyring = Keyring(Secrets(incoming_keys=(Secret("old"),)))
     asked = []
 
-    async def renew() -> None:
+    async def renew(refused: Refused) -> None:
+        assert refused == "incoming_keys"
         asked.append(1)
         keyring.replace(Secrets(incoming_keys=(Secret("new"),)))
 

@@ -10,7 +10,7 @@ from cht_rapidpro.adapters.rapidpro import Listing, RapidPro, Rows
 from cht_rapidpro.config import Rapidpro
 from cht_rapidpro.config_values import NO_SECRET, Secret
 from cht_rapidpro.domain.outgoing import Broadcast, BroadcastId, Created, NotSent, Trouble, Urn
-from cht_rapidpro.keyring import Keyring, Secrets
+from cht_rapidpro.keyring import Keyring, Refused, Secrets
 from tests.clock import jump
 from tests.scripted import Reply, Request, Scripted, scripted
 
@@ -34,7 +34,8 @@ class Scene:
     def use(self, token: str) -> None:
         self.keyring.replace(Secrets(Secret(token)))
 
-    async def _renew(self) -> None:
+    async def _renew(self, refused: Refused) -> None:
+        assert refused == "rapidpro_token"
         self.renewals += 1
         self.on_refusal()
 

@@ -130,7 +130,7 @@ class Webhook:
         """As CHT does it, in its words; a key that is not known may be one that was rotated a moment ago."""
         key = header.removeprefix(_SCHEME) if header.startswith(_SCHEME) else ""
         if key and not self._keyring.secrets.admits(key):
-            await self._keyring.renew()
+            await self._keyring.renew("incoming_keys")
         if not self._keyring.secrets.incoming_keys:
             raise web.HTTPForbidden(reason="No incoming key configured")
         if not key:

@@ -197,7 +197,7 @@ class RapidPro:
     async def _newer_than(self, refused: Secret) -> Secret | None:
         """The token that has taken the place of the refused one, None where it is still in force."""
         if self._keyring.secrets.rapidpro_token == refused:
-            await self._keyring.renew()
+            await self._keyring.renew("rapidpro_token")
         token = self._keyring.secrets.rapidpro_token
         return token if token != refused else None
 

@@ -7,7 +7,7 @@ deciphered, the last good secrets stay.
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Final, NoReturn
 
@@ -17,15 +17,14 @@ from cht_rapidpro.adapters.vault import CredentialName, Unreadable, Vault
 from cht_rapidpro.config_values import NO_SECRET, Secret
 from cht_rapidpro.errors import TransientError, TroubleError
 from cht_rapidpro.jobs.retry import until_it_works
-from cht_rapidpro.keyring import Keyring, Secrets
+from cht_rapidpro.keyring import Keyring, Refused, Secrets
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 REFRESH: Final = 300.0
-LEAST_PAUSE: Final = 5.0  # between two reads for refusals: whoever posts wrong keys must not make us hammer CouchDB
+LEAST_PAUSE: Final = 3.0  # between two reads for refusals of a kind: wrong keys must not make us hammer CouchDB
 GRACE: Final = 600.0  # a webhook's key stays valid for so long after the vault has another one: flows change later
 
-_NAMES: Final = tuple(CredentialName)
 _MEANS: Final[Mapping[CredentialName, str]] = {
     CredentialName.OUTGOING: "nothing is sent",
     CredentialName.INCOMING: "webhooks are refused",
@@ -33,15 +32,16 @@ _MEANS: Final[Mapping[CredentialName, str]] = {
 
 
 class Credentials:
-    """Fills `keyring`; every time in here is loop time, in seconds."""
+    """Fills `keyring` with the credentials `names`; every time in here is loop time, in seconds."""
 
-    def __init__(self, vault: Vault, keyring: Keyring) -> None:
+    def __init__(self, vault: Vault, keyring: Keyring, names: Sequence[CredentialName]) -> None:
         self._vault = vault
+        self._names = names
         self._keyring = keyring
         self._wake = asyncio.Event()
         self._one_at_a_time = asyncio.Lock()
-        self._begun = self._renewed = -math.inf
-        self._later: asyncio.TimerHandle | None = None
+        self._begun = -math.inf
+        self._allowed: dict[Refused, float] = {}
         self._found: dict[CredentialName, Secret] = {}
         self._problems: dict[CredentialName, str] = {}
         self._retired: dict[Secret, float] = {}
@@ -59,31 +59,23 @@ class Credentials:
                     await self._wake.wait()
             self._wake.clear()
 
-    async def renew(self) -> None:
+    async def renew(self, refused: Refused) -> None:
         """Reads the vault, for whoever met with a refusal; several that ask at the same time share one reading.
 
-        Unless the last reading of this kind was within the last seconds: then it is done as soon as they are over, and
-        nobody waits for it. Where it fails, `run` goes on trying.
+        A reading for the same kind of refusal within the last seconds is waited out first. Each kind for itself: wrong
+        keys, which anybody may send, must not hold up a rotated token. Where the reading fails, `run` goes on trying.
         """
-        asked = self._time()
+        asked, before = self._time(), self._keyring.secrets
+        async with self._one_at_a_time:  # one that is under way may bring the answer
+            pause = self._allowed.get(refused, asked) - self._time()
+        if self._keyring.secrets is not before:
+            return
+        await asyncio.sleep(max(0.0, pause))
         async with self._one_at_a_time:
-            if asked < self._begun:
-                return
-            if self._time() < self._renewed + LEAST_PAUSE:
-                self._renew_later()
-                return
-            self._renewed = self._time()
-            with suppress(TransientError, TroubleError):
-                await self._read_alone()
-
-    def _renew_later(self) -> None:
-        if self._later is None or self._later.when() <= self._time():
-            self._later = asyncio.get_running_loop().call_at(self._renewed + LEAST_PAUSE, self._renew_now)
-
-    def _renew_now(self) -> None:
-        if self._time() >= self._renewed + LEAST_PAUSE:  # else somebody was quicker
-            self._renewed = self._time()
-            self._wake.set()
+            if self._begun <= asked:
+                self._allowed[refused] = self._time() + LEAST_PAUSE
+                with suppress(TransientError, TroubleError):
+                    await self._read_alone()
 
     async def _read(self) -> None:
         async with self._one_at_a_time:
@@ -91,9 +83,8 @@ class Credentials:
 
     async def _read_alone(self) -> None:
         self._begun = self._time()
-        found = await self._vault.read(_NAMES)
-        for name in _NAMES:
-            self._take(name, found[name])
+        for name, value in (await self._vault.read(self._names)).items():
+            self._take(name, value)
         self._keyring.replace(Secrets(self._found.get(CredentialName.OUTGOING, NO_SECRET), self._incoming_keys()))
 
     def _take(self, name: CredentialName, value: Secret | Unreadable) -> None:
