@@ -150,6 +150,10 @@ def _late(site: Site) -> None:
     site.rapidpro.clock = lambda: 1_700_000_000.0
 
 
+def _taken(site: Site) -> None:
+    site.sections["admin"] = {"listen": site.rapidpro.url.removeprefix("http://")}
+
+
 def _no_folder(site: Site) -> None:
     site.sections["cht"] = {"state_dir": "not/there"}
 
@@ -210,6 +214,8 @@ BROKEN: dict[str, tuple[Break, str, str, str]] = {
     "a clock of last year": (_late, "bad", "rapidpro.clock", "differ by"),
     "a secret for everyone": (_readable, "bad", "config.permissions", "every user of this machine"),
     "a secret in the file": (keys("rapidpro", token=TOKEN), "note", "config.file", "stands in the file itself"),
+    "an address that somebody has": (_taken, "bad", "admin.listen", "cannot be listened at"),
+    "an admin listener for everyone": (keys("admin", listen="[::]:0"), "note", "config.file", "asks for no password"),
     "no state directory": (_no_folder, "note", "host.state_dir", "does not exist yet"),
 }
 

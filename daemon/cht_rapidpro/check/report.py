@@ -12,11 +12,12 @@ import msgspec
 
 from cht_rapidpro import config
 from cht_rapidpro.adapters.inspection import Inspection, Seen
+from cht_rapidpro.adapters.state_dir import is_in_use
 from cht_rapidpro.adapters.transport import Transport
 from cht_rapidpro.check.cht import check_settings
 from cht_rapidpro.check.couchdb import check_couchdb
 from cht_rapidpro.check.finding import Finding, Mark, note
-from cht_rapidpro.check.host import check_files, check_state_dir
+from cht_rapidpro.check.host import check_address, check_files, check_state_dir
 from cht_rapidpro.check.rapidpro import check_rapidpro
 from cht_rapidpro.check.vault import check_vault
 from cht_rapidpro.config import Config
@@ -31,7 +32,10 @@ async def check(path: Path, environ: Mapping[str, str], *, offline: bool) -> lis
     findings = list(check_files(path, loaded))
     if offline:
         return findings
-    findings += check_state_dir(config.state_dir(loaded, path, environ))
+    state_dir = config.state_dir(loaded, path, environ)
+    findings += check_state_dir(state_dir)
+    if loaded.admin.listen and not is_in_use(state_dir):
+        findings.append(check_address("admin.listen", loaded.admin.listen))
     async with Inspection(loaded.couchdb) as couchdb:
         findings += [finding async for finding in check_couchdb(couchdb, loaded.couchdb, _now)]
         settings = await _settings(couchdb, loaded)
