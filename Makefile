@@ -51,6 +51,7 @@ bench: install ## the benchmarks in small form
 	$(BIN)/python -m bench.coalescing
 	$(BIN)/python -m bench.incoming
 	$(BIN)/python -m bench.memory
+	$(BIN)/python -m bench.start --starts 3 --minutes 1
 
 lock: install ## renew requirements.lock and package-lock.json
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \

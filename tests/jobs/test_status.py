@@ -1,0 +1,62 @@
+"""What the daemon says about itself, for each thing that can be amiss."""
+
+import pytest
+
+from cht_rapidpro.adapters.couchdb import Couch
+from cht_rapidpro.config import Cht, Couchdb, Rapidpro
+from cht_rapidpro.domain.claim import Instance
+from cht_rapidpro.errors import TransientError, TroubleError
+from cht_rapidpro.health import Health
+from cht_rapidpro.jobs.settings import SettingsWatch
+from cht_rapidpro.jobs.status import Status
+from cht_rapidpro.metrics import GAUGES
+
+
+@pytest.fixture
+def healths() -> dict[str, Health]:
+    return {name: Health(name) for name in ("couchdb", "rapidpro")}
+
+
+@pytest.fixture
+def status(healths: dict[str, Health]) -> Status:
+    settings = SettingsWatch(Couch(Couchdb()), Cht(), Rapidpro())
+    return Status(Instance("0" * 32, "test"), settings, healths.values())
+
+
+def test_it_is_degraded_while_a_dependency_is_away_or_refuses_us(status: Status, healths: dict[str, Health]) -> None:
+    assert status.overall() == "ok"
+    healths["couchdb"].fails(TransientError("away"))
+    assert status.overall() == "degraded"
+    healths["couchdb"].works()
+    assert status.overall() == "ok"
+    healths["rapidpro"].fails(TroubleError("token", about="403"))
+    assert status.overall() == "degraded"
+
+
+def test_it_is_unready_only_where_an_incoming_message_can_be_stored_nowhere(
+    status: Status, healths: dict[str, Health]
+) -> None:
+    healths["couchdb"].fails(TransientError("away"))
+    status.can_store = lambda: False
+    assert (status.overall(), status.snapshot()["state"]) == ("unready", "unready")
+
+
+def test_the_last_error_stays_when_it_is_over_and_shows_no_number(status: Status, healths: dict[str, Health]) -> None:
+    healths["couchdb"].fails(TransientError("about +254 712 345 678"))
+    healths["couchdb"].works()
+    healths["rapidpro"].fails(TroubleError("HTTP 403", about="403"))
+    couchdb, rapidpro = status.snapshot()["dependencies"]
+    assert (couchdb["condition"], couchdb["last_error"]) == ("works", "about …678")
+    assert (rapidpro["condition"], rapidpro["last_error"]) == ("refused", "HTTP 403")
+    assert status.read()["dependency_up"] == {"couchdb": 1, "rapidpro": 0}
+
+
+def test_the_line_for_systemd_says_what_waits_and_what_is_amiss(status: Status, healths: dict[str, Health]) -> None:
+    status.figures |= {"queue_messages": lambda: 3, "ambiguous_messages": lambda: 1}
+    assert status.line() == "not sending; 3 waiting, 1 in doubt"
+    healths["rapidpro"].fails(TransientError("away"))
+    assert status.line() == "not sending; 3 waiting, 1 in doubt; rapidpro lost"
+
+
+def test_every_figure_of_its_own_is_a_gauge(status: Status) -> None:
+    assert status.figures.keys() <= GAUGES.keys()
