@@ -26,12 +26,13 @@ class Pulse:
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """A step of the job, from its beginning to its end; they do not nest."""
-        self._since = time.monotonic()
+        """A step of the job, from its beginning to its end; the latest one counts."""
+        mine = self._since = time.monotonic()
         try:
             yield
         finally:
-            self._since = None
+            if self._since == mine:  # a follower that is replaced may end after the next one has begun
+                self._since = None
 
     def stalled_for(self) -> float | None:
         """Seconds that the present step has taken while the dependency worked, if these are too many."""

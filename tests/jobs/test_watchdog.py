@@ -100,6 +100,17 @@ async def test_a_step_that_waits_for_a_dependency_is_no_stall(tmp_path: Path) ->
             assert not hears(systemd)
 
 
+def test_a_step_that_is_replaced_ends_without_ending_the_one_that_followed() -> None:
+    pulse = Pulse("feed", Health("couchdb"), longest=0.0)
+    first, second = pulse.step(), pulse.step()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert pulse.stalled_for() is not None
+    second.__exit__(None, None, None)
+    assert pulse.stalled_for() is None
+
+
 def test_the_time_of_an_outage_does_not_count() -> None:
     couchdb = Health("couchdb")
     pulse = Pulse("writer", couchdb, longest=0.0)

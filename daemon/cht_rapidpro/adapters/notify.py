@@ -1,7 +1,7 @@
 """What the process tells systemd (sd_notify): that it is ready, how it does, that it lives, that it stops.
 
 Datagrams to the socket that `NOTIFY_SOCKET` names; without it, outside of systemd, nothing is said. Nothing here waits:
-a message that systemd does not take at once is one warning, and the watchdog's next one comes soon.
+that systemd takes no message is one warning until it takes one again, and the watchdog's next one comes soon.
 """
 
 import os
@@ -24,6 +24,7 @@ class Notifier:
         address = environ.get("NOTIFY_SOCKET", "")
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._last_status = ""
+        self._is_heard = True
         self.watchdog_timeout = _watchdog_timeout(environ)
 
     def ready(self) -> None:
@@ -52,8 +53,11 @@ class Notifier:
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as out:
                 out.sendto(message.encode(), self._address)
+            self._is_heard = True
         except OSError as error:
-            log.warning("systemd.unheard", message=message.partition("=")[0], error=error.strerror)
+            if self._is_heard:
+                log.warning("systemd.unheard", word=message.partition("=")[0], error=error.strerror)
+            self._is_heard = False
 
 
 def _watchdog_timeout(environ: Mapping[str, str]) -> float | None:
