@@ -43,13 +43,12 @@ from cht_rapidpro.jobs.watchdog import Watchdog
 from cht_rapidpro.jobs.writer import Writer
 from cht_rapidpro.keyring import Keyring, Secrets
 from cht_rapidpro.metrics import Figure, Metrics
-from cht_rapidpro.pulse import Pulse
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 # A stop takes at most [rapidpro] timeout for the sends in flight, and this for settling and releasing: two writes; then
-# the server's own 10 s for answering what has come, and the spool's 3 s for a lock: 58 s with the defaults, which is
-# smaller than systemd's TimeoutStopSec of 90 s.
+# the server's own 10 s for answering what has come, the spool's 3 s for a lock, and the admin listener's 1 s: 59 s with
+# the defaults, which is smaller than the unit's TimeoutStopSec of 90 s.
 _WRITE_BUDGET: Final = 15.0
 # A broadcast younger than a request may take, and this, may be another daemon's that is not settled yet.
 _REQUEST_MARGIN: Final = 2.0
@@ -111,7 +110,7 @@ async def serve(
         pulses = [writer.pulse, settings.pulse, feed.sweeping, feed.following, claims.pulse]
         async with Admin(config.admin.listen, status.snapshot, metrics), asyncio.TaskGroup() as jobs:
             writing = jobs.create_task(writer.run(), name="writer")
-            receiving = _receiving(config, keyring, couch, rapidpro, settings, wall_clock, sockets, status, pulses)
+            receiving = _receiving(config, keyring, couch, rapidpro, settings, wall_clock, sockets, status, metrics)
             async with receiving as fetchers:
                 finding = [jobs.create_task(each.run(), name=type(each).__name__) for each in (settings, feed, reload)]
                 finding += [jobs.create_task(each.run(), name="backfill") for each in fetchers]
@@ -122,8 +121,8 @@ async def serve(
                 else:
                     reload.subscribe(lambda new: keyring.replace(_secrets(new)))
                 relaying = jobs.create_task(outgoing.run(stop), name="relay")
-                watchdog = Watchdog(notifier, status, pulses, [writing, *finding, relaying])
-                finding.append(jobs.create_task(watchdog.run()))
+                status.watch(pulses, [writing, *finding, relaying])
+                finding.append(jobs.create_task(Watchdog(notifier, status).run()))
                 notifier.ready()
                 await stop.wait()
                 notifier.stopping()
@@ -146,9 +145,9 @@ async def _receiving(
     wall_clock: Callable[[], int],
     sockets: Sequence[socket.socket],
     status: Status,
-    pulses: list[Pulse],
+    metrics: Metrics,
 ) -> AsyncIterator[Sequence[Backfill]]:
-    """The way in, while the block runs; `status` and `pulses` are told of it. It begins before CouchDB was reached.
+    """The way in, while the block runs; `status` and `metrics` are told of it. It begins before CouchDB was reached.
 
     Yields the job that fetches what was missed, if there is one, to be run by whoever stops it first.
     """
@@ -157,17 +156,21 @@ async def _receiving(
         yield ()
         return
     async with Spool(Path(own.spool)) as spool:
-        incoming = Incoming(couch, spool, settings, max_waiting=own.max_waiting, check_legacy_ids=own.check_legacy_ids)
-        pulses += incoming.pulses
+        incoming = Incoming(
+            couch, spool, settings, metrics, max_waiting=own.max_waiting, check_legacy_ids=own.check_legacy_ids
+        )
+        webhook = Webhook(own, keyring, incoming.store, wall_clock, sockets)
+        metrics.include(webhook.times)
         status.healths.append(spool.health)
-        status.can_store = lambda: incoming.can_store
+        status.can_store = lambda: incoming.can_store or couch.health.error is None
         status.figures |= {
             "incoming_messages": lambda: len(incoming),
             "spooled_messages": lambda: {"waiting": incoming.spooled.waiting, "rejected": incoming.spooled.rejected},
         }
         async with asyncio.TaskGroup() as jobs:
-            recording = jobs.create_task(incoming.run())
-            async with Webhook(own, keyring, incoming.store, wall_clock, sockets):
+            recording = jobs.create_task(incoming.run(), name="incoming")
+            status.watch(incoming.pulses, [recording])
+            async with webhook:
                 fetchers = [Backfill(couch, rapidpro, spool, incoming, settings, own, wall_clock)] if own.flow else []
                 status.healths += [each.health for each in fetchers]
                 yield fetchers

@@ -30,12 +30,8 @@ _WAIT_BUCKETS: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 6
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
-class Direction(StrEnum):
-    OUTGOING = "outgoing"
-
-
 class Outcome(StrEnum):
-    """What became of a message, at the moment when it did; one in doubt is counted again when that ends."""
+    """What became of an outgoing message, when it did; one in doubt is counted again when that ends."""
 
     SENT = "sent"
     REFUSED = "refused"
@@ -45,7 +41,16 @@ class Outcome(StrEnum):
     EXPIRED = "expired"
 
 
-_OUTCOMES: Final = {Direction.OUTGOING: tuple(Outcome)}
+class Arrived(StrEnum):
+    """What became of an incoming message, when its webhook was answered."""
+
+    STORED = "stored"
+    KNOWN = "known"
+    SPOOLED = "spooled"
+    UNSTORED = "unstored"
+
+
+_DIRECTIONS: Final[Mapping[type[StrEnum], str]] = {Outcome: "outgoing", Arrived: "incoming"}
 
 Figure = float | None | Mapping[str, float | None]
 """A number, None where there is none at present, or one for each value of a label."""
@@ -77,7 +82,7 @@ class Metrics:
             namespace=_NAMESPACE,
             registry=self.registry,
         )
-        for direction, outcomes in _OUTCOMES.items():
+        for outcomes, direction in _DIRECTIONS.items():
             for outcome in outcomes:
                 self._messages.labels(direction, outcome)  # a series that begins at 0 shows its first increase
         self._pending_to_sent = Histogram(
@@ -93,9 +98,9 @@ class Metrics:
         for histogram in histograms:
             self.registry.register(histogram)
 
-    def count(self, outcome: Outcome) -> None:
+    def count(self, outcome: Outcome | Arrived) -> None:
         """One message more of which this became."""
-        self._messages.labels(Direction.OUTGOING, outcome).inc()
+        self._messages.labels(_DIRECTIONS[type(outcome)], outcome).inc()
 
     def sent(self, due: int, now: int) -> None:
         """RapidPro has a message that was due then; both ms since the epoch, `due` 0 where it is unknown."""
@@ -112,7 +117,7 @@ class Metrics:
 
 
 def request_times(peer: str, *labels: str) -> Histogram:
-    """How long requests to a dependency took; its adapter owns it, and `Metrics.registry` is given it."""
+    """How long requests to a peer took, or to our webhook; the adapter owns it, and `Metrics.include` is given it."""
     return Histogram(
         f"{peer}_request_seconds",
         f"How long requests to {peer} took, answered or not.",

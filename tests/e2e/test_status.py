@@ -84,7 +84,9 @@ async def test_what_becomes_of_messages_is_counted(
             await reaches(medic, record["_id"], state)
         series = await here.metrics()
         outcomes = {
-            labels[1]: value for (name, *labels), value in series.items() if name == "cht_rapidpro_messages_total"
+            labels[1]: value
+            for (name, *labels), value in series.items()
+            if (name, *labels[:1]) == ("cht_rapidpro_messages_total", "outgoing")
         }
         assert outcomes == {"sent": 1, "refused": 1, "doubted": 1, "adopted": 1, "repeated": 0, "expired": 0}
         assert series["cht_rapidpro_pending_to_sent_seconds_count",] == 1

@@ -8,17 +8,19 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Final
 
+import aiohttp
 import pytest
 
 from cht_rapidpro.demo.couchdb import CouchDBServer
 from cht_rapidpro.demo.database import Database
 from cht_rapidpro.demo.medic import data_record, message, task
-from cht_rapidpro.demo.process import COMMAND
+from cht_rapidpro.demo.process import COMMAND, HAND_OVER
 from cht_rapidpro.demo.rapidpro import RapidPro
 from cht_rapidpro.metrics import GAUGES, Metrics, request_times
 from tests.conftest import TOKEN
@@ -27,6 +29,7 @@ from tests.gateway import reaches
 
 ROOT: Final = Path(__file__).parents[2]
 UNIT: Final = ROOT / "systemd" / "cht-rapidpro.service"
+SOCKET: Final = UNIT.with_suffix(".socket")
 ANALYZE: Final = shutil.which("systemd-analyze")
 needs_systemd = pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze is missing: apt-get install systemd")
 
@@ -34,6 +37,7 @@ needs_systemd = pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze is m
 STAND_INS: Final = {
     "apt-get": "exit 0",
     "systemctl": "exit 0",
+    "openssl": "echo the-key-that-was-made",
     "python3": f'mkdir -p "$3/bin"; ln -s {COMMAND} "$3/bin"; ln -s /bin/true "$3/bin/pip"',
 }
 
@@ -56,6 +60,7 @@ class Machine:
 
     def __init__(self, root: Path, couchdb: CouchDBServer, database: str, rapidpro: RapidPro) -> None:
         self.root = root
+        self.webhook = socket.create_server(("127.0.0.1", 0))
         self._input = {"couchdb-password": couchdb.password, "rapidpro-token": TOKEN}
         self._own = {
             "http://127.0.0.1:5984": couchdb.url,
@@ -114,8 +119,15 @@ class Systemd:
             **environ,
         }
         command = shlex.split(self._machine.here(unit("ExecStart")[0]))
+        webhook = self._machine.webhook.fileno()
         with (self._machine.root / "journal").open("wb") as journal:
-            self.process = await asyncio.create_subprocess_exec(*command, env=given, stdout=journal, stderr=journal)
+            self.process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-c", HAND_OVER, str(webhook), *command),
+                env=given,
+                stdout=journal,
+                stderr=journal,
+                pass_fds=[webhook],
+            )
 
     def hears(self, start: str, times: int = 1) -> bool:
         """Whether it has been told something that begins so, so many times."""
@@ -124,6 +136,13 @@ class Systemd:
                 self.said.append(self._heard.recv(4096).decode())
         except BlockingIOError:
             return sum(word.startswith(start) for word in self.said) >= times
+
+
+@pytest.fixture
+def machine(tmp_path: Path, couchdb: CouchDBServer, medic: Database, rapidpro: RapidPro) -> Iterator[Machine]:
+    made = Machine(tmp_path, couchdb, medic.name, rapidpro)
+    with made.webhook:
+        yield made
 
 
 @asynccontextmanager
@@ -141,6 +160,17 @@ async def systemd(machine: Machine, **environ: str) -> AsyncIterator[Systemd]:
                 await service.process.wait()
 
 
+async def _webhook(machine: Machine, key: str) -> tuple[int, object]:
+    """What the flow is answered that brings this key."""
+    url = f"http://127.0.0.1:{machine.webhook.getsockname()[1]}/api/v2/sms/rapidpro/incoming-messages"
+    body = {"id": "1", "from": "+254712345678", "content": "hello"}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(url, json=body, headers={"Authorization": f"Token {key}"}) as answer,
+    ):
+        return answer.status, await answer.json()
+
+
 def _free_port() -> int:
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
         return int(server.getsockname()[1])
@@ -151,14 +181,16 @@ def test_there_are_ten_commands() -> None:
 
 
 async def test_from_nothing_to_a_running_service_and_its_stop(
-    tmp_path: Path, couchdb: CouchDBServer, medic: Database, rapidpro: RapidPro
+    machine: Machine, tmp_path: Path, medic: Database
 ) -> None:
-    machine = Machine(tmp_path, couchdb, medic.name, rapidpro)
     *before, status = commands()
     for command in before:
         done = await asyncio.to_thread(machine.run, command)
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-    assert (tmp_path / "etc/systemd/system" / UNIT.name).read_text() == UNIT.read_text()
+    installed = tmp_path / "etc/systemd/system"
+    assert {file.name: file.read_text() for file in installed.iterdir()} == {
+        file.name: file.read_text() for file in (UNIT, SOCKET)
+    }
     assert (tmp_path / "etc/cht-rapidpro/rapidpro-token").stat().st_mode & 0o777 == 0o600
     # A watchdog of a second is fed four times a second.
     async with systemd(machine, WATCHDOG_USEC="1000000") as service:
@@ -168,6 +200,8 @@ async def test_from_nothing_to_a_running_service_and_its_stop(
         record = data_record(task(message("hello")))
         await medic.put(record)
         await reaches(medic, record["_id"], "received-by-gateway")
+        assert await _webhook(machine, "the-key-that-was-made") == (200, {"saved": 1})
+        assert (await _webhook(machine, "another"))[0] == 403
         shown = await asyncio.to_thread(machine.run, status)
         assert (shown.returncode, shown.stderr) == (0, "")
         assert re.search(r"^couchdb +works, for ", shown.stdout, re.MULTILINE)
@@ -185,18 +219,18 @@ async def test_from_nothing_to_a_running_service_and_its_stop(
 
 
 async def test_it_is_ready_while_couchdb_and_rapidpro_are_away(
-    tmp_path: Path, couchdb: CouchDBServer, medic: Database, rapidpro: RapidPro
+    machine: Machine, tmp_path: Path, couchdb: CouchDBServer
 ) -> None:
-    machine = Machine(tmp_path, couchdb, medic.name, rapidpro)
     for command in commands():
-        if "/etc/cht-rapidpro/" in command and command.startswith("install"):
+        if "/dev/stdin" in command:
             await asyncio.to_thread(machine.run, command)
     config = tmp_path / "etc/cht-rapidpro/config.toml"
     config.write_text(config.read_text().replace(couchdb.url, "http://127.0.0.1:1"))
     (tmp_path / "opt/cht-rapidpro/bin").mkdir(parents=True)
     (tmp_path / "opt/cht-rapidpro/bin/cht-rapidpro").symlink_to(COMMAND)
     async with systemd(machine, WATCHDOG_USEC="1000000") as service:
-        await until(lambda: service.hears("STATUS=not sending; 0 waiting, 0 in doubt; couchdb lost"))
+        await until(lambda: service.hears("STATUS=not sending; 0 waiting, 0 in doubt, 0 coming in; couchdb lost"))
+        assert await _webhook(machine, "the-key-that-was-made") == (200, {"saved": 1})
         await until(lambda: service.hears("WATCHDOG=1", times=3))
         shown = await asyncio.to_thread(machine.run, list(commands())[-1])
         assert shown.returncode == 1
@@ -212,7 +246,8 @@ def _copy(folder: Path) -> Path:
 
 @needs_systemd
 def test_systemd_understands_every_line_of_the_unit(tmp_path: Path) -> None:
-    done = _analyze("verify", str(_copy(tmp_path)))
+    shutil.copy(SOCKET, tmp_path)
+    done = _analyze("verify", str(_copy(tmp_path)), str(tmp_path / SOCKET.name))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
@@ -236,7 +271,7 @@ def test_what_a_restart_cannot_mend_is_not_restarted() -> None:
 def test_the_alerts_ask_for_metrics_that_there_are() -> None:
     alerts = (ROOT / "systemd/alerts.example.yml").read_text()
     metrics = Metrics()
-    metrics.include(request_times("couchdb"), request_times("rapidpro", "scope"))
+    metrics.include(request_times("couchdb"), request_times("rapidpro", "scope"), request_times("webhook", "answer"))
     offered = metrics.render(dict.fromkeys(GAUGES, 0.0)).decode()
     assert len(re.findall(r"- alert: ", alerts)) == 5
     for name in re.findall(r"cht_rapidpro_\w+", alerts):
@@ -248,7 +283,7 @@ def test_the_alerts_ask_for_metrics_that_there_are() -> None:
 def test_the_readme_lists_every_metric() -> None:
     told = set(re.findall(r"`(\w+)`", (ROOT / "README.md").read_text()))
     metrics = Metrics()
-    metrics.include(request_times("couchdb"), request_times("rapidpro", "scope"))
+    metrics.include(request_times("couchdb"), request_times("rapidpro", "scope"), request_times("webhook", "answer"))
     offered = re.findall(
         r"^# TYPE cht_rapidpro_(\w+)", metrics.render(dict.fromkeys(GAUGES, 0.0)).decode(), re.MULTILINE
     )

@@ -20,6 +20,7 @@ from cht_rapidpro.demo.rapidpro import RapidPro
 from cht_rapidpro.domain.incoming import AlreadyStored, Arrival, Saved, Spooled, Stored, doc_id
 from cht_rapidpro.jobs.incoming import Incoming, Unavailable
 from cht_rapidpro.jobs.settings import SettingsWatch
+from cht_rapidpro.metrics import Metrics
 from tests.clock import jump
 from tests.conftest import TOKEN
 from tests.gate import Gate, until
@@ -42,7 +43,7 @@ async def incoming(
         config = gate
     async with Couch(config) as couch, Spool(spool) as file:
         watch = SettingsWatch(couch, Cht(), Rapidpro())
-        job = Incoming(couch, file, watch, **{"max_waiting": 1000, "check_legacy_ids": False, **keys})
+        job = Incoming(couch, file, watch, Metrics(), **{"max_waiting": 1000, "check_legacy_ids": False, **keys})
         tasks = [asyncio.create_task(watch.run()), asyncio.create_task(job.run())]
         try:
             if settle:

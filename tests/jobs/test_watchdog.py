@@ -35,7 +35,8 @@ async def fed(
         systemd.setblocking(False)
         notifier = Notifier({"NOTIFY_SOCKET": str(folder / "notify"), "WATCHDOG_USEC": "4000000"})
         status = Status(Instance("0" * 32, "test"), SettingsWatch(Couch(Couchdb()), Cht(), Rapidpro()), [])
-        running = asyncio.create_task(Watchdog(notifier, status, pulses, jobs).run())
+        status.watch(pulses, jobs)
+        running = asyncio.create_task(Watchdog(notifier, status).run())
         yield systemd
         running.cancel()
         with suppress(asyncio.CancelledError):

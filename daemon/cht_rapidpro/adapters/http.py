@@ -9,6 +9,7 @@ import asyncio
 import json
 import math
 import socket
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Final, Self
@@ -23,6 +24,7 @@ from cht_rapidpro.config_values import read_address
 from cht_rapidpro.domain.incoming import AlreadyStored, Arrival, Stored, doc_id, id_text, read_arrival
 from cht_rapidpro.errors import TransientError, TroubleError
 from cht_rapidpro.keyring import Keyring
+from cht_rapidpro.metrics import request_times
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -65,6 +67,7 @@ class Webhook:
         self._store = store
         self._wall_clock = wall_clock
         self._sockets = sockets
+        self.times = request_times("webhook", "answer")
         self._refused: dict[int, tuple[int, float]] = {}  # by status: how many since the last line, and its time
         application = web.Application(client_max_size=config.max_body, middlewares=[self._refuse_as_cht_does])
         for path in PATHS:
@@ -140,12 +143,15 @@ class Webhook:
 
     @web.middleware
     async def _refuse_as_cht_does(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        started = time.perf_counter()
         try:
-            return await handler(request)
+            answer = await handler(request)
         except web.HTTPException as error:
             self._tell(error.status, error.reason)
             kept = {name: error.headers[name] for name in (hdrs.ALLOW, hdrs.RETRY_AFTER) if name in error.headers}
-            return web.json_response({"code": error.status, "error": error.reason}, status=error.status, headers=kept)
+            answer = web.json_response({"code": error.status, "error": error.reason}, status=error.status, headers=kept)
+        self.times.labels(f"{answer.status // 100}xx").observe(time.perf_counter() - started)
+        return answer
 
     def _tell(self, status: int, error: str) -> None:
         """The first of its kind and then one line a minute: what is refused is not stored, but anybody may send it."""

@@ -21,7 +21,7 @@ COMMAND: Final = str(Path(sys.executable).with_name("cht-rapidpro"))
 
 
 # As systemd does it: the descriptor under the number 3, and the process id of the daemon itself beside it.
-_HAND_OVER: Final = """
+HAND_OVER: Final = """
 import os, sys
 os.dup2(int(sys.argv[1]), 3)
 own = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1", "LISTEN_FDNAMES": "incoming"}
@@ -93,7 +93,7 @@ class Daemon:
         command, descriptors = [COMMAND, "run", "--config", str(self.config)], []
         if self._webhook is not None:
             descriptors = [self._webhook.fileno()]
-            command = [sys.executable, "-c", _HAND_OVER, str(descriptors[0]), *command]
+            command = [sys.executable, "-c", HAND_OVER, str(descriptors[0]), *command]
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *command, stdout=log, stderr=log, env=self.environ, start_new_session=True, pass_fds=descriptors

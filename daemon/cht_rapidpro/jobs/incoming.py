@@ -6,7 +6,7 @@ wait while a write is in flight go with the next one; one write is in flight at 
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
@@ -15,11 +15,12 @@ import structlog
 from cht_rapidpro.adapters.couchdb import Couch, Rejected
 from cht_rapidpro.adapters.spool import Spool
 from cht_rapidpro.adapters.spool_file import Counts
-from cht_rapidpro.domain.incoming import Arrival, Spooled, Stored, doc_id, id_text
+from cht_rapidpro.domain.incoming import AlreadyStored, Arrival, Saved, Spooled, Stored, doc_id, id_text
 from cht_rapidpro.errors import TransientError, TroubleError
 from cht_rapidpro.jobs.drain import Drain, tell_rejected
 from cht_rapidpro.jobs.recorder import Outcome, Recorder
 from cht_rapidpro.jobs.settings import SettingsWatch
+from cht_rapidpro.metrics import Arrived, Metrics
 from cht_rapidpro.pulse import Pulse
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -31,6 +32,14 @@ _RETRY_AFTER: Final = 5.0
 
 class Unavailable(TransientError):  # noqa: N818 - said of the whole, as in "503 Service Unavailable"
     """Neither CouchDB nor the spool takes the message, or too many wait already: it is not stored."""
+
+
+_ARRIVED: Final[Mapping[type[Stored | Unavailable], Arrived]] = {
+    Saved: Arrived.STORED,
+    AlreadyStored: Arrived.KNOWN,
+    Spooled: Arrived.SPOOLED,
+    Unavailable: Arrived.UNSTORED,
+}
 
 
 @dataclass(slots=True, eq=False)
@@ -46,11 +55,19 @@ class Incoming:
     """
 
     def __init__(
-        self, couch: Couch, spool: Spool, settings: SettingsWatch, *, max_waiting: int, check_legacy_ids: bool
+        self,
+        couch: Couch,
+        spool: Spool,
+        settings: SettingsWatch,
+        metrics: Metrics,
+        *,
+        max_waiting: int,
+        check_legacy_ids: bool,
     ) -> None:
         self._couch = couch
         self._spool = spool
         self._settings = settings
+        self._metrics = metrics
         self._max_waiting = max_waiting
         self._recorder = Recorder(couch, check_legacy_ids=check_legacy_ids)
         self._drain = Drain(spool, settings, self._recorder)
@@ -100,6 +117,7 @@ class Incoming:
             results = await self._store([item.arrival for item in batch])
             self.can_store = not any(isinstance(result, Unavailable) for result in results)
             for item, result in zip(batch, results, strict=True):
+                self._metrics.count(_ARRIVED[type(result)])
                 _answer(item, result)
         finally:  # this job ends: nobody is left waiting
             for item in batch:

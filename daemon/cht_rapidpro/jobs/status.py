@@ -5,6 +5,7 @@ plain, so that whoever composes the daemon adds a line for each of its parts. Er
 is as public as the journal.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
@@ -16,8 +17,9 @@ from cht_rapidpro.health import Health
 from cht_rapidpro.jobs.settings import SettingsWatch
 from cht_rapidpro.logs import masked
 from cht_rapidpro.metrics import Figure
+from cht_rapidpro.pulse import Pulse
 
-_COUNTED: Final = {"queue_messages": "waiting", "ambiguous_messages": "in doubt"}
+_COUNTED: Final = {"queue_messages": "waiting", "ambiguous_messages": "in doubt", "incoming_messages": "coming in"}
 
 
 class Overall(StrEnum):
@@ -38,6 +40,8 @@ class Status:
         self._started = time.monotonic()
         self.healths = list(healths)
         self.can_store: Callable[[], bool] = lambda: True
+        self._jobs: list[asyncio.Task[Any]] = []
+        self._pulses: list[Pulse] = []
         self.figures: dict[str, Callable[[], Figure]] = {
             "sending_enabled": lambda: int(settings.target is not None),
             "dependency_up": lambda: {health.dependency: int(health.error is None) for health in self.healths},
@@ -46,6 +50,16 @@ class Status:
     def read(self) -> dict[str, Figure]:
         """All figures at present."""
         return {name: read() for name, read in self.figures.items()}
+
+    def watch(self, pulses: Iterable[Pulse], jobs: Iterable[asyncio.Task[Any]]) -> None:
+        """Parts of the program that have to get on, and jobs none of which ends by itself."""
+        self._pulses += pulses
+        self._jobs += jobs
+
+    def stalled(self) -> set[str]:
+        """The parts that do not get on, or have ended."""
+        stuck = {pulse.job for pulse in self._pulses if pulse.stalled_for() is not None}
+        return stuck | {job.get_name() for job in self._jobs if job.done()}
 
     def overall(self) -> Overall:
         if not self.can_store():
@@ -63,6 +77,7 @@ class Status:
             "uptime_seconds": round(time.monotonic() - self._started),
             "state": self.overall(),
             "sending": choice.why if choice else "the app settings were not read yet",
+            "stalled": sorted(self.stalled()),
             "figures": self.read(),
             "dependencies": list(self._dependencies()),
         }

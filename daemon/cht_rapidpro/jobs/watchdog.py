@@ -6,14 +6,12 @@ durable.
 """
 
 import asyncio
-from collections.abc import Collection
 from typing import Final, NoReturn
 
 import structlog
 
 from cht_rapidpro.adapters.notify import Notifier
 from cht_rapidpro.jobs.status import Status
-from cht_rapidpro.pulse import Pulse
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -22,19 +20,11 @@ _FEEDS: Final = 4  # within the time that systemd allows
 
 
 class Watchdog:
-    """`pulses`: of every job; `jobs`: their tasks, none of which ends by itself."""
+    """`status` knows the parts, and what to say of the present."""
 
-    def __init__(
-        self,
-        notifier: Notifier,
-        status: Status,
-        pulses: Collection[Pulse],
-        jobs: Collection[asyncio.Task[None]],
-    ) -> None:
+    def __init__(self, notifier: Notifier, status: Status) -> None:
         self._notifier = notifier
         self._status = status
-        self._pulses = pulses
-        self._jobs = jobs
         self._told: set[str] = set()
 
     async def run(self) -> NoReturn:
@@ -47,8 +37,7 @@ class Watchdog:
             await asyncio.sleep(interval)
 
     def _all_get_on(self) -> bool:
-        stalled = {pulse.job for pulse in self._pulses if pulse.stalled_for() is not None}
-        stalled |= {job.get_name() for job in self._jobs if job.done()}
+        stalled = self._status.stalled()
         for job in stalled - self._told:
             log.error("job.stalled", job=job, means="the watchdog is not fed any more: systemd starts us again")
         self._told = stalled
