@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 from blockbuster import blockbuster_ctx
 
-from cht_rapidpro import adapters, app, domain, jobs
+from cht_rapidpro import adapters, app, assembly, domain, jobs
 from cht_rapidpro.demo.couchdb import CouchDBServer, StandinProcess, server_from_environment
 from cht_rapidpro.demo.database import Database, delete_database
 from cht_rapidpro.demo.medic import create_medic
@@ -26,7 +26,7 @@ def pytest_asyncio_loop_factories() -> dict[str, type[JumpingLoop]]:
 @pytest.fixture(autouse=True)
 def no_blocking_calls() -> Iterator[None]:
     """A blocking call of the daemon's own on the event loop fails the test."""
-    with blockbuster_ctx([adapters, jobs, domain, app]):
+    with blockbuster_ctx([adapters, jobs, domain, app, assembly]):
         yield
 
 

@@ -12,7 +12,7 @@ from uuid import uuid4
 from msgspec.structs import replace
 
 from cht_rapidpro.app import serve
-from cht_rapidpro.config import Admin, Config, Couchdb, Incoming, Outgoing, Rapidpro
+from cht_rapidpro.config import Admin, Config, Couchdb, Delivery, Incoming, Outgoing, Rapidpro
 from cht_rapidpro.config_values import Secret
 from cht_rapidpro.demo.database import Database, Doc
 from cht_rapidpro.demo.rapidpro import RapidPro
@@ -21,11 +21,21 @@ from cht_rapidpro.jobs.reload import Reload
 from tests.clock import jump, wall_clock
 from tests.gate import Gate, until
 
+OFF = Delivery(enabled=False)
 
-def configure(gate: Gate, medic: Database, rapidpro: RapidPro | str, token: str, **keys: Any) -> Config:
+
+def configure(
+    gate: Gate,
+    medic: Database,
+    rapidpro: RapidPro | str,
+    token: str,
+    *,
+    delivery: Delivery = OFF,
+    **keys: Any,
+) -> Config:
     """`keys` of [rapidpro] and [outgoing] differ from the defaults, and `incoming` is that section whole.
 
-    A test never waits for a sweep.
+    A test never waits for a sweep. Without `delivery` nothing is asked: a test of sending counts RapidPro's requests.
     """
     url = rapidpro if isinstance(rapidpro, str) else rapidpro.url
     own = {name: keys.pop(name) for name in ("requests_per_hour", "max_concurrency", "timeout") if name in keys}
@@ -35,6 +45,7 @@ def configure(gate: Gate, medic: Database, rapidpro: RapidPro | str, token: str,
         rapidpro=Rapidpro(url=url, token=Secret(token), **own),
         outgoing=Outgoing(**keys),
         incoming=incoming,
+        delivery=delivery,
         admin=Admin(listen=""),
     )
 

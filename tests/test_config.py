@@ -13,6 +13,7 @@ from cht_rapidpro.config import (
     Cht,
     Config,
     Couchdb,
+    Delivery,
     Incoming,
     Log,
     Outgoing,
@@ -72,7 +73,7 @@ def test_the_example_holds_every_key_with_its_default(write: Callable[[str], Pat
     keys = {section: set(table) for section, table in tomllib.loads(EXAMPLE.read_text()).items()}
     assert keys == {
         kind.__name__.lower(): {field.name for field in msgspec.structs.fields(kind)}
-        for kind in (Couchdb, Cht, Rapidpro, Outgoing, Incoming, Admin, Log)
+        for kind in (Couchdb, Cht, Rapidpro, Outgoing, Incoming, Delivery, Admin, Log)
     }
 
 
@@ -96,6 +97,11 @@ def test_values_arrive_as_their_keys_and_units(write: Callable[[str], Path]) -> 
         expire_after = "7d"
         [admin]
         listen = "[::]:0"
+        [delivery]
+        enabled = false
+        interval = "5m"
+        give_up_after = "2d"
+        write = "final"
         [log]
         level = "debug"
         format = "json"
@@ -110,8 +116,6 @@ def test_values_arrive_as_their_keys_and_units(write: Callable[[str], Path]) -> 
         id_is = "message"
         backfill_interval = "1h"
         backfill_from = "2026-11-22T08:00:00Z"
-        [delivery]
-        anything = 1
     """)
     assert load(path, TOKEN) == Config(
         couchdb=Couchdb(url="https://cht.example.org/couch", user="gateway", password=Secret(SECRET)),
@@ -133,11 +137,11 @@ def test_values_arrive_as_their_keys_and_units(write: Callable[[str], Path]) -> 
             backfill_from=1795334400000,
         ),
         admin=Admin(listen="[::]:0"),
+        delivery=Delivery(enabled=False, interval=300.0, give_up_after=2 * 86400.0, write="final"),
         log=Log(level="debug", format="json"),
         warnings=(
             f"{path}: [couchdb] password stands in the file itself; password_file is the safer place",
             f"{path}: [incoming] key stands in the file itself; key_file is the safer place",
-            f"{path}: [delivery] is not used by this version",
             f'{path}: [admin] listen: "[::]:0" is open to other machines, and asks for no password',
         ),
         fixed=("rapidpro-token: environment variable CHT_RAPIDPRO_RAPIDPRO_TOKEN",),
@@ -152,7 +156,7 @@ def test_values_arrive_as_their_keys_and_units(write: Callable[[str], Path]) -> 
         ("[log]\nlevel = " + "9" * 5000, ["not TOML"]),
         ("[log]\nlevel = " + "[" * 5000, ["not TOML"]),
         ('[rapidpr]\nurl = ""', ['unknown section "rapidpr"; did you mean "rapidpro"?', "couchdb, cht, rapidpro"]),
-        ('token = "s3cr3t"', ['unknown section "token"', "outgoing, incoming, admin, log, delivery"]),
+        ('token = "s3cr3t"', ['unknown section "token"', "outgoing, incoming, delivery, admin, log"]),
         ('rapidpro = "s3cr3t"', ["[rapidpro]: found a value of type str", "a table"]),
         ('[rapidpro]\ntokn = "s3cr3t"', ['[rapidpro]: unknown key "tokn"; did you mean "token"?', "token_file"]),
         ("[log]\nx = 1", ['[log]: unknown key "x"; allowed: level, format']),
@@ -179,6 +183,9 @@ def test_values_arrive_as_their_keys_and_units(write: Callable[[str], Path]) -> 
         ('[incoming]\nbackfill_from = "yesterday"', ['[incoming] backfill_from: found "yesterday"', '"2026-']),
         ('[incoming]\nkey = "s3cr3t\\ns3cr3t"', ["[incoming] key: found a second line"]),
         ('[incoming]\nkey_file = "none"', ["[incoming] key_file: cannot read", "/none: No such"]),
+        ('[delivery]\ninterval = "0s"', ['[delivery] interval: found "0s"', 'from "0.1s"']),
+        ('[delivery]\ngive_up_after = "off"', ['[delivery] give_up_after: found "off"', 'from "60s"']),
+        ('[delivery]\nwrite = "none"', ['[delivery] write: found "none"; allowed: "all" or "final"']),
         ("[rapidpro]\nmax_concurrency = 0", ["max_concurrency: found 0; allowed: a whole number from 1 to 100"]),
         ("[rapidpro]\nmax_concurrency = 1.5", ["found 1.5; allowed: a whole number from 1 to 100"]),
         ("[rapidpro]\nmax_concurrency = true", ["found true; allowed: a whole number from 1 to 100"]),

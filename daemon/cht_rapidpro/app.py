@@ -1,8 +1,8 @@
 """The daemon: what is made from what, in which order it starts, and in which it stops.
 
-The nesting is the dependency order. At a stop the finders of work end first, then the relay gives back and settles what
-it holds; the webhook's server stops listening and answers what has come, for which the writer of incoming messages and
-then the spool end after it; the writer of tasks, which the relay needs, ends last.
+The nesting is the dependency order. At a stop the finders of work end first; then the relay gives back and settles what
+it holds, and delivery states that are being written are written; the webhook's server stops listening and answers what
+has come, for which the writer of incoming messages and then the spool end after it; the writer of tasks ends last.
 """
 
 import asyncio
@@ -10,39 +10,27 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
-from pathlib import Path
 from typing import Final
 
 import structlog
 
 from cht_rapidpro.adapters.admin import Admin
 from cht_rapidpro.adapters.couchdb import Couch
-from cht_rapidpro.adapters.http import Webhook
 from cht_rapidpro.adapters.notify import SILENT, Notifier
 from cht_rapidpro.adapters.rapidpro import RapidPro
-from cht_rapidpro.adapters.spool import Spool
-from cht_rapidpro.adapters.vault import CredentialName, Vault
+from cht_rapidpro.assembly import Ground, Job, credentials, receiving, secrets, sending, watch_ground
 from cht_rapidpro.config import Config
 from cht_rapidpro.domain.claim import Instance
-from cht_rapidpro.jobs.backfill import Backfill
-from cht_rapidpro.jobs.backlog import Backlog
-from cht_rapidpro.jobs.claims import Claims
-from cht_rapidpro.jobs.credentials import Credentials
-from cht_rapidpro.jobs.doubts import Doubts
-from cht_rapidpro.jobs.feed import Feed
-from cht_rapidpro.jobs.incoming import Incoming
-from cht_rapidpro.jobs.lookup import Lookup
-from cht_rapidpro.jobs.outgoing import Outgoing
 from cht_rapidpro.jobs.reload import Reload
 from cht_rapidpro.jobs.settings import SettingsWatch
 from cht_rapidpro.jobs.status import Status
 from cht_rapidpro.jobs.watchdog import Watchdog
 from cht_rapidpro.jobs.writer import Writer
-from cht_rapidpro.keyring import Keyring, Secrets
-from cht_rapidpro.metrics import Figure, Metrics
+from cht_rapidpro.keyring import Keyring
+from cht_rapidpro.metrics import Metrics
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -50,8 +38,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 # the server's own 10 s for answering what has come, the spool's 3 s for a lock, and the admin listener's 1 s: 59 s with
 # the defaults, which is smaller than the unit's TimeoutStopSec of 90 s.
 _WRITE_BUDGET: Final = 15.0
-# A broadcast younger than a request may take, and this, may be another daemon's that is not settled yet.
-_REQUEST_MARGIN: Final = 2.0
+_CANCEL_AGAIN: Final = 1.0
 
 
 async def run(config: Config, instance_id: str, load: Callable[[], Config], sockets: Sequence[socket.socket]) -> None:
@@ -84,117 +71,40 @@ async def serve(
     notifier: Notifier = SILENT,
     sockets: Sequence[socket.socket] = (),
 ) -> None:
-    """The composition root: relays until `stop` is set. `wall_clock`: ms since the epoch, for the documents."""
-    keyring = Keyring(_secrets(config))
-    metrics = Metrics()
+    """The composition root: works until `stop` is set. `wall_clock`: ms since the epoch, for the documents."""
+    keyring, metrics = Keyring(secrets(config)), Metrics()
     async with Couch(config.couchdb) as couch, RapidPro(config.rapidpro, keyring) as rapidpro:
         writer = Writer(couch)
-        backlog = Backlog()
         settings = SettingsWatch(couch, config.cht, config.rapidpro)
-        feed = Feed(couch, settings, backlog, writer.copies, config.outgoing.sweep_interval)
-        claims = Claims(writer, backlog, me, config.outgoing, wall_clock, metrics)
-        request_time = config.rapidpro.timeout + _REQUEST_MARGIN
-        lookup = Lookup(couch, rapidpro, me.id, request_time, config.outgoing.claim_timeout, wall_clock)
-        doubts = Doubts(
-            lookup, claims, settings, config.outgoing.settle_time, request_time, config.outgoing.claim_timeout, metrics
-        )
-        outgoing = Outgoing(
-            claims, doubts, backlog, rapidpro, settings, config.outgoing, config.rapidpro, keyring, metrics
-        )
-        reload.subscribe(lambda new: couch.sign_in_with(new.couchdb))
-        reload.subscribe(lambda new: rapidpro.limit(new.rapidpro.requests_per_hour))
-        reload.subscribe(lambda new: outgoing.limit(new.rapidpro))
         status = Status(me, settings, [couch.health, *rapidpro.healths.values()])
-        status.figures |= _figures(backlog, claims, doubts, feed, rapidpro, wall_clock)
-        metrics.include(couch.times, rapidpro.times)
-        pulses = [writer.pulse, settings.pulse, feed.sweeping, feed.following, claims.pulse]
+        ground = Ground(config, couch, rapidpro, writer, settings, keyring, reload, metrics, status, wall_clock)
+        watch_ground(ground)
         async with Admin(config.admin.listen, status.snapshot, metrics), asyncio.TaskGroup() as jobs:
             writing = jobs.create_task(writer.run(), name="writer")
-            receiving = _receiving(config, keyring, couch, rapidpro, settings, wall_clock, sockets, status, metrics)
-            async with receiving as fetchers:
-                finding = [jobs.create_task(each.run(), name=type(each).__name__) for each in (settings, feed, reload)]
-                finding += [jobs.create_task(each.run(), name="backfill") for each in fetchers]
-                if config.cht.credentials == "vault":
-                    credentials = Credentials(Vault(couch), keyring, tuple(CredentialName))
-                    reload.subscribe(lambda _: credentials.refresh())
-                    finding.append(jobs.create_task(credentials.run(), name="credentials"))
-                else:
-                    reload.subscribe(lambda new: keyring.replace(_secrets(new)))
-                relaying = jobs.create_task(outgoing.run(stop), name="relay")
-                status.watch(pulses, [writing, *finding, relaying])
+            async with receiving(ground, sockets) as fetchers:
+                feed, workers = sending(ground, me)
+                finders: list[Job] = [settings, feed, reload, *credentials(ground), *fetchers]
+                finding = [jobs.create_task(each.run(), name=type(each).__name__.lower()) for each in finders]
+                working = {jobs.create_task(each.run(stop), name=type(each).__name__.lower()) for each in workers}
+                status.watch([writer.pulse, settings.pulse], [writing, *finding, *working])
                 finding.append(jobs.create_task(Watchdog(notifier, status).run()))
                 notifier.ready()
                 await stop.wait()
                 notifier.stopping()
-                for job in finding:
-                    job.cancel()
-                _, late = await asyncio.wait({relaying}, timeout=config.rapidpro.timeout + _WRITE_BUDGET)
+                await _end(finding)
+                _, late = await asyncio.wait(working, timeout=config.rapidpro.timeout + _WRITE_BUDGET)
                 if late:
                     log.warning("stop.cut_short", means="open claims stay in CouchDB; the next start looks at them")
-                relaying.cancel()
+                await _end(late)
             writing.cancel()
 
 
-@asynccontextmanager
-async def _receiving(
-    config: Config,
-    keyring: Keyring,
-    couch: Couch,
-    rapidpro: RapidPro,
-    settings: SettingsWatch,
-    wall_clock: Callable[[], int],
-    sockets: Sequence[socket.socket],
-    status: Status,
-    metrics: Metrics,
-) -> AsyncIterator[Sequence[Backfill]]:
-    """The way in, while the block runs; `status` and `metrics` are told of it. It begins before CouchDB was reached.
-
-    Yields the job that fetches what was missed, if there is one, to be run by whoever stops it first.
-    """
-    own = config.incoming
-    if not own.enabled:
-        yield ()
-        return
-    async with Spool(Path(own.spool)) as spool:
-        incoming = Incoming(
-            couch, spool, settings, metrics, max_waiting=own.max_waiting, check_legacy_ids=own.check_legacy_ids
-        )
-        webhook = Webhook(own, keyring, incoming.store, wall_clock, sockets)
-        metrics.include(webhook.times)
-        status.healths.append(spool.health)
-        status.can_store = lambda: incoming.can_store or couch.health.error is None
-        status.figures |= {
-            "incoming_messages": lambda: len(incoming),
-            "spooled_messages": lambda: {"waiting": incoming.spooled.waiting, "rejected": incoming.spooled.rejected},
-        }
-        async with asyncio.TaskGroup() as jobs:
-            recording = jobs.create_task(incoming.run(), name="incoming")
-            status.watch(incoming.pulses, [recording])
-            async with webhook:
-                fetchers = [Backfill(couch, rapidpro, spool, incoming, settings, own, wall_clock)] if own.flow else []
-                status.healths += [each.health for each in fetchers]
-                yield fetchers
-            recording.cancel()
-
-
-def _secrets(config: Config) -> Secrets:
-    """Those of the configuration; with the vault there are none before it is read."""
-    return Secrets(config.rapidpro.token, config.incoming.keys)
-
-
-def _figures(
-    backlog: Backlog, claims: Claims, doubts: Doubts, feed: Feed, rapidpro: RapidPro, wall_clock: Callable[[], int]
-) -> dict[str, Callable[[], Figure]]:
-    """What of the way out can be counted; read in the event loop."""
-    now = asyncio.get_running_loop().time
-    return {
-        "queue_messages": lambda: len(backlog),
-        "queue_oldest_seconds": lambda: (wall_clock() - backlog.oldest_due) / 1000 if backlog.oldest_due else None,
-        "claimed_tasks": lambda: len(claims),
-        "ambiguous_messages": lambda: len(doubts),
-        "budget_left_requests": lambda: {scope: budget.left(now()) for scope, budget in rapidpro.budgets.items()},
-        "feed_lag_seconds": lambda: None if feed.heard is None else now() - feed.heard,
-    }
+async def _end(jobs: Collection[asyncio.Task[None]]) -> None:
+    """Cancels them until they have ended: aiohttp 3.14 swallows a cancel that meets with a time-out of its own."""
+    while left := [job for job in jobs if not job.done()]:
+        for job in left:
+            job.cancel()
+        await asyncio.wait(left, timeout=_CANCEL_AGAIN)
 
 
 def _wall_clock() -> int:

@@ -37,7 +37,6 @@ from cht_rapidpro.config_values import (
 )
 from cht_rapidpro.errors import ConfigError
 
-_LATER_SECTIONS: Final = ("delivery",)
 _SECRETS: Final = ("couchdb-password", "rapidpro-token", "incoming-key")
 _MAY_HOLD_SECRET: Final = ("user",)  # "name:password" is an easy mistake to make
 
@@ -57,6 +56,7 @@ _IdIs = Annotated[Literal["run", "message"], Meta(description='"run" or "message
 _Level = Annotated[
     Literal["debug", "info", "warning", "error"], Meta(description='"debug", "info", "warning" or "error"')
 ]
+_Write = Annotated[Literal["all", "final"], Meta(description='"all" or "final"')]
 _Format = Annotated[Literal["auto", "console", "json"], Meta(description='"auto", "console" or "json"')]
 _Coalesce = Annotated[Literal["auto", "off", "always"], Meta(description='"auto", "off" or "always"')]
 _Secret = Annotated[Secret, toml_secret]
@@ -160,6 +160,17 @@ class Admin(Struct, frozen=True, forbid_unknown_fields=True):
     """Address and port of /health, /ready, /metrics and /status. Empty: they are not offered."""
 
 
+class Delivery(Struct, frozen=True, forbid_unknown_fields=True):
+    enabled: bool = True
+    """False: tasks stay in the state that RapidPro's first answer gave them."""
+    interval: Annotated[float, Duration(least=0.1)] = 60.0
+    """Seconds between two rounds of questions: how old the state of a young message may be."""
+    give_up_after: Annotated[float, Duration(least=60)] = 7 * 86400.0
+    """Seconds since a task's last change after which RapidPro is not asked for it any more."""
+    write: _Write = "all"
+    """Which states are written: all, or only sent, delivered and failed, to spare revisions."""
+
+
 class Log(Struct, frozen=True, forbid_unknown_fields=True):
     level: _Level = "info"
     """The least severe lines that are written."""
@@ -175,6 +186,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     rapidpro: Rapidpro = Rapidpro()
     outgoing: Outgoing = Outgoing()
     incoming: Incoming = Incoming()
+    delivery: Delivery = Delivery()
     admin: Admin = Admin()
     log: Log = Log()
     warnings: tuple[str, ...] = ()
@@ -182,7 +194,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     """The secrets that only a restart can change, each with where it comes from."""
 
 
-_SECTIONS: Final[tuple[type[Struct], ...]] = (Couchdb, Cht, Rapidpro, Outgoing, Incoming, Admin, Log)
+_SECTIONS: Final[tuple[type[Struct], ...]] = (Couchdb, Cht, Rapidpro, Outgoing, Incoming, Delivery, Admin, Log)
 
 
 def load(path: Path, environ: Mapping[str, str]) -> Config:
@@ -203,6 +215,7 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
             rapidpro=_complete_rapidpro(rapidpro, path, environ, uses_vault=cht.credentials == "vault"),
             outgoing=_read(document, Outgoing),
             incoming=_complete_incoming(incoming, cht, path, environ),
+            delivery=_read(document, Delivery),
             admin=admin,
             log=_read(document, Log),
             warnings=(*_warnings(path, document, couchdb, rapidpro, incoming), *_admin_warnings(path, admin)),
@@ -256,7 +269,7 @@ def _parse(text: str) -> dict[str, Any]:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # also a number of 5,000 digits, a thousand nested brackets
         raise ConfigError(f"not TOML: {error}") from error
-    _check_known("section", document, [*(_name(kind) for kind in _SECTIONS), *_LATER_SECTIONS])
+    _check_known("section", document, [_name(kind) for kind in _SECTIONS])
     return document
 
 
@@ -383,6 +396,3 @@ def _warnings(
         yield f"{path}: [rapidpro] token stands in the file itself; token_file is the safer place"
     if incoming.key:
         yield f"{path}: [incoming] key stands in the file itself; key_file is the safer place"
-    for section in _LATER_SECTIONS:
-        if section in document:
-            yield f"{path}: [{section}] is not used by this version"

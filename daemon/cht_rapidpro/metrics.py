@@ -61,6 +61,7 @@ GAUGES: Final = {
     "queue_oldest_seconds": ("How long ago the oldest of them was due.", ""),
     "claimed_tasks": ("Tasks under a claim of this daemon: ready, in flight or in doubt.", ""),
     "ambiguous_messages": ("Messages that may have been sent and have to be looked up.", ""),
+    "outstanding_messages": ("Tasks whose delivery states are asked for.", ""),
     "budget_left_requests": ("Requests to RapidPro that may start now.", "scope"),
     "feed_lag_seconds": ("Time since CouchDB last told whether there is something to send.", ""),
     "incoming_messages": ("Incoming messages that wait to be stored, their webhooks with them.", ""),

@@ -65,6 +65,11 @@ class Rejected:
 
 
 WriteResult = Written | Conflict | Rejected
+View = tuple[str, str]  # design document and name
+
+MESSAGES_BY_STATE: Final[View] = ("medic", "messages_by_state")
+BY_LAST_UPDATED_STATE: Final[View] = ("medic-sms", "messages_by_last_updated_state")
+GATEWAY_MESSAGES_BY_STATE: Final[View] = ("medic-sms", "gateway_messages_by_state")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,15 @@ class MessageRow:
     doc_id: DocId
     due: Any
     value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class StateRow:
+    """A task's last state. `changed`: when it entered it, ms or whatever CHT emitted; None: the view lacks it."""
+
+    doc_id: DocId
+    state: Any
+    changed: Any
 
 
 class Couch:
@@ -143,28 +157,60 @@ class Couch:
     async def messages_in(self, state: str, page_size: int = PAGE) -> AsyncGenerator[list[MessageRow], None]:
         """The messages of the tasks in a state, oldest due first, in pages; a row may come twice.
 
-        `state`: one of CHT's, or `pending-or-forwarded`, the view's name for what may be sent. Pages by key; equal keys
-        (a thousand reminders of one due time) are stepped over with `skip`, but for the last `OVERLAP` of them: as many
-        may leave the state between two pages without hiding others, which would then wait for the next sweep.
+        `state`: one of CHT's, or `pending-or-forwarded`, the view's name for what may be sent.
         """
-        start: object = None
-        skip, limit = 0, page_size
-        while page := await self._page(state, start, skip, limit):
-            yield page
+        async for rows in self._pages(MESSAGES_BY_STATE, [state], [state, {}], page_size):
+            yield [MessageRow(DocId(row["id"]), row["key"][1], row["value"]) for row in rows]
+
+    async def updated_since(self, ms: int, page_size: int = PAGE) -> AsyncGenerator[list[StateRow], None]:
+        """The tasks whose last state is of this moment or later, those on their way first, newest first, in pages.
+
+        The view's keys are `[group, ms, state]`, in older versions of CHT `[ms, state]`: numbers sort before texts, so
+        each range finds nothing where the other shape is in use.
+        """
+        for last, first in (([ms], [""]), (["pending", ms], ["pending", {}]), (["final", ms], ["final", {}])):
+            async for rows in self._pages(BY_LAST_UPDATED_STATE, first, last, page_size, descending=True):
+                yield [StateRow(DocId(row["id"]), row["key"][-1], row["key"][-2]) for row in rows]
+
+    async def with_ref_in(self, state: str, page_size: int = PAGE) -> AsyncGenerator[list[StateRow], None]:
+        """The tasks in a state that have a gateway_ref, of any age, in pages; for a CHT without the view above."""
+        async for rows in self._pages(GATEWAY_MESSAGES_BY_STATE, state, state, page_size):
+            yield [StateRow(DocId(row["id"]), state, None) for row in rows]
+
+    async def has_view(self, view: View) -> bool:
+        """Whether CHT's design document has this view."""
+        with self.edge():
+            async with self.session.get(f"{self.url}/_design/{view[0]}") as response:
+                if response.status == 404:
+                    return False
+                raise_for_status(response, self.config)
+                views = msgspec.json.decode(await response.read(), type=dict[str, Any]).get("views")
+                return isinstance(views, dict) and view[1] in views
+
+    async def _pages(
+        self, view: View, start: object, end: object, size: int, *, descending: bool = False
+    ) -> AsyncGenerator[list[dict[str, Any]], None]:
+        """The rows of a view from one key to another, paged by key; a row may come twice.
+
+        Equal keys (a thousand reminders of one due time) are stepped over with `skip`, but for the last `OVERLAP` of
+        them: as many may leave the view between two pages without hiding others.
+        """
+        skip, limit = 0, size
+        order = {"descending": "true"} if descending else {}
+        while True:
+            with self.edge():
+                response = await self._database.view(*view).get(
+                    startkey=_json(start), endkey=_json(end), skip=skip, limit=limit, **order
+                )
+            page = response.rows
+            if page:
+                yield page
             if len(page) < limit:
                 return
-            last = page[-1].due
-            same = sum(1 for row in page if row.due == last) + (skip if last == start else 0)
+            last = page[-1]["key"]
+            same = sum(1 for row in page if row["key"] == last) + (skip if last == start else 0)
             start, skip = last, max(0, same - OVERLAP)
-            limit = page_size + same - skip
-
-    async def _page(self, state: str, start: object, skip: int, limit: int) -> list[MessageRow]:
-        first = [state] if start is None else [state, start]
-        with self.edge():
-            response = await self._database.view("medic", "messages_by_state").get(
-                startkey=_json(first), endkey=_json([state, {}]), skip=skip, limit=limit
-            )
-            return [MessageRow(DocId(row["id"]), row["key"][1], row["value"]) for row in response.rows]
+            limit = size + same - skip
 
     async def holders(self, refs: Sequence[str]) -> dict[str, set[DocId]]:
         """The documents that hold these gateway_refs (`medic-sms/messages_by_gateway_ref`), incoming ones among them.

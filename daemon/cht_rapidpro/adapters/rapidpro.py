@@ -17,7 +17,7 @@ import structlog
 from cht_rapidpro.adapters.transport import Reply, Transport
 from cht_rapidpro.config import Rapidpro
 from cht_rapidpro.config_values import Secret
-from cht_rapidpro.domain.budget import Budget, Scope
+from cht_rapidpro.domain.budget import Budget, Scope, Sharing
 from cht_rapidpro.domain.outgoing import (
     Answer,
     Broadcast,
@@ -99,6 +99,7 @@ class RapidPro:
         self._transport = Transport(config)
         self.healths = {scope: Health(_DEPENDENCIES[scope]) for scope in Scope}
         self.budgets = {scope: Budget(config.requests_per_hour) for scope in Scope}
+        self.sharing = Sharing(self.budgets)
         self.times = request_times("rapidpro", "scope")
         self.health = self.healths[Scope.GENERAL]
         self.budget = self.budgets[Scope.GENERAL]
@@ -240,6 +241,7 @@ class RapidPro:
             case Throttled(retry_after):
                 if budget.left(now) != 0:
                     log.warning("rapidpro.throttled", url=url, retry_after=retry_after)
+                self.sharing.throttled(scope, now)
                 budget.throttled(now, retry_after)
             case NotSent(why):
                 health.fails(TransientError(f"{method} {url}: {why}"))

@@ -6,12 +6,15 @@ quota) closes the scope for as long as RapidPro says. Time is an argument, in se
 """
 
 from collections import deque
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final
 
 HOUR: Final = 3600.0
 _FIRST_PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 60.0
+_SCARCE_FOR: Final = 24 * HOUR
+_EXPLAINED: Final = 0.99  # of our own limit: a 429 is no surprise from here on
 
 
 class Scope(StrEnum):
@@ -57,11 +60,13 @@ class Budget:
         """How many requests may start now; None: no limit."""
         if now < self._closed_until:
             return 0
-        if not self.per_hour:
-            return None
+        return max(0, self.per_hour - self.spent(now)) if self.per_hour else None
+
+    def spent(self, now: float) -> int:
+        """How many requests of ours the window holds; without a limit of our own only the open ones are known."""
         while self._spent and self._spent[0] + HOUR <= now:
             self._spent.popleft()
-        return max(0, self.per_hour - len(self._spent) - self.open)
+        return len(self._spent) + self.open
 
     def delay(self, now: float) -> float:
         """Seconds until a request may start; 0: now. Where only open requests fill the window: a second."""
@@ -71,3 +76,41 @@ class Budget:
             return self._closed_until - now
         over = len(self._spent) + self.open - self.per_hour
         return self._spent[over] + HOUR - now if over < len(self._spent) else 1.0
+
+
+class Sharing:
+    """How much of RapidPro's limit is left to polling, so that sending never waits for it.
+
+    Old and self-hosted versions count all requests in one scope, and other programs may share the workspace's. Both
+    show as a 429 that our own count of its scope does not explain; for a day after one, polling takes only what sending
+    leaves.
+    """
+
+    def __init__(self, budgets: Mapping[Scope, Budget]) -> None:
+        self._budgets = budgets
+        self._scarce_until = 0.0
+
+    def throttled(self, scope: Scope, now: float) -> None:
+        """A 429 came, in this scope."""
+        budget = self._budgets[scope]
+        if budget.per_hour and budget.spent(now) >= budget.per_hour * _EXPLAINED:
+            return
+        self._scarce_until = now + _SCARCE_FOR
+
+    def spare(self, scope: Scope, now: float, waiting: int) -> int | None:
+        """Requests of `scope` that may be spent on questions now; None: no limit. `waiting`: messages to be sent.
+
+        In the scope of the sends, and where the requests are scarce, what waits and a quarter of the hour stay for
+        sending; while sending is throttled nothing is asked.
+        """
+        left = self._budgets[scope].left(now)
+        if scope != Scope.GENERAL and now >= self._scarce_until:
+            return left
+        if left == 0 or self._budgets[Scope.GENERAL].left(now) == 0:
+            return 0
+        per_hour = self._budgets[scope].per_hour
+        if not per_hour:
+            return 0 if waiting else None
+        scopes = self._budgets if now < self._scarce_until else (scope,)
+        spent = sum(self._budgets[each].spent(now) for each in scopes)
+        return max(0, per_hour - spent - waiting - per_hour // 4)

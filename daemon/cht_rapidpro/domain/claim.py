@@ -74,8 +74,13 @@ def claimed_since(task: Task) -> int:
 
     Every send that is not settled yet happened after it, whoever made it.
     """
-    since = 0
-    for entry in reversed(history(task)):
+    return claimed_before(task, len(history(task))) or 0
+
+
+def claimed_before(task: Task, index: int) -> int | None:
+    """When the unbroken row of claims began that ends before an entry of the history; None where there is none."""
+    since = None
+    for entry in reversed(history(task)[:index]):
         claim = _read_claim(entry.get("state_details"), entry.get("timestamp")) if isinstance(entry, dict) else None
         if claim is None:
             break

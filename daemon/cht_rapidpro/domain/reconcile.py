@@ -45,7 +45,7 @@ def read_listed(row: object) -> Listed | None:
     """A row of broadcasts.json; None where it is none, or has no id or time. One without a text is never ours."""
     match row:
         case {"id": int() as number, "created_on": str() as moment, **rest} if not isinstance(number, bool):
-            created_on, urns = _moment(moment), rest.get("urns")
+            created_on, urns = read_moment(moment), rest.get("urns")
             if created_on is not None:
                 known = tuple(urn for urn in urns if isinstance(urn, str)) if isinstance(urns, list) else None
                 text, status = _text(rest.get("text")), str(rest.get("status", ""))
@@ -53,7 +53,8 @@ def read_listed(row: object) -> Listed | None:
     return None
 
 
-def _moment(text: str) -> int | None:
+def read_moment(text: str) -> int | None:
+    """Milliseconds since the epoch; None where the text is no time."""
     try:
         return parse_timestamp(text)
     except (OverflowError, ValueError):
@@ -196,7 +197,7 @@ def _places(posted: Place, by_id: Mapping[BroadcastId, Listed]) -> Iterator[Plac
     """A recipient of our own broadcast, by the URN that we posted, as the listing names it."""
     ref, urn = posted
     if ref in by_id:
-        yield from ((ref, Urn(listed)) for listed in _recipients(by_id[ref], urn) if _same(listed, urn))
+        yield from ((ref, Urn(listed)) for listed in _recipients(by_id[ref], urn) if is_same_number(listed, urn))
 
 
 def _recipients(broadcast: Listed, posted: Urn) -> tuple[str, ...]:
@@ -205,7 +206,7 @@ def _recipients(broadcast: Listed, posted: Urn) -> tuple[str, ...]:
 
 
 def _fits(broadcast: Listed, pair: Pair) -> bool:
-    has_urn = broadcast.urns is None or any(_same(urn, pair.urn) for urn in broadcast.urns)
+    has_urn = broadcast.urns is None or any(is_same_number(urn, pair.urn) for urn in broadcast.urns)
     return broadcast.text == pair.text and has_urn
 
 
@@ -216,7 +217,7 @@ def _held_urns(broadcast: Listed, pair: Pair) -> Iterator[Urn]:
         yield from (pair.urn,) if has_text else ()
         return
     for urn in broadcast.urns:
-        if _same(urn, pair.urn) or (has_text and len(broadcast.urns) == 1):
+        if is_same_number(urn, pair.urn) or (has_text and len(broadcast.urns) == 1):
             yield Urn(urn)
 
 
@@ -231,12 +232,13 @@ def _nearest(
         for broadcast in by_id.values()
         if broadcast.text == pair.text
         for urn in _recipients(broadcast, pair.urn)
-        if _same(urn, pair.urn) and (broadcast.id, urn) not in taken
+        if is_same_number(urn, pair.urn) and (broadcast.id, urn) not in taken
     ]
     return min(fitting, key=lambda place: abs(by_id[place[0]].created_on - by_id[ref].created_on), default=None)
 
 
-def _same(urn: str, posted: str) -> bool:
+def is_same_number(urn: str, posted: str) -> bool:
+    """Whether a URN as RapidPro writes it is the one that we posted."""
     return _has_urn(urn, posted) or _has_national_part(urn, posted)
 
 

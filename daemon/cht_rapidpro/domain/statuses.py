@@ -1,8 +1,9 @@
 """CHT's task states, and which of them a status of RapidPro stands for.
 
-The two vocabularies meet only here. Invariant: every status has a state, also one that RapidPro invents
-tomorrow: a broadcast that exists has at least been received. Without that rule a new status would leave the
-task in its claim, and a message that went out would look as if it still had to be sent.
+The two vocabularies meet only here. Invariant: every status of a broadcast has a state, also one that RapidPro
+invents tomorrow: a broadcast that exists has at least been received. Without that rule a new status would leave
+the task in its claim, and a message that went out would look as if it still had to be sent. A message's status
+comes later, when the task has a state already: an unknown one has none, and changes nothing.
 """
 
 from enum import StrEnum
@@ -39,6 +40,23 @@ _BROADCAST_OUTCOMES: Final = {
     "failed": StateChange(State.FAILED, "Failed"),
     "interrupted": StateChange(State.FAILED, "Interrupted"),
 }
+ERRORED: Final = StateChange(State.RECEIVED_BY_GATEWAY, "Errored")
+_MESSAGE_OUTCOMES: Final = {
+    "initializing": _RECEIVED,
+    "queued": _RECEIVED,
+    "wired": StateChange(State.FORWARDED_BY_GATEWAY, "Wired"),
+    "sent": StateChange(State.SENT, "Sent"),
+    "resent": StateChange(State.SENT, "Resent"),
+    "delivered": StateChange(State.DELIVERED, "Delivered"),
+    "read": StateChange(State.DELIVERED, "Read"),
+    "errored": ERRORED,
+    "failed": StateChange(State.FAILED, "Failed"),
+}
+
+
+def message_outcome(status: str) -> StateChange | None:
+    """What the status of an outgoing message means for its task; None for a status that nobody knows."""
+    return _MESSAGE_OUTCOMES.get(status)
 
 
 def broadcast_outcome(status: str) -> StateChange:

@@ -62,12 +62,17 @@ class Claims:
         self._wall_clock = wall_clock
         self._metrics = metrics
         self._held: dict[Key, HeldTask] = {}
+        self._listeners: list[Callable[[DocId, Task], None]] = []
         self.me = me
         self.pulse = Pulse("claim", writer.pulse.needs)
         self.started = Moment(wall_clock(), _time())
 
     def __len__(self) -> int:
         return len(set(self._held.values()))
+
+    def subscribe(self, listener: Callable[[DocId, Task], None]) -> None:
+        """`listener` is called with every task that has just been settled, as it is stored."""
+        self._listeners.append(listener)
 
     async def claim(self, candidates: list[Candidate]) -> list[HeldTask]:
         """The tasks that we hold now; the candidates that we could not get go back to the backlog's care."""
@@ -204,6 +209,8 @@ class Claims:
             known.warning("settle.dropped", why="the document or its task was deleted meanwhile")
         else:
             known.info("task.settled", state=settled_task.get("state"))
+            for listener in self._listeners:
+                listener(held.doc_id, settled_task)
         self._let_go(held)
 
     async def give_back(self, held: HeldTask, gateway_ref: str) -> bool:

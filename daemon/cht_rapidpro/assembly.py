@@ -1,0 +1,182 @@
+"""What the daemon is made of: the parts of the way out, of the way in, and what all of them stand on.
+
+Made here and run by `app.py`, which knows the order of start and stop and nothing of what needs what. Whatever a part
+adds to the status, the metrics and a reload is added where the part is made.
+"""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NoReturn, Protocol
+
+import structlog
+
+from cht_rapidpro.adapters.couchdb import Couch
+from cht_rapidpro.adapters.http import Webhook
+from cht_rapidpro.adapters.rapidpro import RapidPro
+from cht_rapidpro.adapters.spool import Spool
+from cht_rapidpro.adapters.vault import CredentialName, Vault
+from cht_rapidpro.config import Config
+from cht_rapidpro.domain.claim import Instance
+from cht_rapidpro.jobs.backfill import Backfill
+from cht_rapidpro.jobs.backlog import Backlog
+from cht_rapidpro.jobs.claims import Claims
+from cht_rapidpro.jobs.credentials import Credentials
+from cht_rapidpro.jobs.delivery import Delivery
+from cht_rapidpro.jobs.doubts import Doubts
+from cht_rapidpro.jobs.feed import Feed
+from cht_rapidpro.jobs.incoming import Incoming
+from cht_rapidpro.jobs.lookup import Lookup
+from cht_rapidpro.jobs.outgoing import Outgoing
+from cht_rapidpro.jobs.outstanding import OutstandingTasks
+from cht_rapidpro.jobs.reload import Reload
+from cht_rapidpro.jobs.settings import SettingsWatch
+from cht_rapidpro.jobs.states import States
+from cht_rapidpro.jobs.status import Status
+from cht_rapidpro.jobs.watchlist import Watchlist
+from cht_rapidpro.jobs.writer import Writer
+from cht_rapidpro.keyring import Keyring, Secrets
+from cht_rapidpro.metrics import Metrics
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+# A broadcast younger than a request may take, and this, may be another daemon's that is not settled yet.
+_REQUEST_MARGIN: Final = 2.0
+
+
+class Job(Protocol):
+    """What runs until it is cancelled."""
+
+    async def run(self) -> NoReturn: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What every part of the daemon stands on. `wall_clock`: ms since the epoch, for the documents."""
+
+    config: Config
+    couch: Couch
+    rapidpro: RapidPro
+    writer: Writer
+    settings: SettingsWatch
+    keyring: Keyring
+    reload: Reload
+    metrics: Metrics
+    status: Status
+    wall_clock: Callable[[], int]
+
+
+def watch_ground(ground: Ground) -> None:
+    """What is measured of the dependencies, and what a reload changes in them."""
+    couch, rapidpro, now = ground.couch, ground.rapidpro, asyncio.get_running_loop().time
+    ground.metrics.include(couch.times, rapidpro.times)
+    ground.status.figures["budget_left_requests"] = lambda: {
+        scope: budget.left(now()) for scope, budget in rapidpro.budgets.items()
+    }
+    ground.reload.subscribe(lambda new: couch.sign_in_with(new.couchdb))
+    ground.reload.subscribe(lambda new: rapidpro.limit(new.rapidpro.requests_per_hour))
+
+
+def sending(ground: Ground, me: Instance) -> tuple[Feed, list[Outgoing | Delivery]]:
+    """The way out: what finds messages, and what works on them until it has come to an end itself."""
+    config, couch, rapidpro, settings = ground.config.outgoing, ground.couch, ground.rapidpro, ground.settings
+    backlog = Backlog()
+    feed = Feed(couch, settings, backlog, ground.writer.copies, config.sweep_interval)
+    claims = Claims(ground.writer, backlog, me, config, ground.wall_clock, ground.metrics)
+    request_time = ground.config.rapidpro.timeout + _REQUEST_MARGIN
+    lookup = Lookup(couch, rapidpro, me.id, request_time, config.claim_timeout, ground.wall_clock)
+    doubts = Doubts(lookup, claims, settings, config.settle_time, request_time, config.claim_timeout, ground.metrics)
+    limits = ground.config.rapidpro
+    outgoing = Outgoing(claims, doubts, backlog, rapidpro, settings, config, limits, ground.keyring, ground.metrics)
+    ground.reload.subscribe(lambda new: outgoing.limit(new.rapidpro))
+    _watch_sending(ground, backlog, claims, doubts, feed)
+    if not ground.config.delivery.enabled:
+        return feed, [outgoing]
+    delivery = _delivery(ground, backlog)
+    claims.subscribe(delivery.settled)
+    return feed, [outgoing, delivery]
+
+
+def _watch_sending(ground: Ground, backlog: Backlog, claims: Claims, doubts: Doubts, feed: Feed) -> None:
+    now, wall_clock = asyncio.get_running_loop().time, ground.wall_clock
+    ground.status.watch([feed.sweeping, feed.following, claims.pulse], [])
+    ground.status.figures |= {
+        "queue_messages": lambda: len(backlog),
+        "queue_oldest_seconds": lambda: (wall_clock() - backlog.oldest_due) / 1000 if backlog.oldest_due else None,
+        "claimed_tasks": lambda: len(claims),
+        "ambiguous_messages": lambda: len(doubts),
+        "feed_lag_seconds": lambda: None if feed.heard is None else now() - feed.heard,
+    }
+
+
+def _delivery(ground: Ground, backlog: Backlog) -> Delivery:
+    own = ground.config.delivery
+    interval, give_up_after = (round(seconds * 1000) for seconds in (own.interval, own.give_up_after))
+    watchlist = Watchlist(interval, give_up_after)
+    outstanding = OutstandingTasks(ground.couch, watchlist, ground.settings, give_up_after)
+    states = States(ground.writer, watchlist, ground.settings, own.write, ground.wall_clock)
+    ground.status.figures["outstanding_messages"] = lambda: len(watchlist)
+    return Delivery(outstanding, watchlist, states, ground.rapidpro, ground.settings, backlog, own, ground.wall_clock)
+
+
+@asynccontextmanager
+async def receiving(ground: Ground, sockets: Sequence[socket.socket]) -> AsyncIterator[list[Backfill]]:
+    """The way in, while the block runs. It begins before CouchDB was reached.
+
+    Yields the job that fetches what was missed, if there is one, to be run by whoever stops it first.
+    """
+    own, couch, status = ground.config.incoming, ground.couch, ground.status
+    if not own.enabled:
+        yield []
+        return
+    async with Spool(Path(own.spool)) as spool:
+        incoming = Incoming(
+            couch,
+            spool,
+            ground.settings,
+            ground.metrics,
+            max_waiting=own.max_waiting,
+            check_legacy_ids=own.check_legacy_ids,
+        )
+        webhook = Webhook(own, ground.keyring, incoming.store, ground.wall_clock, sockets)
+        ground.metrics.include(webhook.times)
+        status.healths.append(spool.health)
+        status.can_store = lambda: incoming.can_store or couch.health.error is None
+        status.figures |= {
+            "incoming_messages": lambda: len(incoming),
+            "spooled_messages": lambda: {"waiting": incoming.spooled.waiting, "rejected": incoming.spooled.rejected},
+        }
+        async with asyncio.TaskGroup() as jobs:
+            recording = jobs.create_task(incoming.run(), name="incoming")
+            status.watch(incoming.pulses, [recording])
+            async with webhook:
+                fetchers = _fetchers(ground, spool, incoming)
+                status.healths += [each.health for each in fetchers]
+                yield fetchers
+            recording.cancel()
+
+
+def _fetchers(ground: Ground, spool: Spool, incoming: Incoming) -> list[Backfill]:
+    own = ground.config.incoming
+    if not own.flow:
+        return []
+    return [Backfill(ground.couch, ground.rapidpro, spool, incoming, ground.settings, own, ground.wall_clock)]
+
+
+def credentials(ground: Ground) -> list[Credentials]:
+    """What keeps the keyring filled beside the configuration: the vault, if that is chosen."""
+    if ground.config.cht.credentials != "vault":
+        ground.reload.subscribe(lambda new: ground.keyring.replace(secrets(new)))
+        return []
+    names = tuple(CredentialName) if ground.config.incoming.enabled else (CredentialName.OUTGOING,)
+    credentials = Credentials(Vault(ground.couch), ground.keyring, names)
+    ground.reload.subscribe(lambda _: credentials.refresh())
+    return [credentials]
+
+
+def secrets(config: Config) -> Secrets:
+    """Those of the configuration; with the vault there are none before it is read."""
+    return Secrets(config.rapidpro.token, config.incoming.keys)

@@ -1,0 +1,210 @@
+"""What became of a message after RapidPro took it: which tasks wait for news, whose news a row is, what it changes.
+
+RapidPro's statuses go backwards and arrive late, tasks are changed by others meanwhile. Invariant: a task is written
+only while it is on its way and still holds the broadcast that the news is of; `delivered` is never left, `failed` only
+for `delivered`, and nothing is written that changes nothing. Without it an old status would undo a newer truth.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from cht_rapidpro.domain.claim import claimed_before
+from cht_rapidpro.domain.outgoing import BroadcastId, Urn, pair_of
+from cht_rapidpro.domain.reconcile import Key, is_same_number, read_moment
+from cht_rapidpro.domain.statuses import ERRORED, State, StateChange
+from cht_rapidpro.domain.task import (
+    Change,
+    Doc,
+    DocId,
+    MessageId,
+    Task,
+    gateway_ref,
+    history,
+    holds,
+    map_tasks,
+    messages,
+    set_state,
+    tasks,
+)
+
+ON_ITS_WAY: Final = (State.RECEIVED_BY_GATEWAY, State.FORWARDED_BY_GATEWAY, State.SENT)
+SETTLED: Final = (*ON_ITS_WAY, State.DELIVERED, State.FAILED)
+FAILED_FOR: Final = 86_400_000  # ms in which a `failed` may still turn out to be a `delivered`
+SKEW: Final = 900_000  # ms by which clocks may differ
+_DAY: Final = 86_400_000
+_LONGEST_ID: Final = 18  # digits; RapidPro's ids are 64-bit numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Outstanding:
+    """A task that waits for news of its broadcast. Times are ms of the clock that the document was written by.
+
+    `uuid`: the message that the task is found by; `urns`: of its messages; `changed`: when it entered its state;
+    `created_after`, `created_before`: RapidPro made the broadcast in between, as far as the history tells. A task of
+    several messages has the broadcast of its first, and follows that one.
+    """
+
+    doc_id: DocId
+    uuid: MessageId
+    broadcast: BroadcastId
+    urns: tuple[Urn, ...]
+    state: State
+    details: str
+    changed: int
+    created_after: int
+    created_before: int
+
+    @property
+    def key(self) -> Key:
+        return self.doc_id, self.uuid
+
+
+def outstanding_in(doc: Doc, settings: Mapping[str, Any]) -> list[Outstanding]:
+    """The tasks of a document that wait for news. `settings`: of CHT, for its numbers."""
+    return [found for task in tasks(doc) if (found := read_outstanding(doc["_id"], task, settings))]
+
+
+def read_outstanding(doc_id: DocId, task: Task, settings: Mapping[str, Any]) -> Outstanding | None:
+    """None where nothing is to be asked for: another state, no broadcast of RapidPro's, no message or no time."""
+    state, held = task.get("state"), messages(task)
+    if state not in (*ON_ITS_WAY, State.FAILED) or (state == State.FAILED and len(held) > 1):
+        return None
+    broadcast, changed = read_ref(task), _entered(task, -1)
+    if broadcast is None or changed is None or not held:
+        return None
+    after, before = _created_between(task, changed)
+    urns = tuple(pair_of(message, settings).urn for message in held)
+    details = str(task.get("state_details", ""))
+    return Outstanding(doc_id, held[0].uuid, broadcast, urns, State(state), details, changed, after, before)
+
+
+def read_ref(task: Task) -> BroadcastId | None:
+    """The gateway_ref where it is an id of RapidPro's: a whole number. Another gateway's is never asked for."""
+    ref = gateway_ref(task)
+    is_id = ref.isascii() and ref.isdigit() and not ref.startswith("0") and len(ref) <= _LONGEST_ID
+    return BroadcastId(ref) if is_id else None
+
+
+def _entered(task: Task, index: int) -> int | None:
+    """When an entry of the history was made, ms; None where there is none or it does not tell."""
+    entries = history(task)
+    found = entries[index] if -len(entries) <= index < len(entries) else None
+    return read_moment(str(found.get("timestamp"))) if isinstance(found, dict) else None
+
+
+def _created_between(task: Task, changed: int) -> tuple[int, int]:
+    """From the claim to the first state that a gateway had for the broadcast; a quarter of an hour where none is told.
+
+    That is at least the time between the sends of CHT's own gateway and what it writes about them.
+    """
+    settled = len(history(task))
+    while settled and _state_at(task, settled - 1) in SETTLED:
+        settled -= 1
+    before = _entered(task, settled) if settled < len(history(task)) else None
+    before = changed if before is None else before
+    claimed = claimed_before(task, settled)
+    return before - SKEW if claimed is None else min(claimed, before), before
+
+
+def _state_at(task: Task, index: int) -> object:
+    entry = history(task)[index]
+    return entry.get("state") if isinstance(entry, dict) else None
+
+
+@dataclass(frozen=True, slots=True)
+class MessageRow:
+    """A row of messages.json that is an outgoing message of a broadcast. `created_on`: ms of RapidPro's clock."""
+
+    broadcast: BroadcastId
+    urn: str | None
+    status: str
+    created_on: int
+
+
+def created_on(row: object) -> int | None:
+    """When any row of messages.json was created, ms of RapidPro's clock; None where it does not tell."""
+    created = row.get("created_on") if isinstance(row, dict) else None
+    return read_moment(created) if isinstance(created, str) else None
+
+
+def read_message_row(row: object) -> MessageRow | None:
+    """None for whatever else is listed: incoming messages, those of flows, rows that are none."""
+    created = created_on(row)
+    match row:
+        case {"broadcast": int() as number, "direction": "out", "status": str() as status, **rest} if (
+            created is not None and not isinstance(number, bool)
+        ):
+            urn = rest.get("urn")
+            return MessageRow(BroadcastId(str(number)), urn if isinstance(urn, str) else None, status, created)
+    return None
+
+
+def match_rows(
+    waiting: Sequence[Outstanding], rows: Sequence[MessageRow], *, is_whole: bool
+) -> list[tuple[Outstanding, MessageRow]]:
+    """Which of the rows of one broadcast is whose. `waiting`: the tasks that hold it; `is_whole`: `rows` are all.
+
+    By URN first; RapidPro may have chosen another URN of the same person, or hide it, so when one task and one row
+    remain of all rows they belong together.
+    """
+    left_rows, left = list(rows), []
+    found = []
+    for task in waiting:
+        row = next(
+            (row for row in left_rows if row.urn and any(is_same_number(row.urn, urn) for urn in task.urns)), None
+        )
+        if row is None:
+            left.append(task)
+        else:
+            left_rows.remove(row)
+            found.append((task, row))
+    if is_whole and len(left) == len(left_rows) == 1:
+        found.append((left[0], left_rows[0]))
+    return [(task, row) for task, row in found if is_plausible(task, row.created_on)]
+
+
+def is_plausible(task: Outstanding, created_on: int) -> bool:
+    """Whether a broadcast is of the task's time: ids repeat where a site has had another RapidPro before."""
+    return task.created_after - _DAY <= created_on <= task.created_before + SKEW
+
+
+def may_follow(task: Task, change: StateChange) -> bool:
+    """Whether a task may go to this state now."""
+    state = task.get("state")
+    if state == State.FAILED:
+        return change.state == State.DELIVERED and len(messages(task)) <= 1
+    if state not in ON_ITS_WAY:
+        return False
+    lowers = state == State.SENT and change.state in ON_ITS_WAY[:2] and change != ERRORED
+    return not (lowers and _is_broadcasts_own(task))
+
+
+def _is_broadcasts_own(task: Task) -> bool:
+    """Whether the state is what the broadcast's own status said: nothing of its message was known before it."""
+    return len(history(task)) < 2 or _state_at(task, -2) not in SETTLED
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """Brings the task of a broadcast to the state that RapidPro tells of, where it may go there. `now`: ms."""
+
+    uuid: MessageId
+    broadcast: BroadcastId
+    to: StateChange
+    now: int
+
+    def __call__(self, doc: Doc) -> Doc:
+        return map_tasks(doc, self._edit)
+
+    def _edit(self, task: Task) -> Task:
+        if not self._is_meant(task) or not may_follow(task, self.to):
+            return task
+        return set_state(task, Change(*self.to), self.now)
+
+    def _is_meant(self, task: Task) -> bool:
+        return gateway_ref(task) == self.broadcast and holds(task, self.uuid)
+
+    def find(self, doc: Doc) -> Iterator[Task]:
+        """The tasks that are meant, as they stand in the document."""
+        return filter(self._is_meant, tasks(doc))

@@ -1,0 +1,134 @@
+"""Finds the tasks that wait for news in CHT's views, page by page, and keeps the watchlist filled.
+
+What the relay settles it tells itself; other daemons' tasks, and everything after a restart, stand in CouchDB only. So
+each round reads what changed in the last minutes, and an hourly walk goes over all that is young enough, a bounded part
+a round. Documents are read only where the view shows a state that is not known yet. Messages that are too old lie
+outside of the key range: a million of them cost nothing.
+"""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Final
+
+import structlog
+
+from cht_rapidpro.adapters.couchdb import (
+    BY_LAST_UPDATED_STATE,
+    GATEWAY_MESSAGES_BY_STATE,
+    PAGE,
+    Couch,
+    StateRow,
+)
+from cht_rapidpro.domain.delivery import FAILED_FOR, ON_ITS_WAY, outstanding_in
+from cht_rapidpro.domain.statuses import State
+from cht_rapidpro.domain.task import DocId
+from cht_rapidpro.errors import GatewayError
+from cht_rapidpro.jobs.settings import SettingsWatch
+from cht_rapidpro.jobs.watchlist import Watchlist
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+_WALK_EVERY: Final = 3_600_000  # ms
+_OVERLAP: Final = 300_000  # ms by which another daemon's clock, or its writes, may be late
+_PAGES: Final = 20  # a round
+_PAGES_WITHOUT_TIMES: Final = 2  # each row of these is a document to read
+_DOCS: Final = 100  # a request
+
+Pages = AsyncGenerator[list[StateRow], None]
+
+
+class OutstandingTasks:
+    """`give_up_after`: ms."""
+
+    def __init__(self, couch: Couch, watchlist: Watchlist, settings: SettingsWatch, give_up_after: int) -> None:
+        self._couch = couch
+        self._watchlist = watchlist
+        self._settings = settings
+        self._give_up_after = give_up_after
+        self._walk: Pages | None = None
+        self._has_times = False
+        self._next_walk = 0
+        self._seen: set[tuple[DocId, str, float]] = set()
+        self._told = False
+
+    async def refresh(self, now: int) -> None:
+        """One round's part of the reading. `now`: ms since the epoch. Raises TransientError and TroubleError."""
+        if self._has_times:
+            await self._read_latest(now)
+        if self._walk is None and now >= self._next_walk:
+            self._walk = await self._begin(now)
+            self._next_walk = now + _WALK_EVERY
+        if self._walk is not None:
+            try:
+                await self._go_on(self._walk, now)
+            except GatewayError:
+                await self.close()
+                raise
+
+    async def close(self) -> None:
+        """Forgets where the walk was: the next round begins anew."""
+        self._next_walk = 0
+        if self._walk is not None:
+            walk, self._walk = self._walk, None
+            await walk.aclose()
+
+    async def _begin(self, now: int) -> Pages | None:
+        self._has_times = await self._couch.has_view(BY_LAST_UPDATED_STATE)
+        if self._has_times:
+            return self._couch.updated_since(now - self._give_up_after)
+        if await self._couch.has_view(GATEWAY_MESSAGES_BY_STATE):
+            return self._without_times()
+        if not self._told:
+            log.error("view.missing", view="/".join(BY_LAST_UPDATED_STATE), means="states of our own sends only")
+        self._told = True
+        return None
+
+    async def _without_times(self) -> Pages:
+        for state in (*ON_ITS_WAY, State.FAILED):
+            async with aclosing(self._couch.with_ref_in(state)) as pages:
+                async for page in pages:
+                    yield page
+
+    async def _go_on(self, walk: Pages, now: int) -> None:
+        for _ in range(_PAGES if self._has_times else _PAGES_WITHOUT_TIMES):
+            if not self._watchlist.make_room(PAGE, now):
+                return
+            page = await anext(walk, None)
+            if page is None:
+                self._walk = None
+                return
+            await self._take(page, now)
+
+    async def _read_latest(self, now: int) -> None:
+        """What changed in the last minutes; rows of tasks that are none of ours are not looked at again and again."""
+        seen: set[tuple[DocId, str, float]] = set()
+        async with aclosing(self._couch.updated_since(now - _OVERLAP)) as pages:
+            count = 0
+            async for page in pages:
+                rows = [row for row in page if self._is_wanted(row, now)]
+                await self._take([row for row in rows if _identity(row) not in self._seen], now)
+                seen |= {_identity(row) for row in rows}
+                count += 1
+                if count == _PAGES:
+                    break
+        self._seen = seen
+
+    async def _take(self, rows: Sequence[StateRow], now: int) -> None:
+        wanted = [row for row in rows if self._is_wanted(row, now) and not self._watchlist.knows(row)]
+        ids = list(dict.fromkeys(row.doc_id for row in wanted))
+        settings = self._settings.settings.values if self._settings.settings else {}
+        for start in range(0, len(ids), _DOCS):
+            docs = await self._couch.read(ids[start : start + _DOCS])
+            for doc_id, doc in docs.items():
+                self._watchlist.update(doc_id, outstanding_in(doc, settings), now)
+
+    def _is_wanted(self, row: StateRow, now: int) -> bool:
+        if row.changed is None:
+            return True
+        if not isinstance(row.changed, int | float):
+            return False
+        return row.state in ON_ITS_WAY or (row.state == State.FAILED and row.changed >= now - FAILED_FOR)
+
+
+def _identity(row: StateRow) -> tuple[DocId, str, float]:
+    return row.doc_id, row.state, row.changed

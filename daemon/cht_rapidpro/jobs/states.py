@@ -1,0 +1,93 @@
+"""Writes what RapidPro says about messages into their tasks: one history entry a change, none without a change.
+
+Whether a task may still go to its new state is decided on the document itself (domain/delivery.py): it may have been
+changed by others since it was read.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Final, Literal
+
+import structlog
+
+from cht_rapidpro.domain.delivery import Advance, read_outstanding
+from cht_rapidpro.domain.statuses import State, StateChange
+from cht_rapidpro.domain.task import Doc, history, timestamp
+from cht_rapidpro.errors import PermanentError
+from cht_rapidpro.jobs.settings import SettingsWatch
+from cht_rapidpro.jobs.watchlist import Watched, Watchlist
+from cht_rapidpro.jobs.writer import Writer
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+_FINAL: Final = (State.SENT, State.DELIVERED, State.FAILED)
+_UNKNOWN: Final = 100  # statuses told; RapidPro has ten
+
+
+class States:
+    """`write`: "all", or "final" for sent, delivered and failed alone; `wall_clock`: ms, for the history."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        watchlist: Watchlist,
+        settings: SettingsWatch,
+        write: Literal["all", "final"],
+        wall_clock: Callable[[], int],
+    ) -> None:
+        self._writer = writer
+        self._watchlist = watchlist
+        self._settings = settings
+        self._write = write
+        self._wall_clock = wall_clock
+        self._unknown: set[str] = set()
+
+    def tell_unknown(self, status: str) -> None:
+        """A status that nobody knows changes nothing; one WARNING a status."""
+        if status not in self._unknown and len(self._unknown) < _UNKNOWN:
+            self._unknown.add(status)
+            log.warning("status.unknown", status=status[:40])
+
+    def is_news(self, watched: Watched, change: StateChange) -> bool:
+        """Whether the task, as we know it, is to be brought to this state."""
+        if self._write == "final" and change.state not in _FINAL:
+            return False
+        if watched.task.state == State.FAILED and change.state != State.DELIVERED:
+            return False
+        return (watched.task.state, watched.task.details) != change
+
+    async def write(self, changes: Iterable[tuple[Watched, StateChange]]) -> None:
+        """Together, for the writer to gather."""
+        async with asyncio.TaskGroup() as group:
+            for watched, change in changes:
+                group.create_task(self._write_one(watched, change))
+
+    async def _write_one(self, watched: Watched, change: StateChange) -> None:
+        task = watched.task
+        known = log.bind(doc=task.doc_id, message=task.uuid, gateway_ref=task.broadcast)
+        advance = Advance(task.uuid, task.broadcast, change, self._wall_clock())
+        try:
+            doc = await self._writer.apply(task.doc_id, advance)
+        except PermanentError as error:
+            known.error("state.rejected", state=change.state, error=str(error), means="the document cannot say so")
+            self._watchlist.drop(watched)
+            return
+        if doc is not None and _has_made(advance, doc):
+            known.info("state.changed", state=change.state, details=change.details)
+        self._follow(watched, advance, doc)
+
+    def _follow(self, watched: Watched, advance: Advance, doc: Doc | None) -> None:
+        """The task as it is now; what waits for nothing any more leaves the list."""
+        values = self._settings.settings.values if self._settings.settings else {}
+        held = next(advance.find(doc), None) if doc is not None else None
+        found = read_outstanding(watched.task.doc_id, held, values) if held is not None else None
+        if found is None:
+            self._watchlist.drop(watched)
+        else:
+            watched.task = found
+
+
+def _has_made(advance: Advance, doc: Doc) -> bool:
+    """Whether the document says what this very edit has written into it."""
+    expected = {"state": advance.to.state, "state_details": advance.to.details, "timestamp": timestamp(advance.now)}
+    return any(entries[-1] == expected for task in advance.find(doc) if (entries := history(task)))

@@ -1,0 +1,164 @@
+"""The tasks whose news we wait for: a bounded list in memory, and when each was last asked for.
+
+CouchDB has the truth of which tasks these are; this is what of it is being worked on. Invariant: it never grows beyond
+its capacity. What finds no room is read again later, and what was asked for long ago makes room: being asked once more,
+as after a restart, is all that this costs.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from cht_rapidpro.adapters.couchdb import StateRow
+from cht_rapidpro.domain.delivery import FAILED_FOR, Outstanding
+from cht_rapidpro.domain.outgoing import BroadcastId
+from cht_rapidpro.domain.planner import UNLIMITED, pause
+from cht_rapidpro.domain.statuses import State
+from cht_rapidpro.domain.task import DocId
+
+CAPACITY: Final = 20_000
+_SPARED: Final = 3_600_000  # ms; whoever is asked for again sooner than this is not made to leave
+_LONGEST_BACKOFF: Final = 3_600_000
+
+
+@dataclass(slots=True, eq=False)
+class Watched:
+    """A task, and what its questions have brought. Times are ms of our clock, `created` of RapidPro's (None: unknown).
+
+    `company`: with how many others it may be asked for; `is_silent`: RapidPro has no message of its broadcast;
+    `is_looked_up`: so its broadcast was looked up.
+    """
+
+    task: Outstanding
+    created: int | None = None
+    asked: int | None = None
+    not_before: int = 0
+    failures: int = 0
+    company: int = UNLIMITED
+    is_silent: bool = False
+    is_looked_up: bool = False
+
+    def next_ask(self, now: int, interval: int) -> int:
+        wanted = 0 if self.asked is None else self.asked + pause(now - self.task.changed, interval)
+        return max(wanted, self.not_before)
+
+    def answered(self, now: int) -> None:
+        self.asked = now
+        self.not_before = self.failures = 0
+
+    def shown(self, created: int, now: int) -> None:
+        """A listing has its message."""
+        self.answered(now)
+        self.created = created
+        self.company = UNLIMITED
+        self.is_silent = False
+
+    def failed(self, now: int, interval: int) -> None:
+        """The request that asked for it failed: later again, ever more rarely."""
+        self.not_before = now + min(interval * 2**self.failures, _LONGEST_BACKOFF)
+        self.failures = min(self.failures + 1, 20)
+
+
+class Watchlist:
+    """`interval`, `give_up_after`: ms."""
+
+    def __init__(self, interval: int, give_up_after: int, capacity: int = CAPACITY) -> None:
+        self._interval = interval
+        self._give_up_after = give_up_after
+        self._capacity = capacity
+        self._by_broadcast: dict[BroadcastId, list[Watched]] = defaultdict(list)
+        self._by_doc: dict[DocId, list[Watched]] = defaultdict(list)
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Watched]:
+        return (watched for of_doc in list(self._by_doc.values()) for watched in list(of_doc))
+
+    def of(self, broadcast: BroadcastId) -> list[Watched]:
+        return self._by_broadcast.get(broadcast, [])
+
+    def knows(self, row: StateRow) -> bool:
+        """Whether this very state of a task of the document has been seen."""
+        return any(
+            watched.task.state == row.state and row.changed in (None, watched.task.changed)
+            for watched in self._by_doc.get(row.doc_id, ())
+        )
+
+    def update(self, doc_id: DocId, tasks: list[Outstanding], now: int) -> None:
+        """What waits for news in a document, as it is now."""
+        known = {(watched.task.key, watched.task.broadcast): watched for watched in self._by_doc.get(doc_id, ())}
+        for task in tasks:
+            self.hold(task, now, known.pop((task.key, task.broadcast), None))
+        for watched in known.values():
+            self.drop(watched)
+
+    def hold(self, task: Outstanding, now: int, known: Watched | None = None) -> None:
+        """Takes a task in, or its new state; one that is too old, or finds no room, is left out."""
+        if known:
+            known.task = task
+            return
+        if self._count < self._capacity and not self._is_over(task, now):
+            watched = Watched(task)
+            self._by_broadcast[task.broadcast].append(watched)
+            self._by_doc[task.doc_id].append(watched)
+            self._count += 1
+
+    def drop(self, watched: Watched) -> None:
+        if _remove(self._by_doc, watched.task.doc_id, watched):
+            _remove(self._by_broadcast, watched.task.broadcast, watched)
+            self._count -= 1
+
+    def clear(self) -> None:
+        self._by_broadcast.clear()
+        self._by_doc.clear()
+        self._count = 0
+
+    def forgive(self) -> None:
+        """RapidPro works again: nobody has to wait for what has failed meanwhile."""
+        for watched in self:
+            watched.not_before = watched.failures = 0
+
+    def due(self, now: int) -> list[Watched]:
+        """Whom to ask for now, each broadcast's tasks together; drops those that have waited for too long."""
+        for watched in self:
+            if self._is_over(watched.task, now):
+                self.drop(watched)
+        soon = now + self._interval // 2  # the next round would be late for it
+        return [
+            watched
+            for watched in self
+            if watched.task.state != State.FAILED and watched.next_ask(now, self._interval) <= soon
+        ]
+
+    def _is_over(self, task: Outstanding, now: int) -> bool:
+        age = now - task.changed
+        return age > self._give_up_after or (task.state == State.FAILED and age > FAILED_FOR)
+
+    def make_room(self, wanted: int, now: int) -> bool:
+        """Lets those go that are not asked for soon, until so many others find room; False where that is too few."""
+        over = self._count + wanted - self._capacity
+        if over <= 0:
+            return True
+        later = [watched for watched in self if watched.asked and watched.next_ask(now, self._interval) > now + _SPARED]
+        if len(later) < over:
+            return False
+        later.sort(key=lambda watched: watched.next_ask(now, self._interval), reverse=True)
+        for watched in later[: max(over, self._capacity // 10)]:
+            self.drop(watched)
+        return True
+
+
+_Id = TypeVar("_Id", BroadcastId, DocId)
+
+
+def _remove(index: dict[_Id, list[Watched]], key: _Id, watched: Watched) -> bool:
+    held = index.get(key, [])
+    if watched not in held:
+        return False
+    held.remove(watched)
+    if not held:
+        del index[key]
+    return True
