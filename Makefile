@@ -1,7 +1,7 @@
 # `make demo` and `make test` each work as the first command after a clone: what they need is installed into the
 # checkout (.venv, node_modules) from the lock files.
 .DEFAULT_GOAL := help
-.PHONY: help install prerequisites demo test check format soak bench lock clean
+.PHONY: help install prerequisites demo test check format soak bench bench-full lock clean
 BIN := .venv/bin
 
 help: ## list the targets
@@ -51,7 +51,11 @@ bench: install ## the benchmarks in small form
 	$(BIN)/python -m bench.coalescing
 	$(BIN)/python -m bench.incoming
 	$(BIN)/python -m bench.memory
+	$(BIN)/python -m bench.delivery
 	$(BIN)/python -m bench.start --starts 3 --minutes 1
+
+bench-full: install ## delivery states at full size: 10,000 messages, 20 rounds; takes a quarter of an hour
+	$(BIN)/python -m bench.delivery --full
 
 lock: install ## renew requirements.lock and package-lock.json
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cht_rapidpro.domain.budget import HOUR, Budget
+from cht_rapidpro.domain.budget import HOUR, Budget, Scope, Sharing
 
 eighths = st.integers(0, 8 * 4000).map(lambda number: number / 8)  # exact as floats, so are their sums
 
@@ -159,3 +159,57 @@ def test_another_limit_is_in_force_at_once_and_what_was_spent_stays_spent() -> N
     assert (budget.left(2.0), budget.delay(2.0)) == (1, 0.0)
     budget.per_hour = 0
     assert budget.left(2.0) is None
+
+
+def sharing(per_hour: int) -> tuple[Sharing, dict[Scope, Budget]]:
+    budgets = {scope: Budget(per_hour) for scope in Scope}
+    return Sharing(budgets), budgets
+
+
+def test_polling_has_a_scope_of_its_own_until_a_429_says_otherwise() -> None:
+    shared, budgets = sharing(100)
+    for _ in range(90):
+        spend(budgets[Scope.GENERAL], 0)
+    assert shared.spare(Scope.MESSAGES, 0, waiting=50) == 100
+    shared.throttled(Scope.GENERAL, 1)  # ten before our own limit: somebody else's requests count, too
+    assert shared.spare(Scope.MESSAGES, 1, waiting=0) == 0
+    assert shared.spare(Scope.MESSAGES, HOUR, waiting=0) == 75
+    assert shared.spare(Scope.MESSAGES, HOUR, waiting=70) == 5
+    assert shared.spare(Scope.MESSAGES, HOUR, waiting=80) == 0
+    assert shared.spare(Scope.MESSAGES, 1 + 24 * HOUR, waiting=80) == 100, "a day without another one"
+
+
+def test_a_429_that_our_own_count_explains_teaches_nothing() -> None:
+    shared, budgets = sharing(100)
+    for _ in range(99):
+        spend(budgets[Scope.MESSAGES], 0)
+    shared.throttled(Scope.MESSAGES, 1)
+    assert shared.spare(Scope.MESSAGES, HOUR, waiting=1000) == 100
+
+
+def test_questions_in_the_scope_of_the_sends_leave_what_sending_needs() -> None:
+    shared, budgets = sharing(100)
+    assert shared.spare(Scope.GENERAL, 0, waiting=0) == 75
+    for _ in range(60):
+        spend(budgets[Scope.GENERAL], 0)
+    assert shared.spare(Scope.GENERAL, 0, waiting=10) == 5
+    assert shared.spare(Scope.GENERAL, 0, waiting=20) == 0
+
+
+def test_while_sending_is_throttled_nothing_is_asked_where_it_counts() -> None:
+    shared, budgets = sharing(100)
+    budgets[Scope.GENERAL].throttled(0, 60)
+    assert shared.spare(Scope.MESSAGES, 0, waiting=0) == 100
+    shared.throttled(Scope.GENERAL, 0)
+    assert shared.spare(Scope.MESSAGES, 0, waiting=0) == 0
+    assert shared.spare(Scope.MESSAGES, 61, waiting=0) == 75
+
+
+def test_without_a_limit_of_our_own_polling_waits_for_what_is_to_be_sent() -> None:
+    shared, budgets = sharing(0)
+    assert shared.spare(Scope.MESSAGES, 0, waiting=5) is None
+    shared.throttled(Scope.MESSAGES, 0)
+    assert shared.spare(Scope.MESSAGES, 0, waiting=5) == 0
+    assert shared.spare(Scope.MESSAGES, 0, waiting=0) is None
+    budgets[Scope.MESSAGES].throttled(0, 60)
+    assert shared.spare(Scope.MESSAGES, 0, waiting=0) == 0

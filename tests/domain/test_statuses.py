@@ -2,7 +2,7 @@
 
 import pytest
 
-from cht_rapidpro.domain.statuses import State, StateChange, broadcast_outcome
+from cht_rapidpro.domain.statuses import State, StateChange, broadcast_outcome, message_outcome
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,22 @@ def test_states_are_spelled_as_in_cht() -> None:
         "denied",
         "duplicate",
     ]
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [
+        ("initializing", StateChange(State.RECEIVED_BY_GATEWAY, "Queued")),
+        ("queued", StateChange(State.RECEIVED_BY_GATEWAY, "Queued")),
+        ("wired", StateChange(State.FORWARDED_BY_GATEWAY, "Wired")),
+        ("sent", StateChange(State.SENT, "Sent")),
+        ("resent", StateChange(State.SENT, "Resent")),
+        ("delivered", StateChange(State.DELIVERED, "Delivered")),
+        ("read", StateChange(State.DELIVERED, "Read")),
+        ("errored", StateChange(State.RECEIVED_BY_GATEWAY, "Errored")),
+        ("failed", StateChange(State.FAILED, "Failed")),
+        *((status, None) for status in ("", "handled", "completed", "DELIVERED", "invented")),
+    ],
+)
+def test_message_outcome(status: str, outcome: StateChange | None) -> None:
+    assert message_outcome(status) == outcome

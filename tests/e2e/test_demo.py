@@ -103,6 +103,7 @@ async def test_every_message_ends_where_it_must_on_a_server_that_is_left_as_it_w
     assert all(line.startswith("✓") for line in verdicts)
     assert "12 messages to send: 12 broadcasts in 13 requests" in verdicts[-2]
     assert verdicts[0].endswith("'PREG Amina 12' is one record: form PREG, patient_name Amina, weeks_since_lmp 12")
+    assert sum("one broadcast, delivered (Delivered)" in line for line in verdicts) == 12
     assert verdicts[-1] == "✓ the daemon ended by SIGTERM: exit code 0"
 
 
@@ -123,7 +124,7 @@ async def test_kept_it_sends_what_the_pasted_command_writes(tmp_path: Path) -> N
 async def settled(read: str, doc_id: str) -> None:
     async with asyncio.timeout(60):
         while True:
-            if await states(read, doc_id) == ["received-by-gateway"]:
+            if await states(read, doc_id) == ["delivered"]:
                 return
             await asyncio.sleep(0.05)
 

@@ -27,7 +27,9 @@ async def run_daemon(couchdb: CouchDBServer, database: str, rapidpro_url: str, t
         TemporaryDirectory(prefix="cht-rapidpro-demo-") as folder,
         socket.create_server(("127.0.0.1", 0)) as webhook,
     ):
-        daemon = Daemon(Path(folder), couchdb, database, {"url": rapidpro_url}, token, webhook=webhook)
+        # A round a minute is right for a year and too slow for a show of seconds.
+        sections = {"delivery": {"interval": "500ms"}}
+        daemon = Daemon(Path(folder), couchdb, database, {"url": rapidpro_url}, token, sections, webhook)
         await daemon.start()
         try:
             yield daemon

@@ -32,7 +32,7 @@ class Fate:
         return f"{'one broadcast' if self.is_sent else 'no broadcast'}, {reached}"
 
 
-SENT: Final = Fate(State.RECEIVED_BY_GATEWAY, "Queued", is_sent=True)
+SENT: Final = Fate(State.DELIVERED, "Delivered", is_sent=True)
 BAD_NUMBER: Final = Fate(State.FAILED, "Invalid URN: tel:phone1. Ensure phone numbers contain country codes.")
 TOO_LONG: Final = Fate(State.FAILED, "Ensure this field has no more than 4096 characters.")
 

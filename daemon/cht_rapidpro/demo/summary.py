@@ -19,8 +19,11 @@ def report(
         _say(display, sighting.is_right, " · ".join(_words(sighting)))
     to_send = sum(sighting.sms.fate.is_sent for sighting in sightings)
     made = len(rapidpro.broadcasts)
-    totals = f"{to_send} messages to send: {made} broadcasts in {len(rapidpro.calls)} requests to RapidPro"
-    _say(display, made == to_send, f"{totals}, {seconds:.1f} seconds")
+    posts = sum(call.target == "POST broadcasts" for call in rapidpro.calls)
+    totals = f"{to_send} messages to send: {made} broadcasts in {posts} requests to RapidPro"
+    _say(
+        display, made == to_send, f"{totals}, their states in {len(rapidpro.calls) - posts} more, {seconds:.1f} seconds"
+    )
     return made == to_send and conversation.is_right and all(sighting.is_right for sighting in sightings)
 
 

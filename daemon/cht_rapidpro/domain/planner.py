@@ -93,10 +93,10 @@ def plan(
     the folder `sent`.
     """
     newest_first = sorted(questions, key=lambda question: (question.before, question.broadcast), reverse=True)
-    groups = _cover(newest_first, position, page)
+    ways = [_cover(newest_first, position, page), _in_one(newest_first, position, page)]
     if sent_share < 1:
-        groups = min(groups, _cover_by_folder(newest_first, position, sent_share, page), key=_total)
-    return _cut(sorted(groups, key=_Group.order), budget)
+        ways.append(_cover_by_folder(newest_first, position, sent_share, page))
+    return _cut(sorted(min(filter(None, ways), key=_total, default=[]), key=_Group.order), budget)
 
 
 class _Group:
@@ -139,7 +139,7 @@ class _Group:
             yield Window(after, asked[0].before, self.folder, asked, self.cost if is_whole else budget)
 
 
-def _total(groups: Sequence[_Group]) -> int:
+def _total(groups: Iterable[_Group]) -> int:
     return sum(group.cost for group in groups)
 
 
@@ -149,13 +149,26 @@ def _cover_by_folder(questions: Sequence[Question], position: Ruler, share: floa
     return elsewhere + _cover(in_folder, lambda moment: position(moment) * share, page, SENT_FOLDER)
 
 
+def _in_one(questions: Sequence[Question], position: Ruler, page: int) -> list[_Group]:
+    """One listing over all of them: the better way where each may be anywhere in a long time."""
+    if not questions or len(questions) > min(question.company for question in questions):
+        return []
+    group = _Group(list(questions), "")
+    group.cost = max(1, ceil(_rows(position, group.after, questions[0].before) / page))
+    group.pages = [index * len(questions) // group.cost for index in range(group.cost)]
+    return [group]
+
+
 def _cover(questions: Sequence[Question], position: Ruler, page: int, folder: str = "") -> list[_Group]:
     groups: list[_Group] = []
-    for questions_of_page in _pages(questions, position, page):
+    narrow = [each for each in questions if _rows(position, each.after, each.before) <= page]
+    for questions_of_page in _pages(narrow, position, page):
         group = _Group(questions_of_page, folder)
         if not groups or not groups[-1].takes_in(group, position, page):
             groups.append(group)
-    return groups
+    # No page is sure to show one that may be anywhere among more rows than that.
+    wide = [each for each in questions if _rows(position, each.after, each.before) > page]
+    return groups + [_Group([each], folder) for each in wide]
 
 
 def _pages(questions: Sequence[Question], position: Ruler, page: int) -> Iterator[list[Question]]:

@@ -117,6 +117,7 @@ class Delivery:
             if not asks or self._is_halted:
                 break
             await self._ask_all(asks)
+        log.debug("round.finished", watched=len(self._watchlist))
 
     def _plan(self, due: Sequence[Watched]) -> Plan:
         questions = self._questions(due)
@@ -139,7 +140,7 @@ class Delivery:
             task = watched.task
             known = watched.created
             after = task.created_after - _MARGIN + ahead if known is None else known
-            before = task.created_before + _MARGIN + ahead if known is None else known
+            before = task.created_before + _MARGIN + ahead if watched.latest is None else watched.latest
             is_sent = task.state in (State.FORWARDED_BY_GATEWAY, State.SENT)
             found[task.broadcast] = Question(task.broadcast, after, before, watched.company, is_sent)
         return list(found.values())
@@ -195,12 +196,21 @@ class Delivery:
                 for broadcast in await self._take(seen, is_whole=False):
                     left.pop(broadcast, None)
                 self._learn(seen, window)
-                for broadcast in [key for key, question in left.items() if _is_passed(question, seen, window)]:
-                    del left[broadcast]
-                    for watched in self._watchlist.of(broadcast):
-                        watched.company = 1  # the listing does not show it
+                self._pass_over(left, seen, window)
                 if not left or self._is_halted or not self._is_worthwhile(left.values(), seen, window):
                     return
+
+    def _pass_over(self, left: dict[BroadcastId, Question], seen: Seen, window: Window) -> None:
+        """What a listing should have shown by now is asked for alone; the rest is looked for further back."""
+        for broadcast, question in list(left.items()):
+            is_passed = _is_passed(question, seen, window)
+            if is_passed:
+                del left[broadcast]
+            for watched in self._watchlist.of(broadcast):
+                if is_passed:
+                    watched.company = 1
+                elif not window.folder and seen.moments and question.before > seen.oldest:
+                    watched.latest = seen.oldest
 
     def _learn(self, seen: Seen, window: Window) -> None:
         if window.folder or not (seen.moments or seen.is_last):

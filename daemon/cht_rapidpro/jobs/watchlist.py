@@ -24,14 +24,16 @@ _LONGEST_BACKOFF: Final = 3_600_000
 
 @dataclass(slots=True, eq=False)
 class Watched:
-    """A task, and what its questions have brought. Times are ms of our clock, `created` of RapidPro's (None: unknown).
+    """A task, and what its questions have brought. `asked` and `not_before`: ms of our clock.
 
-    `company`: with how many others it may be asked for; `is_silent`: RapidPro has no message of its broadcast;
-    `is_looked_up`: so its broadcast was looked up.
+    `created`: when its message was, ms of RapidPro's clock, once that is known; `latest`: it was not later, as far as
+    listings tell. `company`: with how many others it may be asked for. `is_silent`: RapidPro has no message of its
+    broadcast; `is_looked_up`: so its broadcast was looked up.
     """
 
     task: Outstanding
     created: int | None = None
+    latest: int | None = None
     asked: int | None = None
     not_before: int = 0
     failures: int = 0
@@ -50,7 +52,7 @@ class Watched:
     def shown(self, created: int, now: int) -> None:
         """A listing has its message."""
         self.answered(now)
-        self.created = created
+        self.created = self.latest = created
         self.company = UNLIMITED
         self.is_silent = False
 

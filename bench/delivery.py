@@ -1,0 +1,275 @@
+"""What fresh delivery states cost in requests to RapidPro, beside one a message a minute, and how fresh they are.
+
+`python -m bench.delivery [--full] [--messages N] [--rounds N]`; with COUCHDB_URL against that server. Everything runs
+in one process on a clock that jumps over the waits between rounds: the minutes are RapidPro's, the daemon's and the
+documents' alike, and the time that the machine needs for its work is part of them.
+"""
+
+import argparse
+import asyncio
+import itertools
+import random
+from collections import Counter
+from collections.abc import Iterator, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+from uuid import uuid4
+
+import structlog
+from tests.clock import JumpingLoop, jump, wall_clock
+
+from bench.rig import TOKEN, percentile, table
+from cht_rapidpro.app import serve
+from cht_rapidpro.config import Admin, Config, Couchdb, Delivery, Incoming, Outgoing, Rapidpro
+from cht_rapidpro.config_values import Secret
+from cht_rapidpro.demo.couchdb import CouchDBServer, couchdb_server
+from cht_rapidpro.demo.database import Database, Doc, delete_database
+from cht_rapidpro.demo.medic import create_medic, data_record, iso_time, message, task
+from cht_rapidpro.demo.rapidpro import RapidPro
+from cht_rapidpro.domain.claim import Instance
+from cht_rapidpro.domain.statuses import message_outcome
+from cht_rapidpro.jobs.reload import Reload
+
+DAYS: Final = 2
+MINUTE: Final = 60.0
+YOUNG: Final = 10 * MINUTE
+NEW: Final = 20  # messages that another daemon sends, a round
+STEPS: Final = 6  # in which the statuses of a round change
+CHANGING: Final = 5  # one in so many, a round
+_BULK: Final = 500
+_NEXT: Final = {"queued": "wired", "wired": "sent", "sent": "errored", "errored": "wired"}  # always outstanding
+
+
+@dataclass
+class Seen:
+    """What the daemon has logged: finished rounds, and for each change of a state its broadcast, state and moment."""
+
+    rounds: int = 0
+    changes: list[tuple[int, str, float]] = field(default_factory=list)
+
+    def __call__(self, _logger: object, _method: str, line: MutableMapping[str, Any]) -> str:
+        if line["event"] == "round.finished":
+            self.rounds += 1
+        if line["event"] == "state.changed":
+            self.changes.append((int(line["gateway_ref"]), str(line["state"]), _now()))
+        raise structlog.DropEvent
+
+
+@dataclass
+class Change:
+    """A status at RapidPro; `age`: of its message, in seconds."""
+
+    state: str
+    at: float
+    age: float
+    is_seen: bool = False
+
+
+class Workload:
+    """The messages of the last two days in RapidPro and in CouchDB, and how their statuses change."""
+
+    def __init__(self, rapidpro: RapidPro, database: Database) -> None:
+        self._rapidpro = rapidpro
+        self._database = database
+        self._random = random.Random(7)  # noqa: S311 - the same start each time
+        self._numbers = itertools.count(1)
+        self.changes: dict[int, list[Change]] = {}
+
+    async def fill(self, count: int, others: int, clock: "Clock") -> None:
+        """The messages of two days, `others` of other programs among them, evenly spread."""
+        now = _now()
+        kinds = ["ours"] * count + ["other"] * others
+        self._random.shuffle(kinds)
+        docs = []
+        for index, kind in enumerate(kinds):
+            clock.fixed = now - DAYS * 86_400 * (1 - index / len(kinds))
+            if kind == "ours":
+                docs.append(self._send())
+            else:
+                number = next(self._numbers)
+                self._rapidpro.create_broadcast([f"tel:+2547{number:08}"], f"Campaign {number}")
+        clock.fixed = None
+        for start in range(0, len(docs), _BULK):
+            await self._database.bulk(docs[start : start + _BULK])
+            for ddoc, view in (("medic", "messages_by_state"), ("medic-sms", "messages_by_last_updated_state")):
+                await self._database.view(ddoc, view, limit=1)
+
+    def _send(self) -> Doc:
+        """One message, as a relay leaves it: claimed, and settled a moment later."""
+        number = next(self._numbers)
+        to = f"+2547{number:08}"
+        broadcast = self._rapidpro.create_broadcast([f"tel:{to}"], f"Reminder {number}")
+        self.changes[broadcast.id] = []
+        settled = broadcast.created_on
+        sent = task(message(f"Reminder {number}", to), state="received-by-gateway", at=settled)
+        history = [{"state": "received-by-gateway", "state_details": "Queued", "timestamp": iso_time(settled)}]
+        extra = {"state_details": "Queued", "gateway_ref": str(broadcast.id), "state_history": history}
+        return data_record({**sent, **extra}, at=settled)
+
+    async def send(self, count: int) -> None:
+        await self._database.bulk([self._send() for _ in range(count)])
+
+    def change(self, count: int) -> None:
+        for broadcast in self._random.sample(sorted(self.changes), count):
+            (sms,) = self._rapidpro.messages_of(broadcast)
+            status = _NEXT[sms.status]
+            self._rapidpro.move(sms, status)
+            outcome = message_outcome(status)
+            assert outcome  # noqa: S101 - one of _NEXT
+            age = _now() - sms.created_on.timestamp()
+            self.changes[broadcast].append(Change(str(outcome.state), _now(), age))
+
+    def observe(self, seen: Seen) -> Iterator[tuple[float, float]]:
+        """Age and delay of each change that arrived in its task; one that the next overtook never does."""
+        for broadcast, state, at in seen.changes:
+            made = [each for each in self.changes[broadcast] if each.at <= at and each.state == state]
+            if made and not made[-1].is_seen:
+                made[-1].is_seen = True
+                yield made[-1].age, at - made[-1].at
+
+
+class Clock:
+    """RapidPro's: the virtual one, or fixed while the past is being written."""
+
+    fixed: float | None = None
+
+    def __call__(self) -> float:
+        return _now() if self.fixed is None else self.fixed
+
+
+async def main() -> None:
+    options = _options()
+    async with couchdb_server() as couchdb:
+        rows = await _freshness(couchdb, options.messages, options.rounds)
+        table(f"delivery: {options.messages} outstanding messages of two days, {options.rounds} rounds", rows)
+        rows = await _scattered(couchdb, options.scattered, options.others)
+        table(f"delivery: {options.scattered} messages among {options.others} others, the first round", rows)
+
+
+async def _freshness(couchdb: CouchDBServer, count: int, rounds: int) -> list[tuple[str, str]]:
+    async with _Bench(couchdb) as bench:
+        await bench.workload.fill(count, 0, bench.clock)
+        async with bench.daemon():
+            cost_of_cht = 0
+            for _ in range(rounds):
+                cost_of_cht += len(bench.workload.changes)
+                await bench.workload.send(NEW)
+                for _ in range(STEPS):
+                    bench.workload.change(count // CHANGING // STEPS)
+                    jump(MINUTE / STEPS)
+                    await asyncio.sleep(0)
+                await bench.finish_round()
+            asked = Counter(call.target for call in bench.rapidpro.calls)
+        changes = [change for made in bench.workload.changes.values() for change in made]
+        delays = list(bench.workload.observe(bench.seen))
+    young = [delay for age, delay in delays if age < YOUNG]
+    requests = sum(asked.values())
+    return [
+        ("requests to RapidPro", f"{requests} ({dict(asked)})"),
+        ("one a message a minute, as CHT", f"{cost_of_cht}, {cost_of_cht / requests:.0f} times as many"),
+        ("changes at RapidPro", f"{len(changes)}"),
+        ("states written into documents", f"{len(bench.seen.changes)}"),
+        ("change to task, all ages, p50 / p99", _both([delay for _, delay in delays])),
+        (f"younger than ten minutes ({len(young)}), p50 / p99", _both(young)),
+    ]
+
+
+async def _scattered(couchdb: CouchDBServer, count: int, others: int) -> list[tuple[str, str]]:
+    async with _Bench(couchdb) as bench:
+        await bench.workload.fill(count, others, bench.clock)
+        async with bench.daemon():
+            await bench.finish_round()
+            calls = [call for call in bench.rapidpro.calls if call.target == "GET messages"]
+    single = sum("broadcast" in call.query for call in calls)
+    return [("look-ups of one message", f"{single}"), ("pages listed", f"{len(calls) - single}")]
+
+
+def _both(delays: list[float]) -> str:
+    return f"{percentile(delays, 0.5):.0f} s / {percentile(delays, 0.99):.0f} s" if delays else "none"
+
+
+class _Bench:
+    """A database, a RapidPro and a daemon in this process."""
+
+    def __init__(self, couchdb: CouchDBServer) -> None:
+        self._couchdb = couchdb
+        self._name = f"bench-{uuid4().hex}"
+        self.clock = Clock()
+        self.seen = Seen()
+        self.rapidpro = RapidPro(TOKEN, clock=self.clock)
+        self._database = Database(couchdb, self._name)
+        self.workload = Workload(self.rapidpro, self._database)
+        self._stop = asyncio.Event()
+
+    async def __aenter__(self) -> "_Bench":
+        await create_medic(self._couchdb, self._name)
+        await self._database.__aenter__()
+        await self.rapidpro.__aenter__()
+        structlog.configure(processors=[structlog.processors.add_log_level, self.seen])
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.rapidpro.__aexit__(None, None, None)
+        await self._database.__aexit__(None, None, None)
+        await delete_database(self._couchdb, self._name)
+
+    def daemon(self) -> "_Daemon":
+        return _Daemon(self._config())
+
+    def _config(self) -> Config:
+        server = self._couchdb
+        return Config(
+            couchdb=Couchdb(server.url, self._name, server.user, password=Secret(server.password)),
+            rapidpro=Rapidpro(url=self.rapidpro.url, token=Secret(TOKEN)),
+            outgoing=Outgoing(sweep_interval=3600.0),
+            incoming=Incoming(enabled=False),
+            delivery=Delivery(),
+            admin=Admin(listen=""),
+        )
+
+    async def finish_round(self) -> None:
+        """Waits for the end of a round that begins about now."""
+        wanted = self.seen.rounds + 1
+        while self.seen.rounds < wanted:
+            await asyncio.sleep(0.01)
+
+
+class _Daemon:
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._stop = asyncio.Event()
+
+    async def __aenter__(self) -> None:
+        reload = Reload(self._config, lambda: self._config, asyncio.Event())
+        serving = serve(self._config, Instance(uuid4().hex, "bench"), self._stop, wall_clock, reload)
+        self._serving = asyncio.create_task(serving)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._stop.set()
+        await self._serving
+
+
+def _now() -> float:
+    """Seconds since 1970 of the clock that jumps."""
+    return wall_clock() / 1000
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--full", action="store_true", help="10,000 messages, 20 rounds, 100,000 others")
+    parser.add_argument("--messages", type=int, help="outstanding ones")
+    parser.add_argument("--rounds", type=int, help="of a minute each")
+    parser.add_argument("--scattered", type=int, default=100, help="outstanding ones among the others")
+    parser.add_argument("--others", type=int, help="messages of other programs")
+    options = parser.parse_args()
+    sizes = {"messages": 10_000, "rounds": 20, "others": 100_000}
+    small = {"messages": 500, "rounds": 5, "others": 20_000}
+    for name, size in (sizes if options.full else small).items():
+        if getattr(options, name) is None:
+            setattr(options, name, size)
+    return options
+
+
+if __name__ == "__main__":
+    with asyncio.Runner(loop_factory=JumpingLoop) as runner:
+        runner.run(main())

@@ -1,0 +1,294 @@
+"""What happens to delivery states while something is wrong: one request is tried later, the others go on."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from cht_rapidpro.config import Delivery
+from cht_rapidpro.demo.database import Database
+from cht_rapidpro.demo.medic import data_record, message, task
+from cht_rapidpro.demo.rapidpro import Answer, Fault, HalfBody, Hang, RapidPro, Reset
+from cht_rapidpro.demo.rapidpro.faults import Trouble
+from tests.clock import jump, wall_clock
+from tests.conftest import TOKEN
+from tests.gate import Gate, until
+from tests.gateway import configure, reaches, running, states
+from tests.jobs.followed import Followed, asked_for, followed, followed_by_log, listings
+
+ON = Delivery()
+RECEIVED = "received-by-gateway"
+HTML = "text/html"
+JSON = "application/json"
+
+PASSING: dict[str, Trouble] = {
+    "500": Answer(500, "<html>Server Error</html>", HTML),
+    "a proxy's page": Answer(200, "<html>Welcome</html>", HTML),
+    "no results": Answer(200, '{"next":null}', JSON),
+    "half a body": HalfBody(),
+    "reset": Reset(),
+    "silence": Hang(300),
+    "429 for a minute": Answer(429, '{"detail":"Request was throttled."}', JSON, {"Retry-After": "60"}),
+    "429 without a time": Answer(429, '{"detail":"Request was throttled."}', JSON),
+    "moved": Answer(302, "", headers={"Location": "https://example.org/"}),
+    "a wrong path": Answer(404, "<html>nothing here</html>", HTML),
+}
+
+
+@pytest.mark.parametrize("trouble", PASSING.values(), ids=PASSING)
+@pytest.mark.parametrize("count", [1, 3], ids=["look-up", "listing"])
+async def test_a_request_that_fails_is_tried_later(
+    count: int, trouble: Trouble, gate: Gate, medic: Database, rapidpro: RapidPro
+) -> None:
+    """And nothing is written meanwhile."""
+    those = await several(medic, rapidpro, count)
+    rapidpro.fail(Fault("GET messages", trouble, times=2))
+    async with running(configure(gate, medic, rapidpro, TOKEN, delivery=ON, timeout=0.5)):
+        await until(lambda: bool(asked_for(rapidpro, "GET messages")))
+        for each in those:
+            assert states(await medic.get(each.doc_id)) == [RECEIVED]
+        for each in those:
+            await reaches(medic, each.doc_id, "delivered", hurry=2)
+    assert {(await medic.get(each.doc_id))["_rev"][:2] for each in those} == {"2-"}
+
+
+async def test_one_message_whose_look_up_always_fails_stops_no_other(
+    gate: Gate, medic: Database, rapidpro: RapidPro
+) -> None:
+    """CHT's own gateway asks for it for ever, and for nothing else."""
+    those = await several(medic, rapidpro, 6)
+    bad = those[2]
+    crash = Answer(500, "<html>Server Error</html>", HTML)
+    rapidpro.fail(Fault("GET messages", crash, times=None, contains="after="))
+    rapidpro.fail(Fault("GET messages", crash, times=None, contains=f"broadcast={bad.broadcast}"))
+    with followed_by_log() as log:
+        async with running(configure(gate, medic, rapidpro, TOKEN, delivery=ON)):
+            for each in those:
+                if each != bad:
+                    await reaches(medic, each.doc_id, "delivered", hurry=1)
+            before = len(rapidpro.calls)
+            jump(3600)
+            await log.rounds(59)
+            assert len(rapidpro.calls) - before <= 12, "ever more rarely"
+            rapidpro.clear_faults()
+            jump(3600)
+            await reaches(medic, bad.doc_id, "delivered", hurry=30)
+    assert not log.named("dependency.refused")
+
+
+async def test_the_message_that_a_listing_crashes_on_is_narrowed_down(
+    gate: Gate, medic: Database, rapidpro: RapidPro
+) -> None:
+    """Each failure halves the listing, so few are asked for one by one."""
+    those = [await followed(medic, rapidpro, number) for number in range(60)]
+    with followed_by_log() as log:
+        async with running(configure(gate, medic, rapidpro, TOKEN, delivery=ON)):
+            await log.rounds(1)
+            before = len(rapidpro.calls)
+            crash_on(rapidpro, rapidpro.messages[20].created_on.isoformat(timespec="milliseconds")[:23])
+            for each in those:
+                rapidpro.move(each.broadcast, "delivered")
+            await log.rounds(40)
+            for index, each in enumerate(those):
+                if index != 20:
+                    await reaches(medic, each.doc_id, "delivered")
+    assert len(rapidpro.calls) - before < 40
+
+
+def crash_on(rapidpro: RapidPro, moment: str) -> None:
+    """RapidPro answers 500 to every listing that begins at or before this moment and ends after it."""
+    answer = rapidpro.wire._api.answer
+
+    def answering(request: Any, body: bytes, call: Any) -> Any:
+        if call.query.get("after", "~") <= moment <= call.query.get("before", ""):
+            return Answer(500, "<html>Server Error</html>", HTML)
+        return answer(request, body, call)
+
+    rapidpro.wire._api.answer = answering  # type: ignore[method-assign]
+
+
+async def test_while_rapidpro_is_ill_it_is_asked_once_a_round(gate: Gate, medic: Database, rapidpro: RapidPro) -> None:
+    """And when it is well again nobody has to wait for the backoff of what failed meanwhile."""
+    those = await several(medic, rapidpro, 5)
+    rapidpro.fail(Fault("GET messages", Answer(500, "<html></html>", HTML), times=None))
+    with followed_by_log() as log:
+        async with running(configure(gate, medic, rapidpro, TOKEN, delivery=ON)):
+            await log.rounds(60)
+            assert len(asked_for(rapidpro, "GET messages")) <= 66
+            rapidpro.clear_faults()
+            await log.rounds(12)
+            for each in those:
+                await reaches(medic, each.doc_id, "delivered")
+    assert len(log.named("question.failed")) == 1
+
+
+async def test_a_403_pauses_and_is_told_once(gate: Gate, medic: Database, rapidpro: RapidPro) -> None:
+    """The token may send but not read: sending goes on."""
+    (one,) = await several(medic, rapidpro, 1)
+    refused = Answer(403, '{"detail":"You do not have permission to perform this action."}', JSON)
+    rapidpro.fail(Fault("GET messages", refused, times=None))
+    with followed_by_log() as log:
+        async with running(configure(gate, medic, rapidpro, TOKEN, delivery=ON)):
+            await until(lambda: bool(log.named("dependency.refused")))
+            record = data_record(task(message("new")))
+            await medic.put(record)
+            await reaches(medic, record["_id"], RECEIVED)
+            await log.rounds(5)
+            assert len(asked_for(rapidpro, "GET messages")) <= 7, "one a round"
+            rapidpro.clear_faults()
+            await reaches(medic, one.doc_id, "delivered", hurry=1)
+    (told,) = [entry for entry in log.lines if entry["log_level"] == "error"]
+    assert (told["event"], told["dependency"]) == ("dependency.refused", "rapidpro messages.json")
+    assert "check the token" in told["error"]
+
+
+async def test_a_429_is_waited_out(gate: Gate, medic: Database, rapidpro: RapidPro) -> None:
+    (one,) = await several(medic, rapidpro, 1)
+    throttled = Answer(429, '{"detail":"Request was throttled."}', JSON, {"Retry-After": "1800"})
+    rapidpro.fail(Fault("GET messages", throttled))
+    with followed_by_log() as log:
+        async with running(configure(gate, medic, rapidpro, TOKEN, delivery=ON)):
+            await log.rounds(25)
+            assert len(rapidpro.calls) == 1
+            jump(300)
+            await reaches(medic, one.doc_id, "delivered", hurry=1)
+
+
+async def test_our_own_budget_keeps_us_from_ever_seeing_a_429(gate: Gate, medic: Database) -> None:
+    """Ten messages, each a page of its own, and five requests an hour."""
+    clock = lambda: wall_clock() / 1000  # noqa: E731
+    async with RapidPro(TOKEN, requests_per_hour=5, page_size=1, clock=clock) as rapidpro:
+        those = await several(medic, rapidpro, 10)
+        with followed_by_log() as log:
+            async with running(configure(gate, medic, rapidpro, TOKEN, delivery=ON, requests_per_hour=5)):
+                await log.rounds(10)
+                assert len(rapidpro.calls) == 5
+                for _ in range(3):
+                    jump(3600)
+                    await log.rounds(2)
+                for each in those:
+                    await reaches(medic, each.doc_id, "delivered")
+    assert {call.status for call in rapidpro.calls} == {200}
+
+
+async def test_where_all_is_counted_in_one_scope_polling_takes_what_sending_leaves(gate: Gate, medic: Database) -> None:
+    """Learned from the first 429: from then on a quarter of the hour, and what waits, is kept for sending."""
+    clock = lambda: wall_clock() / 1000  # noqa: E731
+    async with RapidPro(TOKEN, requests_per_hour=20, one_scope=True, page_size=1, clock=clock) as rapidpro:
+        for number in range(60):
+            await followed(medic, rapidpro, number)
+        with followed_by_log() as log:
+            async with running(configure(gate, medic, rapidpro, TOKEN, delivery=ON, requests_per_hour=20)):
+                first = data_record(task(message("first")))
+                await medic.put(first)
+                await reaches(medic, first["_id"], RECEIVED)
+                await log.rounds(20)
+                assert [call.status for call in rapidpro.calls].count(429) == 1
+                learned = len(rapidpro.calls)
+                jump(3600)
+                await log.rounds(20)
+                polled = len(rapidpro.calls) - learned
+                records = [data_record(task(message(str(number)))) for number in range(5)]
+                await medic.bulk(records)
+                for record in records:
+                    await reaches(medic, record["_id"], RECEIVED)
+    assert 0 < polled <= 15
+    assert 429 not in [call.status for call in list(rapidpro.calls)[learned:]]
+
+
+async def test_a_forgotten_position_begins_the_listing_again(gate: Gate, medic: Database) -> None:
+    async with RapidPro(TOKEN, page_size=5, clock=lambda: wall_clock() / 1000) as rapidpro:
+        those = await several(medic, rapidpro, 14)
+        rapidpro.fail(Fault("GET messages", Answer(404, '{"detail":"Invalid cursor"}', JSON), contains="cursor="))
+        async with running(configure(gate, medic, rapidpro, TOKEN, delivery=ON)):
+            for each in those:
+                await reaches(medic, each.doc_id, "delivered")
+    first, lost, again, *_ = listings(rapidpro)
+    assert (lost.status, "cursor" in lost.query) == (404, True)
+    assert again.query == first.query
+
+
+LOOPS: dict[str, Any] = {
+    "the same cursor": ["c1"],
+    "cursors in a ring": ["c1", "c2"],
+    "new cursors, the same page": [f"c{number}" for number in range(500)],
+}
+
+
+@pytest.mark.parametrize("cursors", LOOPS.values(), ids=LOOPS)
+@pytest.mark.parametrize("is_empty", [False, True], ids=["rows", "no rows"])
+async def test_paging_that_does_not_get_on_is_cut(
+    cursors: list[str], is_empty: bool, gate: Gate, medic: Database, rapidpro: RapidPro
+) -> None:
+    """Its messages are asked for in ever smaller listings, and at last alone."""
+    those = await several(medic, rapidpro, 3)
+    row = {"id": 1, "direction": "in", "broadcast": None, "created_on": "2036-01-01T00:00:00Z", "status": "handled"}
+    for cursor in cursors * (500 // len(cursors)):
+        body = {"next": f"http://elsewhere.test/x?cursor={cursor}", "results": [] if is_empty else [row]}
+        rapidpro.fail(Fault("GET messages", Answer(200, json.dumps(body), JSON), contains="after="))
+    with followed_by_log() as log:
+        async with running(configure(gate, medic, rapidpro, TOKEN, delivery=ON)):
+            for each in those:
+                await reaches(medic, each.doc_id, "delivered", hurry=1)
+    assert len(listings(rapidpro)) < 10
+    assert "paging" in log.named("question.failed")[0]["why"]
+
+
+async def test_the_host_of_next_is_never_followed(gate: Gate, medic: Database, rapidpro: RapidPro) -> None:
+    """What a proxy makes of the Host header must not get our token."""
+    those = await several(medic, rapidpro, 3)
+    created = rapidpro.messages[-1].created_on.isoformat()
+    row = {"direction": "out", "broadcast": None, "created_on": created, "status": "sent"}
+    body = {"next": "http://elsewhere.test:1/api/v2/messages.json?cursor=abc", "results": [row]}
+    rapidpro.fail(Fault("GET messages", Answer(200, json.dumps(body), JSON), contains="after="))
+    async with running(configure(gate, medic, rapidpro, TOKEN, delivery=ON)):
+        for each in those:
+            await reaches(medic, each.doc_id, "delivered", hurry=1)
+    assert any(call.query.get("cursor") == "abc" for call in rapidpro.calls), "it went on here"
+
+
+async def test_rows_that_are_not_ours_and_rows_that_are_none_do_no_harm(
+    gate: Gate, medic: Database, rapidpro: RapidPro
+) -> None:
+    first = await several(medic, rapidpro, 2)
+    rapidpro.receive("tel:+254712345001", "an answer")
+    rapidpro.receive("tel:+254712345002", "another", flow="Reports")
+    rapidpro.create_broadcast(["tel:+254712345009"], "somebody else's")
+    those = [*first, *await several(medic, rapidpro, 2)]
+    async with running(configure(gate, medic, rapidpro, TOKEN, delivery=ON)):
+        for each in those:
+            await reaches(medic, each.doc_id, "delivered")
+    assert len(listings(rapidpro)) == 1
+
+
+async def test_an_anonymous_workspace_hides_the_numbers(gate: Gate, medic: Database, rapidpro: RapidPro) -> None:
+    """One recipient a broadcast: the id is enough."""
+    rapidpro.anonymous = True
+    those = await several(medic, rapidpro, 5)
+    async with running(configure(gate, medic, rapidpro, TOKEN, delivery=ON)):
+        for each in those:
+            await reaches(medic, each.doc_id, "delivered")
+
+
+async def test_broadcast_is_never_asked_for_without_an_id(gate: Gate, medic: Database, rapidpro: RapidPro) -> None:
+    """An empty one lists all messages, a word is a crash."""
+    now = datetime.fromtimestamp(wall_clock() / 1000, UTC)
+    refs: list[object] = ["", "x", None, 0, "0", "-1", "1.0", "ATXid_1", True, [], {}]
+    odd = [task(message("hello"), state="sent", gateway_ref=ref, at=now) for ref in refs]
+    await medic.put(data_record(*odd))
+    those = await several(medic, rapidpro, 2)
+    rapidpro.fail(Fault("GET messages", Answer(500, "", HTML), times=None, contains="after="))
+    async with running(configure(gate, medic, rapidpro, TOKEN, delivery=ON)):
+        for each in those:
+            await reaches(medic, each.doc_id, "delivered", hurry=1)
+    asked = {call.query["broadcast"] for call in asked_for(rapidpro, "GET messages") if "broadcast" in call.query}
+    assert asked == {str(each.broadcast) for each in those}
+
+
+async def several(medic: Database, rapidpro: RapidPro, count: int) -> list[Followed]:
+    """Messages that are delivered already, as their tasks will find out."""
+    those = [await followed(medic, rapidpro, number) for number in range(count)]
+    for each in those:
+        rapidpro.move(each.broadcast, "delivered")
+    return those
