@@ -35,8 +35,8 @@ from cht_rapidpro.metrics import Metrics
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 # A stop takes at most [rapidpro] timeout for the sends in flight, and this for settling and releasing: two writes; then
-# the server's own 10 s for answering what has come, the spool's 3 s for a lock, and the admin listener's 1 s: 59 s with
-# the defaults, which is smaller than the unit's TimeoutStopSec of 90 s.
+# the server's own 10 s for answering what has come and as long again for what it has to cut off, the spool's 3 s for a
+# lock, and the admin listener's 1 s: 69 s with the defaults, which is smaller than the unit's TimeoutStopSec of 90 s.
 _WRITE_BUDGET: Final = 15.0
 _CANCEL_AGAIN: Final = 1.0
 

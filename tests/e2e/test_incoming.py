@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from cht_rapidpro.adapters.spool_file import SpoolFile
@@ -76,14 +77,23 @@ async def test_a_full_disk_is_503_and_an_error_and_heals(
                 number += 1
                 status = (await flow.request(json=body(number, "x" * 20_000), headers=AUTHORIZED)).status
             assert status == 503
+            assert await readiness(daemon) == (503, "unready")
             resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (hard, hard))
             assert (await flow.request(json=body(number), headers=AUTHORIZED)).saved == 1
+            assert await readiness(daemon) == (200, "degraded")
         told = [entry for entry in logged(daemon, "dependency.refused") if entry["dependency"] == "spool"]
         assert [entry["level"] for entry in told] == ["error"]
     finally:
         await daemon.kill()
     rows = await asyncio.to_thread(spooled, tmp_path / "spool.sqlite3")
     assert [row.id for row in rows] == [f"id-{each}" for each in range(number + 1)]
+
+
+async def readiness(daemon: Daemon) -> tuple[int, str]:
+    """What the admin listener says at /ready."""
+    [listening] = logged(daemon, "admin.listening")
+    async with aiohttp.request("GET", f"http://{listening['address']}/ready") as answer:
+        return answer.status, (await answer.json())["state"]
 
 
 async def test_a_second_key_is_taken_over_by_a_reload(
@@ -103,6 +113,45 @@ async def test_a_second_key_is_taken_over_by_a_reload(
     finally:
         await daemon.kill()
     assert [entry["changed"] for entry in logged(daemon, "config.reloaded")] == [["incoming.key"]]
+
+
+async def test_no_text_number_or_key_is_in_any_log_line(
+    tmp_path: Path, couchdb: CouchDBServer, medic: Database, rapidpro: RapidPro, listener: socket.socket
+) -> None:
+    """Invariant 7, at the most talkative level, with everything that can be said about a message."""
+    debug: dict[str, dict[str, object]] = {"log": {"level": "debug"}, "rapidpro": {"url": rapidpro.url}}
+    daemon = Daemon(tmp_path, couchdb, medic.name, {}, TOKEN, debug, webhook=listener)
+    await daemon.start()
+    try:
+        await until(lambda: bool(logged(daemon, "sending.enabled")))  # it has the settings
+        async with open_flow(url_of(listener)) as flow:
+            for given, content in ((1, "Zebra"), (1, "Zebra"), (1, "Zebra again"), ("tel:+254712345678", "Zebra")):
+                sent = {"id": given, "from": "+254712345678", "content": content}
+                assert (await flow.request(json=sent, headers=AUTHORIZED)).status == 200
+            tried = {**AUTHORIZED, "X-Mailroom-Mode": "simulation"}
+            assert (await flow.request(json=body(9, "Zebra"), headers=tried)).status == 200
+            assert (await flow.request(data=b"Zebra +254712345678", headers=AUTHORIZED)).status == 415
+            assert (await flow.request(json={"id": "Zebra"}, headers=AUTHORIZED)).status == 400
+            assert (await flow.request(json=body(9), headers={"Authorization": "Token Zebra"})).status == 403
+        assert await daemon.stop() == 0
+    finally:
+        await daemon.kill()
+    events = {entry["event"] for entry in daemon.events()}
+    assert {"incoming.stored", "incoming.simulated", "incoming.refused"} <= events
+    written = await asyncio.to_thread(daemon.log.read_text)
+    assert "Zebra" not in written
+    assert "12345678" not in written
+    assert INCOMING_KEY not in written
+
+
+async def test_a_socket_that_does_not_listen_ends_the_start_with_78(
+    tmp_path: Path, couchdb: CouchDBServer, rapidpro: RapidPro
+) -> None:
+    with socket.socket() as idle:
+        daemon = Daemon(tmp_path, couchdb, "medic", {"url": rapidpro.url}, TOKEN, webhook=idle)
+        await daemon.start()
+        assert await daemon.wait() == 78
+    assert "systemd's socket 'incoming' does not listen" in await asyncio.to_thread(daemon.log.read_text)
 
 
 def spooled(path: Path) -> list[Arrival]:
