@@ -195,7 +195,10 @@ def test_values_arrive_as_their_keys_and_units(write: Callable[[str], Path]) -> 
         ('[couchdb]\ndatabase = "medic\\n"', ["[couchdb] database"]),
         ('[cht]\noutgoing_service = " "', ['[cht] outgoing_service: found " "; allowed: "auto"']),
         ('[cht]\ncredentials = "safe"', ['[cht] credentials: found "safe"; allowed: "config" or "vault"']),
-        ('[cht]\ncredentials = "vault"', ['[rapidpro] token: found one beside [cht] credentials = "vault"']),
+        (
+            '[cht]\ncredentials = "vault"\n[couchdb]\nuser = "u"\npassword = "x"',
+            ['[rapidpro] token: found one beside [cht] credentials = "vault"'],
+        ),
         ('[cht]\ninstance = "a\\u0007"', ["[cht] instance"]),
         ('[log]\nlevel = "loud"', ['[log] level: found "loud"; allowed: "debug", "info", "warning" or "error"']),
         ("[log]\nformat = 1979-05-27", ["[log] format: found a value of type date", '"json"']),
@@ -418,6 +421,8 @@ def test_with_the_vault_no_token_is_needed_and_a_user_is(write: Callable[[str], 
     toml = '[cht]\ncredentials = "vault"\n'
     config = load(write(f'{toml}[couchdb]\nuser = "admin"\npassword = "x"'), {})
     assert (config.cht.credentials, config.rapidpro.token) == ("vault", Secret(""))
+    message = refusal(write(f'{toml}[couchdb]\nuser = "u"\npassword = "x"\n[incoming]\nkey = "x"'), {})
+    assert '[incoming] key: found one beside [cht] credentials = "vault"' in message
     message = refusal(write(toml), {})
     assert '[cht] credentials: found "vault" without [couchdb] user; allowed: with a server administrator' in message
 

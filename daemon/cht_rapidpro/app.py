@@ -72,7 +72,8 @@ async def serve(
     sockets: Sequence[socket.socket] = (),
 ) -> None:
     """The composition root: works until `stop` is set. `wall_clock`: ms since the epoch, for the documents."""
-    keyring, metrics = Keyring(secrets(config)), Metrics()
+    keyring = Keyring(secrets(config), is_filled=config.cht.credentials != "vault")
+    metrics = Metrics()
     async with Couch(config.couchdb) as couch, RapidPro(config.rapidpro, keyring) as rapidpro:
         writer = Writer(couch)
         settings = SettingsWatch(couch, config.cht, config.rapidpro)

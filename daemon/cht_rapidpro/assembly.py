@@ -18,7 +18,7 @@ from cht_rapidpro.adapters.couchdb import Couch
 from cht_rapidpro.adapters.http import Webhook
 from cht_rapidpro.adapters.rapidpro import RapidPro
 from cht_rapidpro.adapters.spool import Spool
-from cht_rapidpro.adapters.vault import CredentialName, Vault
+from cht_rapidpro.adapters.vault import Vault, needed
 from cht_rapidpro.config import Config
 from cht_rapidpro.domain.claim import Instance
 from cht_rapidpro.jobs.backfill import Backfill
@@ -171,8 +171,9 @@ def credentials(ground: Ground) -> list[Credentials]:
     if ground.config.cht.credentials != "vault":
         ground.reload.subscribe(lambda new: ground.keyring.replace(secrets(new)))
         return []
-    names = tuple(CredentialName) if ground.config.incoming.enabled else (CredentialName.OUTGOING,)
-    credentials = Credentials(Vault(ground.couch), ground.keyring, names)
+    vault = Vault(ground.couch)
+    ground.status.healths.append(vault.health)
+    credentials = Credentials(vault, ground.keyring, needed(ground.config))
     ground.reload.subscribe(lambda _: credentials.refresh())
     return [credentials]
 

@@ -212,7 +212,7 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
         config = Config(
             couchdb=_complete_couchdb(couchdb, path, environ),
             cht=msgspec.structs.replace(cht, instance=cht.instance or socket.gethostname()),
-            rapidpro=_complete_rapidpro(rapidpro, path, environ, uses_vault=cht.credentials == "vault"),
+            rapidpro=_complete_rapidpro(rapidpro, path, environ),
             outgoing=_read(document, Outgoing),
             incoming=_complete_incoming(incoming, cht, path, environ),
             delivery=_read(document, Delivery),
@@ -324,7 +324,7 @@ def _complete_couchdb(couchdb: Couchdb, path: Path, environ: Mapping[str, str]) 
     return msgspec.structs.replace(couchdb, url=url, password=password)
 
 
-def _complete_rapidpro(rapidpro: Rapidpro, path: Path, environ: Mapping[str, str], *, uses_vault: bool) -> Rapidpro:
+def _complete_rapidpro(rapidpro: Rapidpro, path: Path, environ: Mapping[str, str]) -> Rapidpro:
     with at("[rapidpro] url"):
         url = rapidpro.url and check_url(rapidpro.url, allow_plain_http=rapidpro.allow_plain_http)
     ca_file = rapidpro.ca_file and str(_folder(path) / rapidpro.ca_file)
@@ -332,13 +332,6 @@ def _complete_rapidpro(rapidpro: Rapidpro, path: Path, environ: Mapping[str, str
         with at("[rapidpro] ca_file"):
             check_ca_file(Path(ca_file))
     token = find_secret("rapidpro-token", rapidpro.token, rapidpro.token_file, _folder(path), environ)
-    if uses_vault and token:
-        raise ConfigError(
-            '[rapidpro] token: found one beside [cht] credentials = "vault"; allowed: one of the two, or nobody knows'
-            " which one is in force"
-        )
-    if not (uses_vault or token):
-        raise ConfigError(f"[rapidpro] token: found none; {three_ways('rapidpro-token')}")
     return msgspec.structs.replace(rapidpro, url=url, ca_file=ca_file, token=token)
 
 
@@ -381,10 +374,18 @@ def _check_times(config: Config) -> None:
 
 
 def _check_vault(config: Config) -> None:
-    if config.cht.credentials == "vault" and not config.couchdb.user:
+    """Each secret has one place, or nobody could tell which one is in force."""
+    if config.cht.credentials != "vault":
+        if not config.rapidpro.token:
+            raise ConfigError(f"[rapidpro] token: found none; {three_ways('rapidpro-token')}")
+        return
+    if not config.couchdb.user:
         raise ConfigError(
             '[cht] credentials: found "vault" without [couchdb] user; allowed: with a server administrator'
         )
+    for place, secret in (("[rapidpro] token", config.rapidpro.token), ("[incoming] key", config.incoming.key)):
+        if secret:
+            raise ConfigError(f'{place}: found one beside [cht] credentials = "vault"; allowed: one of the two')
 
 
 def _warnings(

@@ -30,10 +30,14 @@ class Secrets:
 
 
 class Keyring:
-    """Holds the secrets; `secrets` is only ever replaced, never changed."""
+    """Holds the secrets; `secrets` is only ever replaced, never changed.
 
-    def __init__(self, secrets: Secrets) -> None:
+    `is_filled`: whether they are known at all, which they are not before the vault was first read.
+    """
+
+    def __init__(self, secrets: Secrets, *, is_filled: bool = True) -> None:
         self.secrets = secrets
+        self.is_filled = is_filled
         self._listeners: list[Callable[[], None]] = []
         self._source: Callable[[Refused], Awaitable[None]] | None = None
 
@@ -46,6 +50,7 @@ class Keyring:
         self._source = source
 
     def replace(self, secrets: Secrets) -> None:
+        self.is_filled = True
         if secrets != self.secrets:
             self.secrets = secrets
             for listener in self._listeners:

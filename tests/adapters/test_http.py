@@ -251,6 +251,34 @@ async def test_a_stop_answers_what_has_come_and_takes_nothing_new() -> None:
             await flow.post("b")
 
 
+async def test_a_stop_also_answers_who_has_connected_just_before_it(store: Store) -> None:
+    listener = listening_socket()
+    async with Webhook(section(), Keyring(Secrets(incoming_keys=section().keys)), store, lambda: NOW, [listener]):
+        reader, writer = await raw(url_of(listener))
+        body = json.dumps(GOOD)
+
+        def send() -> None:
+            writer.write(f"{HEAD.replace('500', str(len(body)))}\r\n{body}".encode())
+
+        asyncio.get_running_loop().call_later(0.05, send)
+    assert (await reader.read()).startswith(b"HTTP/1.1 200")
+    writer.close()
+
+
+async def test_before_the_keys_are_known_nobody_is_told_that_a_key_is_wrong(store: Store) -> None:
+    """With the vault, and CouchDB away since the start: the flow's failure branch has to run, and may try again."""
+    keyring = Keyring(Secrets(), is_filled=False)
+    async with listening(store, keyring=keyring) as flow:
+        answer = await flow.request(json=GOOD)
+        assert (answer.status, answer.body["error"]) == (503, "Message was not saved")
+        keyring.replace(Secrets(incoming_keys=(Secret(KEY),)))
+        assert (await flow.request(json=GOOD)).status == 200
+        keyring.replace(Secrets())
+        answer = await flow.request(json=GOOD)
+        assert (answer.status, answer.body["error"]) == (403, "No incoming key configured")
+    assert len(store.arrivals) == 1
+
+
 async def test_a_port_that_is_taken_is_named() -> None:
     taken = listening_socket()
     with taken:
@@ -292,6 +320,7 @@ async def test_a_body_that_never_ends_is_408(store: Store) -> None:
         answer = await reader.readuntil(b"}")
         assert answer.startswith(b"HTTP/1.1 408")
         writer.close()
+        jump(2)  # for so long aiohttp would still take the rest of the body
 
 
 async def test_a_client_that_hangs_up_in_its_body_harms_nobody(store: Store) -> None:

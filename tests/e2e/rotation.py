@@ -7,6 +7,7 @@ take the new ones beside the old, the daemon is reloaded or restarted, and then 
 import asyncio
 import json
 import signal
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,31 +21,46 @@ from cht_rapidpro.demo.medic import create_medic, data_record, message, task
 from cht_rapidpro.demo.process import COMMAND, Daemon
 from cht_rapidpro.demo.rapidpro import RapidPro
 from tests.gate import until
+from tests.webhook import Flow, listening_socket, texts, url_of
 
 Source = Literal["file", "vault", "credential", "environment"]
 KEY: Final = "the-first-key"
 BY_RESTART: Final = ("credential", "environment")
 _IN_VAULT: Final = {"rapidpro-token": "rapidpro:outgoing", "incoming-key": "rapidpro:incoming"}
-_PAUSE: Final = 0.01  # between two documents
+_PAUSE: Final = 0.01  # between two documents, and between two webhooks of one poster
+_WEBHOOKS: Final = 4  # at a time
+_SOME: Final = 20
 
 
 class Installation:
-    """A CouchDB of its own, since its users change; `clerk` is the user of whoever writes the documents."""
+    """A CouchDB of its own, since its users change; `clerk` is the user of whoever writes the documents.
 
-    def __init__(self, folder: Path, couchdb: CouchDBStandin, rapidpro: RapidPro, source: Source) -> None:
+    `flow_key`: what the flow's webhooks bring. They call a socket that stays while the daemon restarts, as systemd's.
+    """
+
+    def __init__(
+        self, folder: Path, couchdb: CouchDBStandin, rapidpro: RapidPro, source: Source, webhook: socket.socket
+    ) -> None:
+        self.flow_key = KEY
         self.rapidpro = rapidpro
         self.couchdb = couchdb
         self.source = source
         self.clerk = ExternalCouchDB(couchdb.url, "clerk", "of-the-clerk")
         self.texts: list[str] = []
+        self.posted = 0
+        self.load: list[asyncio.Task[None]] = []
+        self._url = url_of(webhook)
         self._ids: list[str] = []
         self._secrets = folder / "credentials"
         self._secrets.mkdir()
-        vault = {"rapidpro": {"token_file": ""}, "incoming": {"key_file": ""}, "cht": {"credentials": "vault"}}
+        vault: dict[str, dict[str, object]] = {
+            "cht": {"credentials": "vault"},
+            "rapidpro": {"token_file": ""},
+            "incoming": {"key_file": ""},
+        }
         [token] = rapidpro.tokens
-        self.daemon = Daemon(
-            folder / "gateway", couchdb, "medic", {"url": rapidpro.url}, token, vault if source == "vault" else {}
-        )
+        sections = vault if source == "vault" else {}
+        self.daemon = Daemon(folder / "gateway", couchdb, "medic", {"url": rapidpro.url}, token, sections, webhook)
         if source == "credential":
             self.daemon.environ["CREDENTIALS_DIRECTORY"] = str(self._secrets)
 
@@ -106,10 +122,17 @@ class Installation:
 
     # -- the messages -------------------------------------------------------------------------------------------------
 
-    async def sends(self, count: int) -> None:
-        """Returns when so many more broadcasts were made."""
-        enough = len(self.rapidpro.broadcasts) + count
-        await until(lambda: len(self.rapidpro.broadcasts) >= enough)
+    async def goes_on(self) -> None:
+        """Returns when some more messages have gone either way."""
+        sent, posted = len(self.rapidpro.broadcasts) + _SOME, self.posted + _SOME
+
+        def is_done() -> bool:
+            for work in self.load:
+                if work.done():
+                    work.result()
+            return len(self.rapidpro.broadcasts) >= sent and self.posted >= posted
+
+        await until(is_done)
 
     async def write_documents(self) -> None:
         """One after the other, until it is cancelled."""
@@ -122,8 +145,35 @@ class Installation:
                 await medic.put(record)
                 await asyncio.sleep(_PAUSE)
 
+    async def post_webhooks(self) -> None:
+        """Several at a time, until it is cancelled; each has to be answered with success.
+
+        Each on a connection of its own: one that is kept open may be closed by a stop just when it is used again.
+        """
+        connector = aiohttp.TCPConnector(force_close=True)
+        async with aiohttp.ClientSession(connector=connector) as session:
+            flow = Flow(session, self._url)
+
+            async def post_all() -> None:
+                while True:
+                    number, headers = self.posted, {"Authorization": f"Token {self.flow_key}"}
+                    self.posted += 1
+                    body = {"id": str(number), "from": "+254712345678", "content": f"incoming {number}"}
+                    answer = await flow.request(json=body, headers=headers)
+                    assert answer.saved == 1, answer
+                    await asyncio.sleep(_PAUSE)
+
+            async with asyncio.TaskGroup() as group:
+                for _ in range(_WEBHOOKS):
+                    group.create_task(post_all())
+
+    async def stop_load(self) -> None:
+        for work in self.load:
+            work.cancel()
+        await asyncio.wait(self.load)
+
     async def judge(self) -> None:
-        """Each message was sent once, none has ever failed."""
+        """Each message was sent once, none has ever failed; what came in is stored, each once."""
         async with Database(self.clerk, "medic") as medic:
 
             async def all_settled() -> bool:
@@ -133,6 +183,9 @@ class Installation:
 
             await until(all_settled, deadline=60)
             rows = (await medic.request("POST", "_all_docs", body={"keys": self._ids}, include_docs="true"))["rows"]
+            received = [text.removeprefix("incoming ") for text in await texts(medic)]
+        # At the end each of the posters may have been stopped before its last one was stored.
+        assert sorted({*received, *map(str, range(self.posted - _WEBHOOKS))}) == sorted(received)
         docs = [row["doc"] for row in rows if "doc" in row]
         assert {doc["tasks"][0]["state"] for doc in docs} == {"received-by-gateway"}
         assert "failed" not in {entry["state"] for doc in docs for entry in doc["tasks"][0]["state_history"]}
@@ -155,24 +208,25 @@ class Installation:
 async def installation(folder: Path, rapidpro: RapidPro, source: Source) -> AsyncIterator[Installation]:
     """Running, with documents coming in; at the end of the block no more come, and all that came are judged."""
     async with CouchDBStandin() as couchdb:
+        webhook = listening_socket()
         await create_medic(couchdb, "medic")
         async with Database(couchdb, "medic-vault") as vault:
             await vault.create()
-        found = Installation(folder, couchdb, rapidpro, source)
+        found = Installation(folder, couchdb, rapidpro, source, webhook)
         await found.add_user("clerk", found.clerk.password)
         await found.give("couchdb-password", couchdb.password)
         [token] = rapidpro.tokens
         await found.give("rapidpro-token", token)
         await found.give("incoming-key", KEY)
         await found.daemon.start()
-        writing = asyncio.create_task(found.write_documents())
+        found.load = [asyncio.create_task(found.write_documents()), asyncio.create_task(found.post_webhooks())]
         try:
-            await found.sends(20)
+            await found.goes_on()
             yield found
-            await found.sends(20)
-            writing.cancel()
-            await asyncio.wait({writing})
+            await found.goes_on()
+            await found.stop_load()
             await found.judge()
         finally:
-            writing.cancel()
+            await found.stop_load()
             await found.daemon.kill()
+            webhook.close()

@@ -7,7 +7,7 @@ import pytest
 
 from cht_rapidpro.demo.rapidpro import RapidPro
 from tests.conftest import TOKEN
-from tests.e2e.rotation import BY_RESTART, Source, installation
+from tests.e2e.rotation import BY_RESTART, KEY, Source, installation
 
 NEW: Final = "fedcba9876543210"
 SOURCES: Final[tuple[Source, ...]] = ("file", "vault", "credential", "environment")
@@ -19,13 +19,33 @@ async def test_rapidpros_token(source: Source, tmp_path: Path, rapidpro: RapidPr
     async with installation(tmp_path, rapidpro, source) as found:
         rapidpro.tokens.add(NEW)
         await found.give("rapidpro-token", NEW)
-        await found.sends(20)
+        await found.goes_on()
         if source != "vault":
             await found.take_over()
         rapidpro.tokens.remove(TOKEN)
     assert found.errors() == []
     assert len(found.logged("daemon.started")) == (2 if source in BY_RESTART else 1)
     assert {NEW, TOKEN}.isdisjoint(found.daemon.log.read_text().split('"'))
+
+
+@pytest.mark.parametrize("source", SOURCES)
+async def test_the_key_of_the_webhooks(source: Source, tmp_path: Path, rapidpro: RapidPro) -> None:
+    async with installation(tmp_path, rapidpro, source) as found:
+        if source == "vault":
+            await found.give("incoming-key", NEW)
+        else:
+            await found.give("incoming-key", f"{KEY}\n{NEW}")
+            await found.take_over()
+        await found.goes_on()
+        found.flow_key = NEW
+        await found.goes_on()
+        if source != "vault":
+            await found.give("incoming-key", NEW)
+            await found.take_over()
+    assert found.errors() == []
+    assert found.logged("incoming.refused") == []
+    assert len(found.logged("daemon.started")) == (3 if source in BY_RESTART else 1)
+    assert NEW not in found.daemon.log.read_text()
 
 
 @pytest.mark.parametrize("source", SOURCES)

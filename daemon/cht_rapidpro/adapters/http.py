@@ -41,6 +41,7 @@ _BODY_TIME: Final = 10.0  # seconds for the body, of the 15 that a flow waits
 _HEADER_TIME: Final = 75.0
 _LINGER_TIME: Final = 1.0  # for the rest of a body that is refused, so that its sender sees the answer
 _STOP_TIME: Final = 10.0
+_LAST_CALL: Final = 0.2
 _TELL_AGAIN: Final = 60.0
 _SCHEME: Final = "Token "
 _BACKLOG: Final = 1024
@@ -90,10 +91,8 @@ class Webhook:
             raise
         self.addresses = [_shown(address) for address in self._runner.addresses]
         log.info("incoming.listening", addresses=self.addresses, by="systemd" if self._sockets else "configuration")
-        if not self._keyring.secrets.incoming_keys:
-            log.warning(
-                "incoming.unkeyed", means="webhooks are refused as long as no key is known: [incoming] key_file"
-            )
+        if self._keyring.is_filled and not self._keyring.secrets.incoming_keys:
+            log.warning("incoming.unkeyed", means="every webhook is refused: give [incoming] key_file a key")
         return self
 
     async def _listen(self) -> None:
@@ -111,7 +110,14 @@ class Webhook:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Takes no new connection, and lets the requests that have come be answered."""
+        """Takes no new connection, and lets the requests that have come be answered.
+
+        Also those of connections that were taken a moment ago: aiohttp closes one whose request has not come yet.
+        """
+        for site in list(self._runner.sites):
+            await site.stop()
+        if self._runner.server is not None and self._runner.server.connections:
+            await asyncio.sleep(_LAST_CALL)
         await self._runner.cleanup()
 
     async def _handle(self, request: web.Request) -> web.Response:
@@ -134,6 +140,8 @@ class Webhook:
         key = header.removeprefix(_SCHEME) if header.startswith(_SCHEME) else ""
         if key and not self._keyring.secrets.admits(key):
             await self._keyring.renew("incoming_keys")
+        if not self._keyring.is_filled:  # nobody can be told that his key is wrong
+            raise web.HTTPServiceUnavailable(reason=_NOT_SAVED, headers={hdrs.RETRY_AFTER: "1"})
         if not self._keyring.secrets.incoming_keys:
             raise web.HTTPForbidden(reason="No incoming key configured")
         if not key:

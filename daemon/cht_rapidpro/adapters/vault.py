@@ -17,6 +17,7 @@ import msgspec
 from cht_rapidpro.adapters.couchdb import Couch
 from cht_rapidpro.adapters.couchdb_errors import FOREIGN, raise_for_status, translate
 from cht_rapidpro.adapters.vault_cipher import decipher, encipher
+from cht_rapidpro.config import Config
 from cht_rapidpro.config_values import NO_SECRET, Secret, checked_secret
 from cht_rapidpro.errors import ConfigError, GatewayError, PermanentError, TroubleError
 from cht_rapidpro.health import Health
@@ -31,6 +32,11 @@ class CredentialName(StrEnum):
 
     OUTGOING = "rapidpro:outgoing"  # RapidPro's token
     INCOMING = "rapidpro:incoming"  # the key that a webhook must bring
+
+
+def needed(config: Config) -> list[CredentialName]:
+    """What has to be in the vault."""
+    return [name for name in CredentialName if config.incoming.enabled or name is not CredentialName.INCOMING]
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ async def check(path: Path, environ: Mapping[str, str], *, offline: bool) -> lis
         settings = await _settings(couchdb, loaded)
     token = loaded.rapidpro.token
     if loaded.cht.credentials == "vault":
-        of_vault, token = await check_vault(loaded.couchdb)
+        of_vault, token = await check_vault(loaded)
         findings += of_vault
     if settings is not None:
         findings += check_settings(settings, loaded.cht, loaded.rapidpro)

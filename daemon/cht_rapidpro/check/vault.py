@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from cht_rapidpro.adapters.couchdb import Couch
-from cht_rapidpro.adapters.vault import CredentialName, Unreadable, Vault
+from cht_rapidpro.adapters.vault import CredentialName, Unreadable, Vault, needed
 from cht_rapidpro.check.finding import Finding, bad, good
-from cht_rapidpro.config import Couchdb
+from cht_rapidpro.config import Config
 from cht_rapidpro.config_values import NO_SECRET, Secret
 from cht_rapidpro.errors import GatewayError
 
@@ -19,11 +19,11 @@ _MEANS: Final[Mapping[CredentialName, str]] = {
 }
 
 
-async def check_vault(config: Couchdb) -> tuple[list[Finding], Secret]:
+async def check_vault(config: Config) -> tuple[list[Finding], Secret]:
     """The findings, and RapidPro's token, empty where there is no usable one."""
-    async with Couch(config) as couch:
+    async with Couch(config.couchdb) as couch:
         try:
-            found = await Vault(couch).read(tuple(CredentialName))
+            found = await Vault(couch).read(needed(config))
         except GatewayError as error:
             return [bad("vault.readable", str(error), "see [cht] credentials in the configuration")], NO_SECRET
     token = found[CredentialName.OUTGOING]
