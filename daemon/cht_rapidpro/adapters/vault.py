@@ -4,6 +4,7 @@ It reads and writes what CHT's API reads and writes. Only a server administrator
 CouchDB's own secret, in its configuration. Nothing that was read, deciphered or not, gets into an error.
 """
 
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -62,11 +63,11 @@ class Vault:
         with self._edge():
             docs = {row["id"]: row["doc"] for row in answer["rows"] if row.get("doc")}
         self.health.works()
-        return {name: _credential(docs.get(_doc_id(name), {}), node_secret) for name in names}
+        return {name: await asyncio.to_thread(_credential, docs.get(_doc_id(name), {}), node_secret) for name in names}
 
     async def write(self, name: CredentialName, value: Secret) -> bool:
         """Stores the credential; True: there was none of this name. What else its document holds stays."""
-        enciphered = encipher(value.reveal(), await self._node_secret())
+        enciphered = await asyncio.to_thread(encipher, value.reveal(), await self._node_secret())
         await self._ask("GET", self.url)  # or a missing database would look like a missing document
         url = f"{self.url}/{quote(_doc_id(name), safe='')}"
         while True:

@@ -1,7 +1,7 @@
 """How CHT enciphers a credential: AES-256-CBC under a key made of CouchDB's own secret (CHT.md, "Credentials").
 
-Text in, text out, in CHT's very format, so that either side reads what the other wrote. `cryptography` is imported at
-the first use: it takes 7 MB, and only who uses the vault has to pay them.
+Text in, text out, in CHT's very format, so that either side reads what the other wrote. The library is imported at the
+first use, which therefore belongs into a thread: only who uses the vault has to pay for its memory.
 """
 
 import os
@@ -11,7 +11,6 @@ from cht_rapidpro.errors import PermanentError
 
 _KEY_BYTES: Final = 32
 _BLOCK: Final = 16
-_BITS: Final = 8 * _BLOCK
 
 
 def encipher(text: str, node_secret: str) -> str:
@@ -21,26 +20,21 @@ def encipher(text: str, node_secret: str) -> str:
 
 def encipher_with(iv: bytes, text: str, node_secret: str) -> str:
     """The same with an IV of 16 bytes that the caller vouches for: one that is used twice tells of equal beginnings."""
-    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes  # noqa: PLC0415 - see above
-    from cryptography.hazmat.primitives.padding import PKCS7  # noqa: PLC0415
+    from Cryptodome.Cipher import AES  # noqa: PLC0415 - see above
+    from Cryptodome.Util.Padding import pad  # noqa: PLC0415
 
-    padder = PKCS7(_BITS).padder()
-    padded = padder.update(text.encode()) + padder.finalize()
-    encryptor = Cipher(algorithms.AES(_key(node_secret)), modes.CBC(iv)).encryptor()
-    return f"{iv.hex()}:{(encryptor.update(padded) + encryptor.finalize()).hex()}"
+    cipher = AES.new(_key(node_secret), AES.MODE_CBC, iv)
+    return f"{iv.hex()}:{cipher.encrypt(pad(text.encode(), _BLOCK)).hex()}"
 
 
 def decipher(stored: str, node_secret: str) -> str:
     """The text in what CHT stored. PermanentError where it is none of CHT's, or made under another secret."""
-    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes  # noqa: PLC0415 - see above
-    from cryptography.hazmat.primitives.padding import PKCS7  # noqa: PLC0415
+    from Cryptodome.Cipher import AES  # noqa: PLC0415 - see above
+    from Cryptodome.Util.Padding import unpad  # noqa: PLC0415
 
     try:
         iv, ciphertext = (bytes.fromhex(part) for part in stored.split(":"))
-        decryptor = Cipher(algorithms.AES(_key(node_secret)), modes.CBC(iv)).decryptor()
-        unpadder = PKCS7(_BITS).unpadder()
-        padded = decryptor.update(ciphertext) + decryptor.finalize()
-        return (unpadder.update(padded) + unpadder.finalize()).decode()
+        return unpad(AES.new(_key(node_secret), AES.MODE_CBC, iv).decrypt(ciphertext), _BLOCK).decode()
     except ValueError:
         # Without its cause: a wrong secret brings forth bytes that an error of Python's would show.
         raise PermanentError("it is not in CHT's format, or enciphered under another secret of CouchDB") from None
