@@ -124,8 +124,8 @@ def _stop_signals(stop: asyncio.Event) -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
     def on_signal(number: signal.Signals) -> None:
+        restore()  # before the line that invites a second signal
         log.info("stop.requested", signal=number.name)
-        restore()
         stop.set()
 
     for number in numbers:
