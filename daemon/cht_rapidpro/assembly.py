@@ -117,7 +117,7 @@ def _delivery(ground: Ground, backlog: Backlog) -> Delivery:
     interval, give_up_after = (round(seconds * 1000) for seconds in (own.interval, own.give_up_after))
     watchlist = Watchlist(interval, give_up_after)
     outstanding = OutstandingTasks(ground.couch, watchlist, ground.settings, give_up_after)
-    states = States(ground.writer, watchlist, ground.settings, own.write, ground.wall_clock)
+    states = States(ground.writer, watchlist, ground.settings, own.write, ground.wall_clock, ground.metrics)
     ground.status.figures["outstanding_messages"] = lambda: len(watchlist)
     return Delivery(outstanding, watchlist, states, ground.rapidpro, ground.settings, backlog, own, ground.wall_clock)
 

@@ -39,6 +39,8 @@ class Outcome(StrEnum):
     ADOPTED = "adopted"
     REPEATED = "repeated"
     EXPIRED = "expired"
+    DELIVERED = "delivered"
+    FAILED = "failed"  # after it was sent
 
 
 class Arrived(StrEnum):

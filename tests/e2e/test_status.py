@@ -77,18 +77,41 @@ async def test_what_becomes_of_messages_is_counted(
     sent, refused = data_record(task(message("hello"))), data_record(task(message("hello", "phone1")))
     doubted = data_record(task(message("doubted", "+254712345679")))
     rapidpro.fail(Fault("POST broadcasts", Reset(), contains="doubted", after=True))
-    outgoing: dict[str, object] = {"settle_time": "1s"}
-    async with site(tmp_path, couchdb, medic, rapidpro, outgoing=outgoing, rapidpro={"timeout": "500ms"}) as here:
+    own: dict[str, dict[str, object]] = {
+        "outgoing": {"settle_time": "1s"},
+        "rapidpro": {"timeout": "500ms"},
+        "delivery": {"interval": "200ms"},
+    }
+    async with site(tmp_path, couchdb, medic, rapidpro, **own) as here:
         for record, state in ((sent, "received-by-gateway"), (refused, "failed"), (doubted, "received-by-gateway")):
             await medic.put(record)
             await reaches(medic, record["_id"], state)
+        for record, status in ((sent, "delivered"), (doubted, "failed")):
+            rapidpro.move(int((await medic.get(record["_id"]))["tasks"][0]["gateway_ref"]), status)
+            await reaches(medic, record["_id"], status)
+
+        async def is_told() -> bool:  # a moment after CouchDB knows it
+            series = await here.metrics()
+            failed = series["cht_rapidpro_messages_total", "outgoing", "failed"]
+            return (failed, series["cht_rapidpro_claimed_tasks",]) == (1, 0)
+
+        await until(is_told)
         series = await here.metrics()
         outcomes = {
             labels[1]: value
             for (name, *labels), value in series.items()
             if (name, *labels[:1]) == ("cht_rapidpro_messages_total", "outgoing")
         }
-        assert outcomes == {"sent": 1, "refused": 1, "doubted": 1, "adopted": 1, "repeated": 0, "expired": 0}
+        assert outcomes == {
+            "sent": 1,
+            "refused": 1,
+            "doubted": 1,
+            "adopted": 1,
+            "repeated": 0,
+            "expired": 0,
+            "delivered": 1,
+            "failed": 1,
+        }
         assert series["cht_rapidpro_pending_to_sent_seconds_count",] == 1
         assert series["cht_rapidpro_rapidpro_request_seconds_count", "v2"] >= 4
         assert series["cht_rapidpro_couchdb_request_seconds_count",] > 5

@@ -17,10 +17,12 @@ from cht_rapidpro.errors import PermanentError
 from cht_rapidpro.jobs.settings import SettingsWatch
 from cht_rapidpro.jobs.watchlist import Watched, Watchlist
 from cht_rapidpro.jobs.writer import Writer
+from cht_rapidpro.metrics import Metrics, Outcome
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 _FINAL: Final = (State.SENT, State.DELIVERED, State.FAILED)
+_COUNTED: Final = {State.DELIVERED: Outcome.DELIVERED, State.FAILED: Outcome.FAILED}
 _UNKNOWN: Final = 100  # statuses told; RapidPro has ten
 
 
@@ -34,12 +36,14 @@ class States:
         settings: SettingsWatch,
         write: Literal["all", "final"],
         wall_clock: Callable[[], int],
+        metrics: Metrics,
     ) -> None:
         self._writer = writer
         self._watchlist = watchlist
         self._settings = settings
         self._write = write
         self._wall_clock = wall_clock
+        self._metrics = metrics
         self._unknown: set[str] = set()
 
     def tell_unknown(self, status: str) -> None:
@@ -74,6 +78,8 @@ class States:
             return
         if doc is not None and _has_made(advance, doc):
             known.info("state.changed", state=change.state, details=change.details)
+            if outcome := _COUNTED.get(change.state):
+                self._metrics.count(outcome)
         self._follow(watched, advance, doc)
 
     def _follow(self, watched: Watched, advance: Advance, doc: Doc | None) -> None:
