@@ -43,8 +43,8 @@ class Site:
 
 
 @pytest.fixture
-def site(tmp_path: Path, couchdb: CouchDBServer, medic: Database, rapidpro: RapidPro) -> Site:
-    return Site(tmp_path / "site", couchdb, medic, rapidpro, {})
+async def site(tmp_path: Path, couchdb: CouchDBServer, medic: Database, rapidpro: RapidPro) -> Site:
+    return Site(tmp_path / "site", couchdb, medic, rapidpro, {"incoming": {"flow": rapidpro.flow_uuid("Relay")}})
 
 
 async def run(path: Path, *options: str) -> tuple[int, str]:
@@ -65,7 +65,19 @@ async def test_a_healthy_site_has_nothing_to_mend(site: Site) -> None:
     lines = printed.splitlines()
     assert (code, lines[-1][:12]) == (0, "0 to mend, 0"), printed
     assert {line[0] for line in lines[:-1]} == {"✓"}
-    for about in ("couchdb.rights", "cht.outgoing_service", "rapidpro.token", "rapidpro.clock", "host.state_dir"):
+    for about in (
+        "couchdb.rights",
+        "cht.outgoing_service",
+        "rapidpro.token",
+        "rapidpro.clock",
+        "host.state_dir",
+        "cht.forms",
+        "incoming.key",
+        "incoming.listen",
+        "incoming.spool",
+        "incoming.flow",
+        "rapidpro.requests_left",
+    ):
         assert f"✓ {about}: " in printed
 
 
@@ -154,6 +166,10 @@ def _taken(site: Site) -> None:
     site.sections["admin"] = {"listen": site.rapidpro.url.removeprefix("http://")}
 
 
+def _webhook_taken(site: Site) -> None:
+    site.sections["incoming"]["listen"] = site.rapidpro.url.removeprefix("http://")
+
+
 def _no_folder(site: Site) -> None:
     site.sections["cht"] = {"state_dir": "not/there"}
 
@@ -216,6 +232,33 @@ BROKEN: dict[str, tuple[Break, str, str, str]] = {
     "a secret in the file": (keys("rapidpro", token=TOKEN), "note", "config.file", "stands in the file itself"),
     "an address that somebody has": (_taken, "bad", "admin.listen", "cannot be listened at"),
     "an admin listener for everyone": (keys("admin", listen="[::]:0"), "note", "config.file", "asks for no password"),
+    "webhooks switched off": (
+        keys("incoming", enabled=False),
+        "note",
+        "incoming.enabled",
+        "no webhook is listened for",
+    ),
+    "no key for webhooks": (keys("incoming", key_file=""), "bad", "incoming.key", "answered 403"),
+    "an address that is taken": (_webhook_taken, "bad", "incoming.listen", "cannot be listened at"),
+    "no folder for the spool": (
+        keys("incoming", spool="far/away.sqlite3"),
+        "note",
+        "incoming.spool",
+        "does not exist yet",
+    ),
+    "no flow": (keys("incoming", flow=""), "note", "incoming.flow", "RapidPro tries once"),
+    "a flow of another workspace": (
+        keys("incoming", flow="0192aaaa-0000-7000-8000-000000000009"),
+        "bad",
+        "incoming.flow",
+        "RapidPro has no flow",
+    ),
+    "a form without labels": (
+        app_settings(forms={"F": {"meta": {"code": "F"}, "fields": {"a": {}}}}),
+        "note",
+        "cht.forms",
+        "field 'a' has no labels",
+    ),
     "no state directory": (_no_folder, "note", "host.state_dir", "does not exist yet"),
 }
 
@@ -235,18 +278,22 @@ async def test_a_broken_thing_has_its_finding(breaks: Break, mark: str, about: s
     assert TOKEN not in str(found)
 
 
-async def test_a_running_daemon_is_no_finding(site: Site) -> None:
+async def test_a_running_daemon_is_no_finding_and_is_asked(site: Site) -> None:
     daemon = site.daemon()
     await daemon.start()
     try:
         await until(lambda: any(entry["event"] == "sending.enabled" for entry in daemon.events()))
-        found = await findings(daemon.config)
+        (address,) = [entry["address"] for entry in daemon.events() if entry["event"] == "admin.listening"]
+        site.sections["admin"] = {"listen": address}
+        found = await findings(site.write())
     finally:
         await daemon.stop()
     assert {one["mark"] for one in found} == {"good"}
-    assert [one["says"] for one in found if one["about"] == "host.state_dir"] == [
-        f"a daemon is running on {site.folder}"
-    ]
+    says = {one["about"]: one["says"] for one in found}
+    assert says["host.state_dir"] == f"a daemon is running on {site.folder}"
+    assert "by the running daemon's count" in says["rapidpro.requests_left"]
+    assert "v2.messages: 3600" in says["rapidpro.requests_left"]
+    assert not {"admin.listen", "incoming.listen"} & says.keys(), "it has them itself"
 
 
 COUCHDBS: dict[str, tuple[Reply | Raw, str, str]] = {

@@ -11,9 +11,11 @@ from cht_rapidpro.check.finding import Finding, bad, good, note
 from cht_rapidpro.config import Cht, Rapidpro
 from cht_rapidpro.config_values import check_url
 from cht_rapidpro.domain import phone
+from cht_rapidpro.domain.records.flaws import flaws
 from cht_rapidpro.domain.settings import OUR_SERVICE, AppSettings, choose
 from cht_rapidpro.errors import ConfigError
 
+_MOST_FLAWS: Final = 10
 _TO_PASTE: Final = json.dumps({"sms": {"outgoing_service": OUR_SERVICE}})
 
 
@@ -28,6 +30,7 @@ def check_settings(settings: AppSettings | str, cht: Cht, rapidpro: Rapidpro) ->
     yield _address(settings, rapidpro)
     yield _country(settings.values)
     yield from _transitions(settings.values)
+    yield from _forms(settings.values)
 
 
 def _service(settings: AppSettings, cht: Cht) -> Finding:
@@ -65,6 +68,16 @@ def _country(values: Mapping[str, Any]) -> Finding:
         says = f"default_country_code is {code!r}: numbers without + are sent as they stand"
         return note(about, says, 'set it to a calling code such as "254" in the app settings')
     return good(about, f"numbers without + belong to {region}")
+
+
+def _forms(values: Mapping[str, Any]) -> Iterator[Finding]:
+    found = list(flaws(values))
+    for form, flaw in found[:_MOST_FLAWS]:
+        yield note("cht.forms", f"form {form!r}: {flaw}", "mend the form in the app settings")
+    if len(found) > _MOST_FLAWS:
+        yield note("cht.forms", f"and {len(found) - _MOST_FLAWS} more like these")
+    if not found:
+        yield good("cht.forms", "nothing in the form definitions is in the parser's way")
 
 
 def _transitions(values: Mapping[str, Any]) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 What the configuration alone can tell comes first (`--offline` ends there), then each dependency.
 """
 
+import asyncio
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,20 +11,21 @@ from typing import Any
 
 import msgspec
 
-from cht_rapidpro import config
+from cht_rapidpro import config, status_command
 from cht_rapidpro.adapters.inspection import Inspection, Seen
 from cht_rapidpro.adapters.state_dir import is_in_use
 from cht_rapidpro.adapters.transport import Transport
 from cht_rapidpro.check.cht import check_settings
 from cht_rapidpro.check.couchdb import check_couchdb
-from cht_rapidpro.check.finding import Finding, Mark, note
+from cht_rapidpro.check.finding import Finding, Mark, good, note
 from cht_rapidpro.check.host import check_address, check_files, check_state_dir
+from cht_rapidpro.check.incoming import check_flow, check_incoming
 from cht_rapidpro.check.rapidpro import check_rapidpro
 from cht_rapidpro.check.vault import check_vault
 from cht_rapidpro.config import Config
 from cht_rapidpro.config_values import Secret, check_url
 from cht_rapidpro.domain.settings import AppSettings, read_settings
-from cht_rapidpro.errors import ConfigError
+from cht_rapidpro.errors import ConfigError, TransientError
 
 
 async def check(path: Path, environ: Mapping[str, str], *, offline: bool) -> list[Finding]:
@@ -33,9 +35,11 @@ async def check(path: Path, environ: Mapping[str, str], *, offline: bool) -> lis
     if offline:
         return findings
     state_dir = config.state_dir(loaded, path, environ)
+    is_running = is_in_use(state_dir)
     findings += check_state_dir(state_dir)
-    if loaded.admin.listen and not is_in_use(state_dir):
+    if loaded.admin.listen and not is_running:
         findings.append(check_address("admin.listen", loaded.admin.listen))
+    findings += check_incoming(loaded, is_running=is_running)
     async with Inspection(loaded.couchdb) as couchdb:
         findings += [finding async for finding in check_couchdb(couchdb, loaded.couchdb, _now)]
         settings = await _settings(couchdb, loaded)
@@ -45,7 +49,22 @@ async def check(path: Path, environ: Mapping[str, str], *, offline: bool) -> lis
         findings += of_vault
     if settings is not None:
         findings += check_settings(settings, loaded.cht, loaded.rapidpro)
-    return findings + await _rapidpro(loaded, token, settings)
+    findings += await _rapidpro(loaded, token, settings)
+    findings.append(await asyncio.to_thread(_requests_left, loaded, is_running=is_running))
+    return findings
+
+
+def _requests_left(loaded: Config, *, is_running: bool) -> Finding:
+    """RapidPro does not tell; the running daemon counts."""
+    about = "rapidpro.requests_left"
+    try:
+        left = status_command.ask(loaded.admin.listen)["figures"]["budget_left_requests"] if is_running else None
+    except (ConfigError, TransientError, KeyError) as error:
+        return note(about, f"unknown: the running daemon does not tell ({error})")
+    if not isinstance(left, dict):
+        return good(about, "unknown: RapidPro does not tell, and no daemon is running that would have counted")
+    told = ", ".join(f"{scope}: {'no limit' if count is None else f'{count:g}'}" for scope, count in left.items())
+    return good(about, f"by the running daemon's count: {told}")
 
 
 async def _settings(couchdb: Inspection, loaded: Config) -> AppSettings | str | None:
@@ -67,7 +86,11 @@ async def _rapidpro(loaded: Config, token: Secret, settings: AppSettings | str |
     except ConfigError:
         return [note("rapidpro.reachable", "not asked: there is no address that may have our token")]
     async with Transport(loaded.rapidpro) as rapidpro:
-        return await check_rapidpro(rapidpro, base, token, known.values, _now)
+        findings = await check_rapidpro(rapidpro, base, token, known.values, _now)
+        own = loaded.incoming
+        if own.enabled and own.flow and is_good(findings):
+            findings.append(await check_flow(rapidpro, base, token, own.flow))
+        return findings
 
 
 def _now() -> int:

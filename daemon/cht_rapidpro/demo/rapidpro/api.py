@@ -16,7 +16,7 @@ from .calls import Call
 from .throttle import Throttle
 from .workspace import Workspace
 
-_PATH = re.compile(r"/api/v2/(broadcasts|messages|runs|workspace)(\.json)?")
+_PATH = re.compile(r"/api/v2/(broadcasts|flows|messages|runs|workspace)(\.json)?")
 _LISTINGS: Mapping[str, Callable[[Workspace, listings.Query, int], listings.Page]] = {
     "GET broadcasts": listings.broadcasts,
     "GET messages": listings.messages,
@@ -68,6 +68,8 @@ class Api:
             return self._post(request, body, call)
         if call.target == "GET workspace":
             return as_json(200, rows.workspace(self._workspace))
+        if call.target == "GET flows":
+            return as_json(200, {"next": None, "previous": None, "results": rows.flows(self._workspace, call.query)})
         if listing := _LISTINGS.get(call.target):
             found = listing(self._workspace, call.query, self._page_size)
             following = _next(request, call, found.cursor) if found.cursor else None

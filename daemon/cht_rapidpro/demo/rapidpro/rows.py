@@ -4,6 +4,8 @@ Timestamps are datetimes here; msgspec writes them as RapidPro does (`2026-11-22
 anonymous workspace every URN is null.
 """
 
+from collections.abc import Mapping
+
 from .records import Broadcast, Contact, Message, Run
 from .workspace import Workspace
 
@@ -82,6 +84,16 @@ def run(run: Run, workspace: Workspace, *, paths: bool) -> Row:
         "exit_type": "completed" if run.exited_on else None,
         "id": run.id,
     }
+
+
+def flows(workspace: Workspace, query: Mapping[str, str]) -> list[Row]:
+    """What of GET flows.json anybody here looks at."""
+    wanted = query.get("uuid")
+    return [
+        {"uuid": uuid, "name": name, "type": "message", "archived": False}
+        for name, uuid in workspace.flows.items()
+        if wanted in (None, "", uuid)
+    ]
 
 
 def workspace(workspace: Workspace) -> Row:

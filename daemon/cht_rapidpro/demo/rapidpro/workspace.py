@@ -65,6 +65,11 @@ class Workspace:
     def flow_uuid(self, name: str) -> str:
         return self._flows[name]
 
+    @property
+    def flows(self) -> dict[str, str]:
+        """UUIDs by name, of every flow that was ever named."""
+        return dict(self._flows)
+
     def add_contact(
         self,
         *urns: str,

@@ -1,0 +1,64 @@
+"""The check of the way in: a key for the webhooks, the address, the spool, and the flow whose messages are fetched."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from cht_rapidpro.adapters.transport import Reply, Transport
+from cht_rapidpro.check.finding import Finding, bad, good, note
+from cht_rapidpro.check.host import check_address
+from cht_rapidpro.config import Config, Incoming
+from cht_rapidpro.config_values import Secret
+
+
+def check_incoming(config: Config, *, is_running: bool) -> Iterator[Finding]:
+    """`is_running`: a daemon runs on the state directory, and listens itself."""
+    own = config.incoming
+    if not own.enabled:
+        yield note("incoming.enabled", "no webhook is listened for: [incoming] enabled is false")
+        return
+    if config.cht.credentials != "vault":  # which check_vault looks into
+        yield _key(own)
+    if not is_running:
+        yield check_address("incoming.listen", own.listen)
+    yield _spool(Path(own.spool))
+    if not own.flow:
+        says = "what flows send while nobody listens is lost: RapidPro tries once"
+        yield note("incoming.flow", says, "name the relay flow by [incoming] flow, and it is fetched afterwards")
+
+
+def _key(own: Incoming) -> Finding:
+    about = "incoming.key"
+    if not own.keys:
+        says = "no key is configured: every webhook is answered 403"
+        return bad(about, says, "put a key into a file, name it by [incoming] key_file, and give it to the flow")
+    return good(about, f"{len(own.keys)} key{'s' if len(own.keys) > 1 else ''} may open the webhook")
+
+
+def _spool(file: Path) -> Finding:
+    """The file if it is there, else the folder in which it would be made."""
+    about = "incoming.spool"
+    place = file if file.exists() else file.parent
+    if not place.exists():
+        return note(about, f"{place} does not exist yet: the daemon makes it at its first start")
+    if not os.access(place, os.W_OK):
+        says = f"{place} cannot be written to by this user: with CouchDB away, webhooks are answered 503"
+        return bad(about, says, "give it to the user that the daemon runs as")
+    return good(about, f"{file} can be written")
+
+
+async def check_flow(rapidpro: Transport, base: str, token: Secret, flow: str) -> Finding:
+    """Asks RapidPro for the flow; `flow`: its UUID."""
+    about = "incoming.flow"
+    reply = await rapidpro.request("GET", f"{base}/api/v2/flows.json?uuid={flow}", token)
+    match reply:
+        case Reply(status=200, body={"results": [{"name": str() as name, **rest}, *_]}):
+            if rest.get("archived"):
+                return bad(about, f"the flow {name!r} is archived: it takes no messages", "name the one that does")
+            return good(about, f"what the flow {name!r} takes while nobody listens is fetched afterwards")
+        case Reply(status=200, body={"results": []}):
+            return bad(about, f"RapidPro has no flow {flow}", "copy the UUID from the flow's address in RapidPro")
+        case Reply(status=status):
+            return note(about, f"RapidPro does not say whether the flow exists (HTTP {status})")
+        case _:
+            return note(about, "RapidPro did not say whether the flow exists")
