@@ -25,7 +25,7 @@ from cht_rapidpro.config_values import Secret
 from cht_rapidpro.demo.couchdb import CouchDBServer, couchdb_server
 from cht_rapidpro.demo.database import Database, Doc, delete_database
 from cht_rapidpro.demo.medic import create_medic, data_record, iso_time, message, task
-from cht_rapidpro.demo.rapidpro import RapidPro
+from cht_rapidpro.demo.rapidpro import Call, RapidPro
 from cht_rapidpro.domain.claim import Instance
 from cht_rapidpro.domain.statuses import message_outcome
 from cht_rapidpro.jobs.reload import Reload
@@ -159,14 +159,15 @@ async def _freshness(couchdb: CouchDBServer, count: int, rounds: int) -> list[tu
                     jump(MINUTE / STEPS)
                     await asyncio.sleep(0)
                 await bench.finish_round()
-            asked = Counter(call.target for call in bench.rapidpro.calls)
+            asked = Counter(_kind(call) for call in bench.rapidpro.calls)
         changes = [change for made in bench.workload.changes.values() for change in made]
         delays = list(bench.workload.observe(bench.seen))
     young = [delay for age, delay in delays if age < YOUNG]
     requests = sum(asked.values())
     return [
-        ("requests to RapidPro", f"{requests} ({dict(asked)})"),
+        ("requests to RapidPro", f"{requests}: {', '.join(f'{n} {kind}' for kind, n in sorted(asked.items()))}"),
         ("one a message a minute, as CHT", f"{cost_of_cht}, {cost_of_cht / requests:.0f} times as many"),
+        ("at RapidPro's 3,600 requests an hour", f"CHT asks for each once in {count / 60:.0f} min"),
         ("changes at RapidPro", f"{len(changes)}"),
         ("states written into documents", f"{len(bench.seen.changes)}"),
         ("change to task, all ages, p50 / p99", _both([delay for _, delay in delays])),
@@ -179,9 +180,12 @@ async def _scattered(couchdb: CouchDBServer, count: int, others: int) -> list[tu
         await bench.workload.fill(count, others, bench.clock)
         async with bench.daemon():
             await bench.finish_round()
-            calls = [call for call in bench.rapidpro.calls if call.target == "GET messages"]
-    single = sum("broadcast" in call.query for call in calls)
-    return [("look-ups of one message", f"{single}"), ("pages listed", f"{len(calls) - single}")]
+            asked = Counter(_kind(call) for call in bench.rapidpro.calls)
+    return [(kind, f"{number}") for kind, number in sorted(asked.items())]
+
+
+def _kind(call: Call) -> str:
+    return "look-ups of one message" if "broadcast" in call.query else f"pages of {call.target.partition(' ')[2]}"
 
 
 def _both(delays: list[float]) -> str:

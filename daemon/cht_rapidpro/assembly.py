@@ -32,6 +32,7 @@ from cht_rapidpro.jobs.incoming import Incoming
 from cht_rapidpro.jobs.lookup import Lookup
 from cht_rapidpro.jobs.outgoing import Outgoing
 from cht_rapidpro.jobs.outstanding import OutstandingTasks
+from cht_rapidpro.jobs.questions import Questions
 from cht_rapidpro.jobs.reload import Reload
 from cht_rapidpro.jobs.settings import SettingsWatch
 from cht_rapidpro.jobs.states import States
@@ -119,7 +120,8 @@ def _delivery(ground: Ground, backlog: Backlog) -> Delivery:
     outstanding = OutstandingTasks(ground.couch, watchlist, ground.settings, give_up_after)
     states = States(ground.writer, watchlist, ground.settings, own.write, ground.wall_clock, ground.metrics)
     ground.status.figures["outstanding_messages"] = lambda: len(watchlist)
-    return Delivery(outstanding, watchlist, states, ground.rapidpro, ground.settings, backlog, own, ground.wall_clock)
+    questions = Questions(ground.rapidpro, backlog, own.interval, ground.wall_clock)
+    return Delivery(outstanding, watchlist, states, ground.rapidpro, ground.settings, questions, own, ground.wall_clock)
 
 
 @asynccontextmanager

@@ -16,7 +16,6 @@ from cht_rapidpro.domain.planner import (
     Question,
     Ruler,
     Single,
-    Traffic,
     Window,
     pause,
     plan,
@@ -172,46 +171,3 @@ def test_the_folder_of_sent_messages_is_listed_where_most_others_are_elsewhere()
 )
 def test_older_messages_are_asked_for_ever_more_rarely(age: int, expected: int) -> None:
     assert pause(age, MINUTE) == expected
-
-
-def test_traffic_counts_what_it_has_seen_and_takes_the_rest_for_the_same() -> None:
-    traffic = Traffic()
-    assert traffic.ruler(0, 7 * DAY)(DAY) == 0, "nothing known"
-    quarter = 15 * MINUTE
-    traffic.learn(0, quarter - 1, [1, 2, 3, 4], sent=4)
-    traffic.learn(quarter, 2 * quarter - 1, [quarter + 1] * 8, sent=0)
-    position = traffic.ruler(0, DAY)
-    assert position(quarter) == pytest.approx(4)
-    assert position(2 * quarter) == pytest.approx(12)
-    assert position(4 * quarter) == pytest.approx(12 + 2 * 6)
-    assert position(quarter + quarter // 2) - position(quarter) == pytest.approx(4)
-
-
-def test_traffic_believes_the_longer_look_and_forgets_what_is_over() -> None:
-    traffic = Traffic()
-    quarter = 15 * MINUTE
-    traffic.learn(0, quarter - 1, [1] * 90, sent=0)
-    traffic.learn(0, MINUTE - 1, [], sent=0)
-    assert traffic.ruler(0, quarter)(quarter) == pytest.approx(90)
-    traffic.forget(quarter)
-    assert traffic.ruler(0, quarter)(quarter) == 0
-
-
-@given(st.lists(st.tuples(st.integers(0, DAY), st.integers(0, DAY), st.integers(0, 250)), max_size=20))
-def test_positions_never_decrease(pages_seen: list[tuple[int, int, int]]) -> None:
-    traffic = Traffic()
-    for a, b, count in pages_seen:
-        after, before = sorted((a, b))
-        traffic.learn(after, before, [after] * count, sent=0)
-    position = traffic.ruler(0, DAY)
-    moments = range(-DAY, 2 * DAY, DAY // 50)
-    found = [position(moment) for moment in moments]
-    assert found == sorted(found)
-
-
-def test_the_share_of_sent_messages_follows_what_is_seen() -> None:
-    traffic = Traffic()
-    assert traffic.sent_share == 1
-    for _ in range(10):
-        traffic.learn(0, DAY, [1] * 250, sent=25)
-    assert 0.09 < traffic.sent_share < 0.12

@@ -23,13 +23,15 @@ class Followed:
     broadcast: int
 
 
-async def followed(medic: Database, rapidpro: RapidPro, number: int) -> Followed:
+async def followed(
+    medic: Database, rapidpro: RapidPro, number: int, state: str = "received-by-gateway", details: str = "Queued"
+) -> Followed:
     """A message to the number that ends so, just settled."""
     to = f"+254712345{number:03}"
     broadcast = rapidpro.create_broadcast([f"tel:{to}"], f"hello {number}")
     now = datetime.fromtimestamp(wall_clock() / 1000, UTC)
-    settled = task(message(f"hello {number}", to), state="received-by-gateway", at=now, gateway_ref=str(broadcast.id))
-    record = data_record({**settled, "state_details": "Queued"})
+    settled = task(message(f"hello {number}", to), state=state, at=now, gateway_ref=str(broadcast.id))
+    record = data_record({**settled, "state_details": details})
     await medic.put(record)
     return Followed(record["_id"], broadcast.id)
 

@@ -251,6 +251,34 @@ async def test_a_message_older_than_that_is_never_asked_for(gate: Gate, medic: D
     assert not rapidpro.calls
 
 
+async def test_among_many_incoming_messages_the_folder_of_the_sent_ones_is_listed(
+    gate: Gate, medic: Database, rapidpro: RapidPro
+) -> None:
+    """One that is not in it any more is found all the same."""
+    those = []
+    for number in range(30):
+        those.append(await followed(medic, rapidpro, number, "sent", "Sent"))
+        rapidpro.move(those[-1].broadcast, "sent")
+        for _ in range(50):
+            jump(1)
+            rapidpro.receive("tel:+254712345999", "hello")
+    rapidpro.move(those[5].broadcast, "errored")
+    with followed_by_log() as log:
+        async with running(configure(gate, medic, rapidpro, TOKEN, delivery=ON)):
+            await log.rounds(1)
+            asked = listings(rapidpro)
+            for each in those:
+                rapidpro.move(each.broadcast, "delivered")
+            await log.rounds(6)
+            for each in those:
+                await reaches(medic, each.doc_id, "delivered")
+    assert "sent" in {call.query.get("folder") for call in asked}
+    assert len([call for call in asked if "folder" not in call.query]) <= 5, "twice all would be twelve"
+    assert [entry["gateway_ref"] for entry in log.named("state.changed") if entry["state"] == RECEIVED] == [
+        str(those[5].broadcast)
+    ]
+
+
 async def test_a_broadcast_without_a_message_is_looked_up_once_after_a_quarter_of_an_hour(
     gate: Gate, medic: Database, rapidpro: RapidPro
 ) -> None:

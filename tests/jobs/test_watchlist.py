@@ -5,7 +5,7 @@ from typing import Any, Final
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cht_rapidpro.adapters.couchdb import StateRow
+from cht_rapidpro.adapters.state_views import StateRow
 from cht_rapidpro.domain.delivery import Outstanding
 from cht_rapidpro.domain.outgoing import BroadcastId
 from cht_rapidpro.domain.statuses import State

@@ -68,8 +68,6 @@ WriteResult = Written | Conflict | Rejected
 View = tuple[str, str]  # design document and name
 
 MESSAGES_BY_STATE: Final[View] = ("medic", "messages_by_state")
-BY_LAST_UPDATED_STATE: Final[View] = ("medic-sms", "messages_by_last_updated_state")
-GATEWAY_MESSAGES_BY_STATE: Final[View] = ("medic-sms", "gateway_messages_by_state")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +77,6 @@ class MessageRow:
     doc_id: DocId
     due: Any
     value: Any
-
-
-@dataclass(frozen=True, slots=True)
-class StateRow:
-    """A task's last state. `changed`: when it entered it, ms or whatever CHT emitted; None: the view lacks it."""
-
-    doc_id: DocId
-    state: Any
-    changed: Any
 
 
 class Couch:
@@ -159,35 +148,10 @@ class Couch:
 
         `state`: one of CHT's, or `pending-or-forwarded`, the view's name for what may be sent.
         """
-        async for rows in self._pages(MESSAGES_BY_STATE, [state], [state, {}], page_size):
+        async for rows in self.pages(MESSAGES_BY_STATE, [state], [state, {}], page_size):
             yield [MessageRow(DocId(row["id"]), row["key"][1], row["value"]) for row in rows]
 
-    async def updated_since(self, ms: int, page_size: int = PAGE) -> AsyncGenerator[list[StateRow], None]:
-        """The tasks whose last state is of this moment or later, those on their way first, newest first, in pages.
-
-        The view's keys are `[group, ms, state]`, in older versions of CHT `[ms, state]`: numbers sort before texts, so
-        each range finds nothing where the other shape is in use.
-        """
-        for last, first in (([ms], [""]), (["pending", ms], ["pending", {}]), (["final", ms], ["final", {}])):
-            async for rows in self._pages(BY_LAST_UPDATED_STATE, first, last, page_size, descending=True):
-                yield [StateRow(DocId(row["id"]), row["key"][-1], row["key"][-2]) for row in rows]
-
-    async def with_ref_in(self, state: str, page_size: int = PAGE) -> AsyncGenerator[list[StateRow], None]:
-        """The tasks in a state that have a gateway_ref, of any age, in pages; for a CHT without the view above."""
-        async for rows in self._pages(GATEWAY_MESSAGES_BY_STATE, state, state, page_size):
-            yield [StateRow(DocId(row["id"]), state, None) for row in rows]
-
-    async def has_view(self, view: View) -> bool:
-        """Whether CHT's design document has this view."""
-        with self.edge():
-            async with self.session.get(f"{self.url}/_design/{view[0]}") as response:
-                if response.status == 404:
-                    return False
-                raise_for_status(response, self.config)
-                views = msgspec.json.decode(await response.read(), type=dict[str, Any]).get("views")
-                return isinstance(views, dict) and view[1] in views
-
-    async def _pages(
+    async def pages(
         self, view: View, start: object, end: object, size: int, *, descending: bool = False
     ) -> AsyncGenerator[list[dict[str, Any]], None]:
         """The rows of a view from one key to another, paged by key; a row may come twice.

@@ -9,7 +9,6 @@ where we do a request a message.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from math import ceil
 from typing import Final
 
@@ -18,7 +17,7 @@ from cht_rapidpro.domain.outgoing import BroadcastId
 PAGE: Final = 250
 UNLIMITED: Final = 1_000_000
 SENT_FOLDER: Final = "sent"  # wired, sent, delivered, read
-_BUCKET: Final = 900_000  # ms
+_FOLDER_RISK: Final = 2  # who has left the folder is asked for once more: it must save half of the requests
 _SLOWER: Final = 10
 Ruler = Callable[[int], float]
 
@@ -93,10 +92,13 @@ def plan(
     the folder `sent`.
     """
     newest_first = sorted(questions, key=lambda question: (question.before, question.broadcast), reverse=True)
-    ways = [_cover(newest_first, position, page), _in_one(newest_first, position, page)]
+    groups = _cover(newest_first, position, page)
+    if whole := _in_one(newest_first, position, page):
+        groups = min(groups, whole, key=_total)
     if sent_share < 1:
-        ways.append(_cover_by_folder(newest_first, position, sent_share, page))
-    return _cut(sorted(min(filter(None, ways), key=_total, default=[]), key=_Group.order), budget)
+        by_folder = _cover_by_folder(newest_first, position, sent_share, page)
+        groups = by_folder if _total(by_folder) * _FOLDER_RISK <= _total(groups) else groups
+    return _cut(sorted(groups, key=_Group.order), budget)
 
 
 class _Group:
@@ -200,46 +202,3 @@ def _cut(groups: Sequence[_Group], budget: int | None) -> Plan:
         asks += asked
         postponed += group.questions[sum(len(ask.questions) for ask in asked) :]
     return Plan(tuple(asks), tuple(postponed))
-
-
-class Traffic:
-    """How many messages the whole workspace has, by quarters of an hour, learned from the pages seen."""
-
-    def __init__(self) -> None:
-        self._seen: dict[int, tuple[int, int]] = {}  # by quarter: rows, and the ms of it in which they were counted
-        self._rows = self._sent = 1
-
-    @property
-    def sent_share(self) -> float:
-        """Which part of all rows is in the folder `sent`."""
-        return self._sent / self._rows
-
-    def learn(self, after: int, before: int, moments: Sequence[int], sent: int) -> None:
-        """A listing has shown every message created between the two, at these moments; `sent` of them in `sent`."""
-        self._rows, self._sent = (self._rows + len(moments)) // 2 + 1, (self._sent + sent) // 2 + 1
-        for quarter in range(after // _BUCKET, before // _BUCKET + 1):
-            start, end = max(after, quarter * _BUCKET), min(before + 1, (quarter + 1) * _BUCKET)
-            if end - start >= self._seen.get(quarter, (0, 0))[1]:
-                self._seen[quarter] = sum(1 for moment in moments if start <= moment < end), end - start
-
-    def forget(self, before: int) -> None:
-        """Quarters of which nothing is asked any more."""
-        self._seen = {quarter: seen for quarter, seen in self._seen.items() if quarter >= before // _BUCKET}
-
-    def ruler(self, first: int, last: int) -> Ruler:
-        """Positions between the two moments; a quarter that nobody has seen is like the others."""
-        counted = sum(rows for rows, _ in self._seen.values())
-        mean = counted / max(1, sum(ms for _, ms in self._seen.values()))
-        start = first // _BUCKET
-        rates = [self._rate(quarter, mean) for quarter in range(start, last // _BUCKET + 1)]
-        before = [0.0, *accumulate(rate * _BUCKET for rate in rates)]
-
-        def position(moment: int) -> float:
-            index = min(max(0, moment // _BUCKET - start), len(rates) - 1)
-            return before[index] + rates[index] * (moment - (start + index) * _BUCKET)
-
-        return position
-
-    def _rate(self, quarter: int, mean: float) -> float:
-        rows, ms = self._seen.get(quarter, (0, 0))
-        return rows / ms if ms else mean

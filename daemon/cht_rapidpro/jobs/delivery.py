@@ -10,23 +10,22 @@ import asyncio
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import aclosing
-from math import ceil
 from typing import Final, NoReturn
 
 import structlog
 
 from cht_rapidpro.adapters.rapidpro import Failure, Listing, RapidPro, Rows
 from cht_rapidpro.config import Delivery as DeliveryConfig
-from cht_rapidpro.domain.budget import HOUR, Scope
+from cht_rapidpro.domain.budget import Scope
 from cht_rapidpro.domain.delivery import is_plausible, match_rows, read_outstanding
 from cht_rapidpro.domain.outgoing import BroadcastId, Doubtful
-from cht_rapidpro.domain.planner import PAGE, Ask, Plan, Question, Single, Traffic, Window, plan
+from cht_rapidpro.domain.planner import Ask, Question, Single, Window
 from cht_rapidpro.domain.reconcile import read_listed
 from cht_rapidpro.domain.statuses import State, StateChange, broadcast_outcome, message_outcome
 from cht_rapidpro.domain.task import DocId, Task
-from cht_rapidpro.jobs.backlog import Backlog
 from cht_rapidpro.jobs.inquiry import Seen, messages_of, pages_of
 from cht_rapidpro.jobs.outstanding import OutstandingTasks
+from cht_rapidpro.jobs.questions import Questions
 from cht_rapidpro.jobs.retry import until_it_works
 from cht_rapidpro.jobs.settings import SettingsWatch
 from cht_rapidpro.jobs.states import States
@@ -35,13 +34,10 @@ from cht_rapidpro.jobs.watchlist import Watched, Watchlist
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 _AT_ONCE: Final = 4  # requests; sending has the rest of RapidPro's attention
-_PASSES: Final = 3  # plans a round: each knows the traffic better than the one before
-_REQUESTS: Final = 1000  # a round, where nothing else limits them
+_PASSES: Final = 5  # plans a round: each knows the traffic better than the one before
 _SHORTEST_PAUSE: Final = 0.1
-_MARGIN: Final = 60_000  # ms around the times in a history, for clocks that differ
 _SILENT_AFTER: Final = 900_000  # ms without any message until a broadcast is looked up
 _FAULTS: Final = 3  # in a row: RapidPro itself is ill, and one question a round is enough to see it recover
-_NARROW: Final = 0.5  # the folder `sent` is worth a thought below this share
 
 
 class Delivery:
@@ -54,7 +50,7 @@ class Delivery:
         states: States,
         rapidpro: RapidPro,
         settings: SettingsWatch,
-        backlog: Backlog,
+        questions: Questions,
         config: DeliveryConfig,
         wall_clock: Callable[[], int],
     ) -> None:
@@ -63,10 +59,9 @@ class Delivery:
         self._states = states
         self._rapidpro = rapidpro
         self._settings = settings
-        self._backlog = backlog
+        self._questions = questions
         self._config = config
         self._wall_clock = wall_clock
-        self._traffic = Traffic()
         self._base = ""
         self._now = 0
         self._faults = 0
@@ -105,56 +100,18 @@ class Delivery:
     async def _round(self, base: str) -> None:
         if self._base not in ("", base):  # another RapidPro, whose ids mean other messages
             self._watchlist.clear()
-            self._traffic = Traffic()
+            self._questions.reset()
             await self._outstanding.close()
         self._base = base
         self._now = self._wall_clock()
         await until_it_works(self._outstanding.refresh, self._now)
         self._is_halted = False
         for _ in range(_PASSES):
-            due = self._watchlist.due(self._now)
-            asks = self._plan(due).asks if due else ()
+            asks = self._questions.plan(self._watchlist.due(self._now))
             if not asks or self._is_halted:
                 break
             await self._ask_all(asks)
         log.debug("round.finished", watched=len(self._watchlist))
-
-    def _plan(self, due: Sequence[Watched]) -> Plan:
-        questions = self._questions(due)
-        oldest = min(question.after for question in questions)
-        newest = max(question.before for question in questions)
-        self._traffic.forget(oldest)
-        share = self._traffic.sent_share
-        return plan(
-            questions,
-            self._traffic.ruler(oldest, newest),
-            self._budget(),
-            sent_share=share if share < _NARROW else 1.0,
-        )
-
-    def _questions(self, due: Sequence[Watched]) -> list[Question]:
-        """One for each broadcast, whoever holds it."""
-        ahead = (self._rapidpro.clock() or self._wall_clock()) - self._wall_clock()
-        found: dict[BroadcastId, Question] = {}
-        for watched in due:
-            task = watched.task
-            known = watched.created
-            after = task.created_after - _MARGIN + ahead if known is None else known
-            before = task.created_before + _MARGIN + ahead if watched.latest is None else watched.latest
-            is_sent = task.state in (State.FORWARDED_BY_GATEWAY, State.SENT)
-            found[task.broadcast] = Question(task.broadcast, after, before, watched.company, is_sent)
-        return list(found.values())
-
-    def _budget(self) -> int:
-        """Requests that this round may make: its part of what is left in the hour, more where much is left."""
-        spare = self._spare(Scope.MESSAGES)
-        if spare is None:
-            return _REQUESTS
-        per_round = ceil(self._rapidpro.budget.per_hour * self._config.interval / HOUR)
-        return min(spare, max(per_round, spare // 10))
-
-    def _spare(self, scope: Scope) -> int | None:
-        return self._rapidpro.sharing.spare(scope, _time(), len(self._backlog))
 
     # -- asking -----------------------------------------------------------------------------------------------------
 
@@ -167,7 +124,7 @@ class Delivery:
                 group.create_task(self._ask_in_turn(left))
 
     async def _ask_in_turn(self, left: deque[Ask]) -> None:
-        while left and not self._is_halted and self._spare(Scope.MESSAGES) != 0:
+        while left and not self._is_halted and self._questions.spare(Scope.MESSAGES) != 0:
             match left.popleft():
                 case Single(question):
                     await self._ask_single(question)
@@ -188,47 +145,41 @@ class Delivery:
 
     async def _ask_window(self, window: Window) -> None:
         left = {question.broadcast: question for question in window.questions}
+        read = 0
         async with aclosing(pages_of(self._rapidpro, self._base, window)) as pages:
             async for seen in pages:
                 if not isinstance(seen, Seen):
                     self._fail(seen, left)
                     return
-                for broadcast in await self._take(seen, is_whole=False):
+                read += 1
+                answered = await self._take(seen, is_whole=False)
+                is_on_plan = read < window.cost or answered.isdisjoint(left)
+                for broadcast in answered:
                     left.pop(broadcast, None)
-                self._learn(seen, window)
+                self._questions.learn(seen, window)
                 self._pass_over(left, seen, window)
-                if not left or self._is_halted or not self._is_worthwhile(left.values(), seen, window):
+                if not left or self._is_halted:
+                    return
+                # A longer listing than planned is planned again, with what it has taught; but only the whole folder
+                # tells who is not in it.
+                if not window.folder and not (
+                    is_on_plan and self._questions.is_worthwhile(left.values(), seen, window)
+                ):
                     return
 
     def _pass_over(self, left: dict[BroadcastId, Question], seen: Seen, window: Window) -> None:
-        """What a listing should have shown by now is asked for alone; the rest is looked for further back."""
+        """What a listing should have shown by now is asked for in another way; the rest is looked for further back."""
         for broadcast, question in list(left.items()):
             is_passed = _is_passed(question, seen, window)
             if is_passed:
                 del left[broadcast]
             for watched in self._watchlist.of(broadcast):
-                if is_passed:
+                if is_passed and window.folder:
+                    watched.is_elsewhere = True
+                elif is_passed:
                     watched.company = 1
                 elif not window.folder and seen.moments and question.before > seen.oldest:
                     watched.latest = seen.oldest
-
-    def _learn(self, seen: Seen, window: Window) -> None:
-        if window.folder or not (seen.moments or seen.is_last):
-            return
-        after = window.after if seen.is_last else seen.oldest
-        before = window.before if seen.is_first else max(seen.moments, default=window.after)
-        self._traffic.learn(after, before, seen.moments, seen.sent)
-
-    def _is_worthwhile(self, left: Collection[Question], seen: Seen, window: Window) -> bool:
-        """Whether the next page may be expected to answer something, and all that follow no fewer than they cost."""
-        if self._spare(Scope.MESSAGES) == 0:
-            return False
-        if window.folder or not seen.moments:
-            return True
-        position = self._traffic.ruler(window.after, window.before)
-        oldest, nearest = min(each.after for each in left), max(each.before for each in left)
-        pages = ceil((position(seen.oldest) - position(oldest)) / PAGE)
-        return pages <= len(left) and position(seen.oldest) - position(nearest) < PAGE
 
     # -- what comes of it -------------------------------------------------------------------------------------------
 
@@ -267,7 +218,7 @@ class Delivery:
     async def _look_up_silent(self, watched: Watched) -> None:
         """A broadcast that has had no message for long may itself have failed."""
         is_old = self._now - watched.task.created_before >= _SILENT_AFTER
-        if watched.is_looked_up or not watched.is_silent or not is_old or self._spare(Scope.GENERAL) == 0:
+        if watched.is_looked_up or not watched.is_silent or not is_old or self._questions.spare(Scope.GENERAL) == 0:
             return
         query = {"id": watched.task.broadcast}
         answer = await self._rapidpro.list_rows(self._base, Listing.BROADCASTS, query, None)

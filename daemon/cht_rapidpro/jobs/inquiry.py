@@ -52,6 +52,8 @@ async def pages_of(rapidpro: RapidPro, base: str, window: Window) -> AsyncGenera
     pages = _Pages(rapidpro, base, query | ({"folder": window.folder} if window.folder else {}))
     for _ in range(2 * window.cost + _MORE_PAGES):
         seen = await pages.next()
+        if isinstance(seen, Seen) and not all(window.after - 2 <= each <= window.before + 2 for each in seen.moments):
+            seen = Doubtful("RapidPro lists what was not asked for")
         yield seen
         if not isinstance(seen, Seen) or seen.is_last:
             return

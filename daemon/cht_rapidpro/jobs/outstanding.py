@@ -12,12 +12,14 @@ from typing import Final
 
 import structlog
 
-from cht_rapidpro.adapters.couchdb import (
+from cht_rapidpro.adapters.couchdb import PAGE, Couch
+from cht_rapidpro.adapters.state_views import (
     BY_LAST_UPDATED_STATE,
     GATEWAY_MESSAGES_BY_STATE,
-    PAGE,
-    Couch,
     StateRow,
+    has_view,
+    updated_since,
+    with_ref_in,
 )
 from cht_rapidpro.domain.delivery import FAILED_FOR, ON_ITS_WAY, outstanding_in
 from cht_rapidpro.domain.statuses import State
@@ -73,10 +75,10 @@ class OutstandingTasks:
             await walk.aclose()
 
     async def _begin(self, now: int) -> Pages | None:
-        self._has_times = await self._couch.has_view(BY_LAST_UPDATED_STATE)
+        self._has_times = await has_view(self._couch, BY_LAST_UPDATED_STATE)
         if self._has_times:
-            return self._couch.updated_since(now - self._give_up_after)
-        if await self._couch.has_view(GATEWAY_MESSAGES_BY_STATE):
+            return updated_since(self._couch, now - self._give_up_after)
+        if await has_view(self._couch, GATEWAY_MESSAGES_BY_STATE):
             return self._without_times()
         if not self._told:
             log.error("view.missing", view="/".join(BY_LAST_UPDATED_STATE), means="states of our own sends only")
@@ -85,7 +87,7 @@ class OutstandingTasks:
 
     async def _without_times(self) -> Pages:
         for state in (*ON_ITS_WAY, State.FAILED):
-            async with aclosing(self._couch.with_ref_in(state)) as pages:
+            async with aclosing(with_ref_in(self._couch, state)) as pages:
                 async for page in pages:
                     yield page
 
@@ -102,7 +104,7 @@ class OutstandingTasks:
     async def _read_latest(self, now: int) -> None:
         """What changed in the last minutes; rows of tasks that are none of ours are not looked at again and again."""
         seen: set[tuple[DocId, str, float]] = set()
-        async with aclosing(self._couch.updated_since(now - _OVERLAP)) as pages:
+        async with aclosing(updated_since(self._couch, now - _OVERLAP)) as pages:
             count = 0
             async for page in pages:
                 rows = [row for row in page if self._is_wanted(row, now)]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from cht_rapidpro.adapters.couchdb import StateRow
+from cht_rapidpro.adapters.state_views import StateRow
 from cht_rapidpro.domain.delivery import FAILED_FOR, Outstanding
 from cht_rapidpro.domain.outgoing import BroadcastId
 from cht_rapidpro.domain.planner import UNLIMITED, pause
@@ -28,7 +28,7 @@ class Watched:
 
     `created`: when its message was, ms of RapidPro's clock, once that is known; `latest`: it was not later, as far as
     listings tell. `company`: with how many others it may be asked for. `is_silent`: RapidPro has no message of its
-    broadcast; `is_looked_up`: so its broadcast was looked up.
+    broadcast; `is_looked_up`: so its broadcast was looked up; `is_elsewhere`: the folder `sent` does not show it.
     """
 
     task: Outstanding
@@ -40,6 +40,7 @@ class Watched:
     company: int = UNLIMITED
     is_silent: bool = False
     is_looked_up: bool = False
+    is_elsewhere: bool = False
 
     def next_ask(self, now: int, interval: int) -> int:
         wanted = 0 if self.asked is None else self.asked + pause(now - self.task.changed, interval)
@@ -54,7 +55,7 @@ class Watched:
         self.answered(now)
         self.created = self.latest = created
         self.company = UNLIMITED
-        self.is_silent = False
+        self.is_silent = self.is_elsewhere = False
 
     def failed(self, now: int, interval: int) -> None:
         """The request that asked for it failed: later again, ever more rarely."""
