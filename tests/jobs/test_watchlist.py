@@ -73,6 +73,13 @@ def test_a_document_that_is_read_again_keeps_what_is_known_and_loses_what_is_gon
     assert made.of(BroadcastId("2")) == []
 
 
+def test_a_task_that_is_told_twice_is_held_once() -> None:
+    """By the relay that has settled it, and by the view, in whatever order."""
+    made = watchlist(waiting(1), waiting(1, age=-5))
+    (watched,) = made
+    assert watched.task.changed == NOW + 5
+
+
 def test_rows_of_the_view_are_known_by_state_and_time() -> None:
     made = watchlist(waiting(1))
     known: list[tuple[Any, Any, bool]] = [

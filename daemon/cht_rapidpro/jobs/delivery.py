@@ -118,7 +118,7 @@ class Delivery:
     async def _ask_all(self, asks: Iterable[Ask]) -> None:
         left = deque(asks)
         if self._faults >= _FAULTS:
-            left = deque(list(left)[:1])
+            left = deque([Single(left[0].questions[0])])
         async with asyncio.TaskGroup() as group:
             for _ in range(_AT_ONCE):
                 group.create_task(self._ask_in_turn(left))
@@ -236,6 +236,7 @@ class Delivery:
         if not isinstance(failure, Doubtful):
             self._is_halted = True  # the budget and the health have been told
             return
+        is_ill = self._faults >= _FAULTS  # then it is nobody's own fault
         self._faults += 1
         if self._faults == 1:
             log.warning("question.failed", why=failure.why, messages=len(broadcasts))
@@ -243,7 +244,8 @@ class Delivery:
         for broadcast in broadcasts:
             for watched in self._watchlist.of(broadcast):
                 watched.failed(self._now, round(self._config.interval * 1000))
-                watched.company = max(1, min(watched.company, len(broadcasts)) // 2)
+                if not is_ill:
+                    watched.company = max(1, min(watched.company, len(broadcasts)) // 2)
 
     def _recover(self) -> None:
         if self._faults >= _FAULTS:

@@ -92,17 +92,19 @@ class Watchlist:
 
     def update(self, doc_id: DocId, tasks: list[Outstanding], now: int) -> None:
         """What waits for news in a document, as it is now."""
-        known = {(watched.task.key, watched.task.broadcast): watched for watched in self._by_doc.get(doc_id, ())}
+        left = {(task.key, task.broadcast) for task in tasks}
+        for watched in list(self._by_doc.get(doc_id, ())):
+            if (watched.task.key, watched.task.broadcast) not in left:
+                self.drop(watched)
         for task in tasks:
-            self.hold(task, now, known.pop((task.key, task.broadcast), None))
-        for watched in known.values():
-            self.drop(watched)
+            self.hold(task, now)
 
-    def hold(self, task: Outstanding, now: int, known: Watched | None = None) -> None:
+    def hold(self, task: Outstanding, now: int) -> None:
         """Takes a task in, or its new state; one that is too old, or finds no room, is left out."""
-        if known:
-            known.task = task
-            return
+        for watched in self._by_doc.get(task.doc_id, ()):
+            if (watched.task.key, watched.task.broadcast) == (task.key, task.broadcast):
+                watched.task = task
+                return
         if self._count < self._capacity and not self._is_over(task, now):
             watched = Watched(task)
             self._by_broadcast[task.broadcast].append(watched)
