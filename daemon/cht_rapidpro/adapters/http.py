@@ -41,7 +41,8 @@ _BODY_TIME: Final = 10.0  # seconds for the body, of the 15 that a flow waits
 _HEADER_TIME: Final = 75.0
 _LINGER_TIME: Final = 1.0  # for the rest of a body that is refused, so that its sender sees the answer
 _STOP_TIME: Final = 10.0
-_LAST_CALL: Final = 0.2
+_LAST_CALL: Final = 0.5
+_ROUNDS: Final = 5  # of the loop, more than asyncio needs from taking a connection to telling of it
 _TELL_AGAIN: Final = 60.0
 _SCHEME: Final = "Token "
 _BACKLOG: Final = 1024
@@ -116,6 +117,8 @@ class Webhook:
         """
         for site in list(self._runner.sites):
             await site.stop()
+        for _ in range(_ROUNDS):
+            await asyncio.sleep(0)
         if self._runner.server is not None and self._runner.server.connections:
             await asyncio.sleep(_LAST_CALL)
         await self._runner.cleanup()
