@@ -20,10 +20,12 @@ import structlog
 from cht_rapidpro.adapters.admin import Admin
 from cht_rapidpro.adapters.couchdb import Couch
 from cht_rapidpro.adapters.notify import SILENT, Notifier
+from cht_rapidpro.adapters.operators_page import OperatorsPage
 from cht_rapidpro.adapters.rapidpro import RapidPro
 from cht_rapidpro.assembly import Ground, Job, credentials, receiving, secrets, sending, watch_ground
 from cht_rapidpro.config import Config
 from cht_rapidpro.domain.claim import Instance
+from cht_rapidpro.jobs.chronicle import Chronicle
 from cht_rapidpro.jobs.reload import Reload
 from cht_rapidpro.jobs.settings import SettingsWatch
 from cht_rapidpro.jobs.status import Status
@@ -80,11 +82,14 @@ async def serve(
         status = Status(me, settings, [couch.health, *rapidpro.healths.values()])
         ground = Ground(config, couch, rapidpro, writer, settings, keyring, reload, metrics, status, wall_clock)
         watch_ground(ground)
-        async with Admin(config.admin.listen, status.snapshot, metrics), asyncio.TaskGroup() as jobs:
+        chronicle = Chronicle(metrics, status.read, wall_clock)
+        admin = Admin(config.admin.listen, status.snapshot, metrics)
+        OperatorsPage(status.snapshot, chronicle.history, wall_clock).add_to(admin.application)
+        async with admin, asyncio.TaskGroup() as jobs:
             writing = jobs.create_task(writer.run(), name="writer")
             async with receiving(ground, sockets) as fetchers:
                 feed, workers = sending(ground, me)
-                finders: list[Job] = [settings, feed, reload, *credentials(ground), *fetchers]
+                finders: list[Job] = [settings, feed, reload, chronicle, *credentials(ground), *fetchers]
                 finding = [jobs.create_task(each.run(), name=type(each).__name__.lower()) for each in finders]
                 working = {jobs.create_task(each.run(stop), name=type(each).__name__.lower()) for each in workers}
                 status.watch([writer.pulse, settings.pulse], [writing, *finding, *working])

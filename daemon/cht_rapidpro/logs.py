@@ -116,10 +116,15 @@ def masked(text: str) -> str:
 
 
 def _last_three(number: re.Match[str]) -> str:
-    return "…" + _SEPARATORS.sub("", number[0])[-3:]
+    return masked_number(number[0])
 
 
-def _masked_id(text: str) -> str:
+def masked_number(number: str) -> str:
+    """What is known to be one, however short: its last three digits."""
+    return "…" + _SEPARATORS.sub("", number)[-3:]
+
+
+def masked_id(text: str) -> str:
     """Of an id only what is marked as a number: bare digits may be RapidPro's, and must stay greppable."""
     return _MARKED_NUMBER.sub(_last_three, _LOGIN.sub(r"\1…", text))
 
@@ -128,7 +133,7 @@ def _mask(key: str, value: object) -> object:
     """What `value` may show under `key`: str, int, float, bool, None, and lists and dicts of these."""
     match value:
         case str():
-            return _masked_id(value) if key in _ID_KEYS and not _BLANK.search(value) else masked(value)
+            return masked_id(value) if key in _ID_KEYS and not _BLANK.search(value) else masked(value)
         case int():
             return value if -_SHORT < value < _SHORT or key in _ID_KEYS else masked(str(value))
         case None | float():

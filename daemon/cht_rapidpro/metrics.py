@@ -6,7 +6,7 @@ stay apart. Invariant: label values are closed sets. A document id or a number a
 message, and a leak.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from typing import Final
 
@@ -20,6 +20,8 @@ from prometheus_client import (
 )
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
+
+from cht_rapidpro.domain.history import About, Fact
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _NAMESPACE: Final = "cht_rapidpro"
@@ -74,9 +76,10 @@ GAUGES: Final = {
 
 
 class Metrics:
-    """The counters and histograms that the jobs share."""
+    """The counters and histograms that the jobs share. Whoever subscribes is told which message each fact is about."""
 
     def __init__(self) -> None:
+        self._subscribers: list[Callable[[Fact], None]] = []
         self.registry = CollectorRegistry()
         self._messages = Counter(
             "messages",
@@ -101,15 +104,24 @@ class Metrics:
         for histogram in histograms:
             self.registry.register(histogram)
 
-    def count(self, outcome: Outcome | Arrived) -> None:
-        """One message more of which this became."""
-        self._messages.labels(_DIRECTIONS[type(outcome)], outcome).inc()
+    def subscribe(self, subscriber: Callable[[Fact], None]) -> None:
+        self._subscribers.append(subscriber)
 
-    def sent(self, due: int, now: int) -> None:
+    def count(self, outcome: Outcome | Arrived, about: About) -> None:
+        """One message more of which this became."""
+        self._tell(Fact(_DIRECTIONS[type(outcome)], outcome, about))
+
+    def sent(self, about: About, due: int, now: int) -> None:
         """RapidPro has a message that was due then; both ms since the epoch, `due` 0 where it is unknown."""
-        self.count(Outcome.SENT)
-        if due:
-            self._pending_to_sent.observe(max(0, now - due) / 1000)
+        waited = max(0, now - due) / 1000 if due else None
+        self._tell(Fact(_DIRECTIONS[Outcome], Outcome.SENT, about, waited))
+        if waited is not None:
+            self._pending_to_sent.observe(waited)
+
+    def _tell(self, fact: Fact) -> None:
+        self._messages.labels(fact.direction, fact.outcome).inc()
+        for subscriber in self._subscribers:
+            subscriber(fact)
 
     def render(self, figures: Mapping[str, Figure]) -> bytes:
         """Everything in Prometheus' text format. Reads /proc: to be called in a thread."""

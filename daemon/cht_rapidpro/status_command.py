@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from cht_rapidpro.config_values import read_address
+from cht_rapidpro.domain.span import span
 from cht_rapidpro.errors import ConfigError, TransientError
 
 _TIMEOUT: Final = 5.0
 _CLEAR: Final = "\x1b[H\x1b[2J"
-_MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
 def run(listen: str, *, as_json: bool, interval: float | None) -> int:
@@ -65,7 +65,7 @@ def as_table(found: Mapping[str, Any]) -> str:
 
 
 def _rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    yield "state", f"{found['state']}, up {_span(found['uptime_seconds'])}, version {found['version']}"
+    yield "state", f"{found['state']}, up {span(found['uptime_seconds'])}, version {found['version']}"
     yield "daemon", f"{found['name']} ({found['instance']})"
     yield "sending", found["sending"]
     for dependency in found["dependencies"]:
@@ -79,7 +79,7 @@ _SHOWN_ELSEWHERE: Final = ("sending_enabled", "dependency_up")
 
 
 def _dependency(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    yield found["name"], f"{found['condition']}, for {_span(found['for_seconds'])}"
+    yield found["name"], f"{found['condition']}, for {span(found['for_seconds'])}"
     if found["last_error"] and found["condition"] != "works":
         yield "", found["last_error"]
 
@@ -95,13 +95,4 @@ def _figure(name: str, figure: object) -> Iterator[tuple[str, str]]:
 def _amount(value: object, unit: str) -> str:
     if not isinstance(value, int | float):
         return "-"
-    return _span(value) if unit == "seconds" else f"{value:g} {unit}"
-
-
-def _span(seconds: float) -> str:
-    """In the two largest units that matter to a reader."""
-    whole = max(0, round(seconds))
-    for unit, size, below, part in (("d", _DAY, "h", _HOUR), ("h", _HOUR, "min", _MINUTE), ("min", _MINUTE, "s", 1)):
-        if whole >= size:
-            return f"{whole // size} {unit} {whole % size // part} {below}"
-    return f"{whole} s"
+    return span(value) if unit == "seconds" else f"{value:g} {unit}"

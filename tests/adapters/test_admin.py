@@ -11,6 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from cht_rapidpro.adapters.admin import Admin
+from cht_rapidpro.domain.history import About
 from cht_rapidpro.metrics import GAUGES, Metrics, Outcome, request_times
 
 
@@ -72,9 +73,9 @@ async def test_ready_fails_only_while_incoming_messages_could_be_lost(state: str
 async def test_metrics_are_what_prometheus_reads() -> None:
     metrics, times = Metrics(), request_times("couchdb")
     metrics.include(times)
-    metrics.count(Outcome.REFUSED)
-    metrics.sent(due=1_000, now=3_500)
-    metrics.sent(due=0, now=3_500)
+    metrics.count(Outcome.REFUSED, About("doc"))
+    metrics.sent(About("doc"), due=1_000, now=3_500)
+    metrics.sent(About("doc"), due=0, now=3_500)
     times.observe(0.2)
     figures = {"queue_messages": 3, "queue_oldest_seconds": None, "budget_left_requests": {"v2": 17, "v2.runs": None}}
     async with listening({"state": "ok", "figures": figures}, metrics=metrics) as url:
@@ -117,7 +118,7 @@ async def test_an_address_that_is_taken_or_not_wanted_leaves_the_daemon_running(
 
 async def test_further_routes_stand_behind_the_same_door() -> None:
     admin = Admin("127.0.0.1:0", lambda: OK, Metrics())
-    admin.router.add_get("/", _page)
+    admin.application.router.add_get("/", _page)
     async with admin:
         assert await get(f"http://{admin.address}/") == (200, "page")
         assert (await get(f"http://{admin.address}/", Host="evil.example"))[0] == 421

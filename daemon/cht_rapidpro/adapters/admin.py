@@ -28,24 +28,24 @@ class Admin:
     """Listens at `listen` while it is entered; "" means not at all. `address`: where it does, None if it does not.
 
     `snapshot` gives what `/status` answers; its `state` is `/ready`'s, and its `figures` are the gauges of `/metrics`.
-    More routes may be added to `router` before.
+    More routes may be added to `application` before.
     """
 
     def __init__(self, listen: str, snapshot: Callable[[], Mapping[str, Any]], metrics: Metrics) -> None:
         self._listen = listen
         self._snapshot = snapshot
         self._metrics = metrics
-        self._application = web.Application(middlewares=[self._refuse_other_hosts])
+        self.application = web.Application(middlewares=[self._refuse_other_hosts])
         self.address: str | None = None
-        self.router = self._application.router
-        self.router.add_get("/health", self._health)
-        self.router.add_get("/ready", self._ready)
-        self.router.add_get("/metrics", self._show_metrics)
-        self.router.add_get("/status", self._status)
+        router = self.application.router
+        router.add_get("/health", self._health)
+        router.add_get("/ready", self._ready)
+        router.add_get("/metrics", self._show_metrics)
+        router.add_get("/status", self._status)
 
     async def __aenter__(self) -> Self:
         """An address that cannot be listened at is one ERROR: messages go their way without it."""
-        self._runner = web.AppRunner(self._application, access_log=None, shutdown_timeout=_STOP_TIME)
+        self._runner = web.AppRunner(self.application, access_log=None, shutdown_timeout=_STOP_TIME)
         if not self._listen:
             return self
         await self._runner.setup()

@@ -27,6 +27,7 @@ from cht_rapidpro.domain.claim import (
     renew,
     settle,
 )
+from cht_rapidpro.domain.history import About
 from cht_rapidpro.domain.outgoing import settled
 from cht_rapidpro.domain.task import Doc, DocId, Task, messages
 from cht_rapidpro.errors import PermanentError
@@ -142,7 +143,7 @@ class Claims:
             pause = self._config.claim_timeout - (self._wall_clock() - claim.at) / 1000
         elif task and (task.get("state"), task.get("state_details")) == (EXPIRED.state, EXPIRED.details):
             log.warning("task.expired", doc=candidate.doc_id, message=candidate.uuid)
-            self._metrics.count(Outcome.EXPIRED)
+            self._metrics.count(Outcome.EXPIRED, _about(candidate, task))
         self._hold_back(candidate, pause)
 
     def _hold_back(self, candidate: Candidate, seconds: float) -> None:
@@ -239,6 +240,11 @@ class Claims:
                     known.error("settle.rejected", error=str(error), means="sent, but the document cannot say so")
                 complained = True
                 await asyncio.sleep(_SETTLE_PAUSE)
+
+
+def _about(candidate: Candidate, task: Task) -> About:
+    numbers = [message.to for message in messages(task) if message.uuid == candidate.uuid]
+    return About(candidate.doc_id, candidate.uuid, *numbers)
 
 
 def _ms(seconds: float) -> int:

@@ -194,7 +194,7 @@ class Doubts:
     async def _send_again(self, doubt: Doubt, repeat: Repeat) -> None:
         if await self._claims.renew(doubt.held):
             log.warning("broadcast.repeated", doc=doubt.held.doc_id, message=doubt.message.uuid)
-            self._metrics.count(Outcome.REPEATED)
+            self._metrics.count(Outcome.REPEATED, doubt.held.about(doubt.message))
             repeat(doubt)
         else:
             self.forget(doubt.held)
@@ -230,7 +230,7 @@ class Doubts:
             gateway_ref=broadcast.id,
             status=broadcast.status,
         )
-        self._metrics.count(Outcome.ADOPTED)
+        self._metrics.count(Outcome.ADOPTED, doubt.held.about(doubt.message, broadcast.id))
         return Created(broadcast.id, broadcast.status)
 
     def _time(self) -> float:

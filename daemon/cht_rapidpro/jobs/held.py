@@ -7,6 +7,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from cht_rapidpro.domain.claim import Claim
+from cht_rapidpro.domain.history import About
 from cht_rapidpro.domain.outgoing import Created, Pair, Refused
 from cht_rapidpro.domain.task import DocId, Message, MessageId
 from cht_rapidpro.jobs.backlog import Key
@@ -49,6 +50,10 @@ class HeldTask:
     @property
     def keys(self) -> list[Key]:
         return [(self.doc_id, message.uuid) for message in self.messages]
+
+    def about(self, message: Message, gateway_ref: str = "") -> About:
+        """What the metrics are told of one of its messages."""
+        return About(self.doc_id, message.uuid, message.to, gateway_ref)
 
     @property
     def is_unused(self) -> bool:

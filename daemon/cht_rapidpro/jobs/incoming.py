@@ -15,6 +15,7 @@ import structlog
 from cht_rapidpro.adapters.couchdb import Couch, Rejected
 from cht_rapidpro.adapters.spool import Spool
 from cht_rapidpro.adapters.spool_file import Counts
+from cht_rapidpro.domain.history import About
 from cht_rapidpro.domain.incoming import AlreadyStored, Arrival, Saved, Spooled, Stored, doc_id, id_text
 from cht_rapidpro.errors import TransientError, TroubleError
 from cht_rapidpro.jobs.drain import Drain, tell_rejected
@@ -117,7 +118,7 @@ class Incoming:
             results = await self._store([item.arrival for item in batch])
             self.can_store = not any(isinstance(result, Unavailable) for result in results)
             for item, result in zip(batch, results, strict=True):
-                self._metrics.count(_ARRIVED[type(result)])
+                self._metrics.count(_ARRIVED[type(result)], _about(item.arrival))
                 _answer(item, result)
         finally:  # this job ends: nobody is left waiting
             for item in batch:
@@ -177,6 +178,10 @@ class Incoming:
             return _unavailable()
         tell_rejected(arrival, reason)
         return Spooled()
+
+
+def _about(arrival: Arrival) -> About:
+    return About(doc_id(arrival.id), number=str(arrival.sender), gateway_ref=id_text(arrival.id))
 
 
 def _unavailable() -> Unavailable:

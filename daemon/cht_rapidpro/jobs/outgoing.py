@@ -301,7 +301,7 @@ class Outgoing:
                     self._start(self._claims.settle(held))
             case Doubtful(why):
                 log.warning("broadcast.doubted", doc=held.doc_id, message=message.uuid, why=why)
-                self._metrics.count(Outcome.DOUBTED)
+                self._metrics.count(Outcome.DOUBTED, held.about(message))
             case Again(size):
                 held.company = size
                 self._queue(held, message)
@@ -330,11 +330,11 @@ class Outgoing:
         self._troubled.pop(held.keys[0], None)
         if isinstance(result, Refused):
             known.warning("broadcast.refused", reason=result.reason)
-            self._metrics.count(Outcome.REFUSED)
+            self._metrics.count(Outcome.REFUSED, held.about(message))
         elif isinstance(turn.pair, Pair):
             self._doubts.know(held, message, turn.pair, result.id)
             known.info("broadcast.created", gateway_ref=result.id, status=result.status)
-            self._metrics.sent(held.due, self._claims.now())
+            self._metrics.sent(held.about(message, result.id), held.due, self._claims.now())
 
     # -- doubt ------------------------------------------------------------------------------------------------------
 

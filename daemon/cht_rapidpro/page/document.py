@@ -1,0 +1,104 @@
+"""The whole page: its parts in their places, and what works without a script.
+
+Without one the browser loads the page again every ten seconds; with one, `page.js` replaces the parts as they change.
+There is no script and no style in the page itself, so that the policy can forbid them.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from cht_rapidpro.domain.history import REMEMBERED, Event
+from cht_rapidpro.domain.span import span
+from cht_rapidpro.page.html import Html, join, tag
+from cht_rapidpro.page.parts import SHOWN, Parts, events
+
+LONGEST_QUERY: Final = 200
+_RELOAD: Final = 10  # seconds
+
+POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:;"
+    " frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
+)
+
+
+def document(status: Mapping[str, Any], parts: Parts, query: str = "", found: Sequence[Event] = ()) -> Html:
+    """`query`: the id that was searched for; `found`: the events about it."""
+    body = tag("body", _header(status, parts), _main(parts, query, found), _footer(status))
+    return join(Html("<!doctype html>\n"), tag("html", _head(), body, lang="en"), "\n")
+
+
+def _head() -> Html:
+    reload = tag("meta", http_equiv="refresh", content=_RELOAD)
+    return tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("title", "cht-rapidpro"),
+        tag("link", rel="icon", href="data:,"),
+        tag("link", rel="stylesheet", href="/page.css"),
+        tag("noscript", reload),
+        tag("script", src="/page.js", defer=True),
+    )
+
+
+def _header(status: Mapping[str, Any], parts: Parts) -> Html:
+    return tag(
+        "header",
+        tag("p", tag("strong", "cht-rapidpro"), " ", tag("bdi", status["name"])),
+        tag(
+            "p",
+            "As of ",
+            _place("span", "clock", parts),
+            " ",
+            tag("span", id="connection", role="status"),
+            tag("noscript", f"This page loads itself again every {_RELOAD} seconds."),
+        ),
+    )
+
+
+def _main(parts: Parts, query: str, found: Sequence[Event]) -> Html:
+    return tag(
+        "main",
+        _place("section", "headline", parts, aria_label="How things are"),
+        _place("p", "spoken", parts, role="status", class_="aside"),
+        _section("The way of the messages", _place("div", "flow", parts)),
+        _section("Dependencies", _place("div", "dependencies", parts)),
+        _section("The last hour", _place("div", "charts", parts)),
+        _section("Find a message", _search(query, found)),
+        _section(f"The last {SHOWN} events", _place("div", "events", parts)),
+    )
+
+
+def _place(name: str, part: str, parts: Parts, **attributes: object) -> Html:
+    return tag(name, parts[part], id=part, **attributes)
+
+
+def _section(title: str, *contents: Html) -> Html:
+    return tag("section", tag("h2", title), *contents)
+
+
+def _search(query: str, found: Sequence[Event]) -> Html:
+    form = tag(
+        "form",
+        tag("label", "Uuid of the message, id of the document, or gateway_ref", for_="q"),
+        tag(
+            "span",
+            tag("input", type="search", id="q", name="q", value=query, maxlength=LONGEST_QUERY, autocomplete="off"),
+            tag("button", "Find"),
+            class_="entry",
+        ),
+        action="/",
+        method="get",
+        role="search",
+    )
+    otherwise = f"Nothing about it among the last {REMEMBERED:,} events; the log goes back further."
+    return join(form, tag("div", events(found, otherwise), id="found") if query else "")
+
+
+def _footer(status: Mapping[str, Any]) -> Html:
+    return tag(
+        "footer",
+        f"Version {status['version']}, running for {span(status['uptime_seconds'])}, instance ",
+        tag("code", status["instance"]),
+    )

@@ -1,0 +1,45 @@
+"""HTML that cannot be broken out of: every text and every attribute is escaped here and nowhere else.
+
+Ids of documents, messages and dependencies' errors are written by others, and may be hostile. What is not `Html` is
+text, so that forgetting to mark it shows in the page and does no harm.
+"""
+
+import html
+import re
+from typing import Final, Self
+
+# Nothing that a parser or a terminal acts on, and no lone surrogate, which UTF-8 cannot carry.
+_UNPRINTABLE: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+_VOID: Final = frozenset({"meta", "link", "input"})
+
+
+class Html(str):
+    """A text that is HTML already."""
+
+    __slots__ = ()
+
+    def __add__(self, other: str) -> Self:
+        return type(self)(str(self) + escape(other))
+
+
+def escape(content: object) -> Html:
+    """The content as HTML; Html stays what it is."""
+    if isinstance(content, Html):
+        return content
+    return Html(html.escape(_UNPRINTABLE.sub("\ufffd", str(content))))
+
+
+def join(*contents: object) -> Html:
+    return Html("".join(map(escape, contents)))
+
+
+def tag(name: str, /, *contents: object, **attributes: object) -> Html:
+    """An element. `class_` is `class`, `data_x` is `data-x`; an attribute that is None or False is left out."""
+    written = "".join(_attribute(key, value) for key, value in attributes.items() if value not in (None, False))
+    end = "" if name in _VOID else f"</{name}>"
+    return Html(f"<{name}{written}>{join(*contents)}{end}")
+
+
+def _attribute(key: str, value: object) -> str:
+    name = key.rstrip("_").replace("_", "-")
+    return f" {name}" if value is True else f' {name}="{escape(value)}"'
