@@ -1,7 +1,7 @@
 # `make demo` and `make test` each work as the first command after a clone: what they need is installed into the
 # checkout (.venv, node_modules) from the lock files.
 .DEFAULT_GOAL := help
-.PHONY: help install prerequisites demo test check format soak bench bench-full lock clean
+.PHONY: help install prerequisites demo test test-browser check format soak bench bench-full lock clean
 BIN := .venv/bin
 
 help: ## list the targets
@@ -33,6 +33,13 @@ demo: install ## the whole gateway on this machine, in a live table; ends by its
 test: install ## the whole test suite
 	$(BIN)/pytest
 
+test-browser: install .venv/.browser ## the operator's page in a browser (Debian's chromium); skipped without one
+	$(BIN)/pytest tests/browser
+
+.venv/.browser: requirements-browser.lock .venv/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-browser.lock
+	touch $@
+
 check: install ## format, lint, types, import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -60,6 +67,8 @@ bench-full: install ## delivery states at full size: 10,000 messages, 20 rounds;
 lock: install ## renew requirements.lock and package-lock.json
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 		--extra demo --group dev pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
+		--group browser -c requirements.lock -o requirements-browser.lock
 	npm install --package-lock-only --ignore-scripts --no-audit --no-fund --omit-lockfile-registry-resolved
 
 clean: ## remove what install made

@@ -59,7 +59,7 @@ class OperatorsPage:
         query = masked_id(request.query.get("q", "").strip()[:LONGEST_QUERY])
         self._draw()
         found = self._history.find(query)[:SHOWN] if query else []
-        text = document(self._view.status, self._parts, query, found)
+        text = document(self._view, self._parts, query, found)
         return web.Response(text=text, content_type="text/html", headers=_HEADERS)
 
     async def _file(self, request: web.Request) -> web.Response:

@@ -84,7 +84,7 @@ def _chart(title: str, of: str, lines: Sequence[Line], spell: Callable[[float], 
     ]
     return tag(
         "figure",
-        tag("figcaption", tag("h3", title), tag("p", *_legend(lines), tag("span", of, class_="note"), class_="legend")),
+        tag("figcaption", tag("h3", title), tag("p", of, class_="note"), tag("p", *_legend(lines), class_="legend")),
         tag("svg", *drawing, viewBox=f"0 0 {_WIDTH} {_HEIGHT}", class_="chart", aria_hidden="true")
         if known
         else tag("p", "Nothing yet.", class_="empty"),
@@ -110,15 +110,20 @@ def _legend(lines: Sequence[Line]) -> list[Html]:
 
 
 def _path(values: Values, top: float) -> str:
-    """A line from each known value to the next minute's; one that stands alone is a dot."""
+    """Steps, each as wide as its minute; a gap where nothing is known."""
     written = []
     before: float | None = None
     for place, value in enumerate(values):
         if value is not None:
-            x, y = place * _WIDTH / (MINUTES - 1), _BOTTOM - (_BOTTOM - _TOP) * value / top
-            written.append(f"{'M' if before is None else 'L'}{x:.0f} {y:.1f}" + ("h.1" if before is None else ""))
+            y = _BOTTOM - (_BOTTOM - _TOP) * value / top
+            start = f"M{_x(place)} {y:.1f}" if before is None else f"V{y:.1f}" if value != before else ""
+            written.append(f"{start}H{_x(place + 1)}")
         before = value
     return "".join(written)
+
+
+def _x(minute: int) -> str:
+    return f"{minute * _WIDTH / MINUTES:.0f}"
 
 
 def _ceiling(value: float) -> float:

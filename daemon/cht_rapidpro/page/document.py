@@ -4,13 +4,13 @@ Without one the browser loads the page again every ten seconds; with one, `page.
 There is no script and no style in the page itself, so that the policy can forbid them.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 from cht_rapidpro.domain.history import REMEMBERED, Event
-from cht_rapidpro.domain.span import span
 from cht_rapidpro.page.html import Html, join, tag
 from cht_rapidpro.page.parts import SHOWN, Parts, events
+from cht_rapidpro.page.view import View
 
 LONGEST_QUERY: Final = 200
 _RELOAD: Final = 10  # seconds
@@ -21,9 +21,9 @@ POLICY: Final = (
 )
 
 
-def document(status: Mapping[str, Any], parts: Parts, query: str = "", found: Sequence[Event] = ()) -> Html:
+def document(view: View, parts: Parts, query: str = "", found: Sequence[Event] = ()) -> Html:
     """`query`: the id that was searched for; `found`: the events about it."""
-    body = tag("body", _header(status, parts), _main(parts, query, found), _footer(status))
+    body = tag("body", _header(view, parts), _main(parts, query, found), _footer(view))
     return join(Html("<!doctype html>\n"), tag("html", _head(), body, lang="en"), "\n")
 
 
@@ -42,10 +42,10 @@ def _head() -> Html:
     )
 
 
-def _header(status: Mapping[str, Any], parts: Parts) -> Html:
+def _header(view: View, parts: Parts) -> Html:
     return tag(
         "header",
-        tag("p", tag("strong", "cht-rapidpro"), " ", tag("bdi", status["name"])),
+        tag("p", tag("strong", "cht-rapidpro"), " ", tag("bdi", view.status["name"])),
         tag(
             "p",
             "As of ",
@@ -96,9 +96,10 @@ def _search(query: str, found: Sequence[Event]) -> Html:
     return join(form, tag("div", events(found, otherwise), id="found") if query else "")
 
 
-def _footer(status: Mapping[str, Any]) -> Html:
+def _footer(view: View) -> Html:
+    status = view.status
     return tag(
         "footer",
-        f"Version {status['version']}, running for {span(status['uptime_seconds'])}, instance ",
+        f"Version {status['version']}, started at {view.since(status['uptime_seconds'])} UTC, instance ",
         tag("code", status["instance"]),
     )

@@ -8,8 +8,11 @@ import html
 import re
 from typing import Final, Self
 
-# Nothing that a parser or a terminal acts on, and no lone surrogate, which UTF-8 cannot carry.
-_UNPRINTABLE: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+# No control character, none that turns the direction of writing, so that an id reads as it is, and no lone surrogate,
+# which UTF-8 cannot carry.
+_UNPRINTABLE: Final = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
 _VOID: Final = frozenset({"meta", "link", "input"})
 
 

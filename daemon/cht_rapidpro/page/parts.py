@@ -62,8 +62,8 @@ def _dependency(view: View, found: dict[str, Any]) -> Html:
         "tr",
         tag("th", named(found["name"]), scope="row"),
         tag("td", tag("span", condition, class_=f"badge {tone}")),
-        tag("td", f"{view.since(seconds)}, {span(seconds)}"),
-        tag("td", found["last_error"] or "none", class_="long"),
+        tag("td", f"{view.since(seconds)}, for {span(seconds)}"),
+        tag("td", found["last_error"] or "no error so far", class_="long"),
     )
 
 

@@ -1,0 +1,115 @@
+"""A real browser before a real daemon, between a CouchDB and a RapidPro that a test can take away.
+
+`make test-browser` runs these; where there is no browser they are skipped.
+"""
+
+import shutil
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+from uuid import uuid4
+
+import pytest
+
+from cht_rapidpro.demo.couchdb import CouchDBStandin
+from cht_rapidpro.demo.database import Database
+from cht_rapidpro.demo.medic import create_medic, data_record, message, task
+from cht_rapidpro.demo.process import Daemon
+from cht_rapidpro.demo.rapidpro import RapidPro
+from tests.conftest import TOKEN
+from tests.gate import until
+
+playwright = pytest.importorskip("playwright.async_api", reason="`make test-browser` installs Playwright")
+
+_BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome")
+_ARGUMENTS: Final = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+MEDIC: Final = "medic"
+
+
+@dataclass
+class Scene:
+    """`daemon` runs between the two others; `url` is its page's, on a port that it keeps."""
+
+    couchdb: CouchDBStandin
+    medic: Database
+    daemon: Daemon
+    rapidpro: RapidPro
+    url: str = ""
+
+    async def __aenter__(self) -> Self:
+        """The kernel chooses a port, which the configuration then names, so that a restart can be seen."""
+        await self.daemon.start()
+        await until(lambda: bool(self._listening()))
+        address = self._listening()[0]["address"]
+        self.url = f"http://{address}"
+        self.daemon.config.write_text(self.daemon.config.read_text().replace("127.0.0.1:0", address))
+        await until(lambda: any(event["event"] == "sending.enabled" for event in self.daemon.events()))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.daemon.kill()
+        await self.rapidpro.__aexit__(kind, error, trace)
+
+    def _listening(self) -> list[dict[str, Any]]:
+        return [event for event in self.daemon.events() if event["event"] == "admin.listening"]
+
+    async def write(self, to: str, *, uuid: str = "", doc_id: str = "") -> str:
+        """The id of a new document with one message; "": ids of the usual kind."""
+        sms = message("A text that nobody shall see", to, uuid=uuid or str(uuid4()))
+        doc_id = doc_id or str(uuid4())
+        await self.medic.put(data_record(task(sms), doc_id=doc_id))
+        return doc_id
+
+    async def lose_rapidpro(self) -> None:
+        await self.rapidpro.__aexit__(None, None, None)
+
+    async def restore_rapidpro(self) -> None:
+        port = int(self.rapidpro.url.rpartition(":")[2])
+        self.rapidpro = await RapidPro(TOKEN, port=port).__aenter__()
+
+
+@pytest.fixture
+async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+    async with CouchDBStandin(data_dir=tmp_path / "couchdb") as couchdb, Database(couchdb, MEDIC) as medic:
+        await create_medic(couchdb, MEDIC)
+        rapidpro = await RapidPro(TOKEN).__aenter__()
+        daemon = Daemon(tmp_path / "gateway", couchdb, MEDIC, {"url": rapidpro.url}, TOKEN)
+        async with Scene(couchdb, medic, daemon, rapidpro) as scene:
+            yield scene
+
+
+@dataclass
+class Browser:
+    """`complaints`: what the console of a page said, a breach of its policy for one."""
+
+    browser: Any
+    complaints: list[str] = field(default_factory=list)
+
+    async def open(self, url: str, **options: Any) -> Any:
+        page = await (await self.browser.new_context(**options)).new_page()
+        page.on("console", lambda line: self.complaints.append(line.text))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        await page.goto(url)
+        return page
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    path = next(filter(None, map(shutil.which, _BROWSERS)), None)
+    if path is None:
+        pytest.skip("no browser on this machine: apt-get install chromium")
+    async with playwright.async_playwright() as driver:
+        chromium = await driver.chromium.launch(executable_path=path, args=_ARGUMENTS)
+        yield Browser(chromium)
+        await chromium.close()
