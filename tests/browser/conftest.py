@@ -11,15 +11,17 @@ from types import TracebackType
 from typing import Any, Final, Self
 from uuid import uuid4
 
+import aiohttp
 import pytest
 
 from cht_rapidpro.demo.couchdb import CouchDBStandin
 from cht_rapidpro.demo.database import Database
 from cht_rapidpro.demo.medic import create_medic, data_record, message, task
-from cht_rapidpro.demo.process import Daemon
+from cht_rapidpro.demo.process import INCOMING_KEY, Daemon
 from cht_rapidpro.demo.rapidpro import RapidPro
 from tests.conftest import TOKEN
 from tests.gate import until
+from tests.webhook import listening_socket
 
 playwright = pytest.importorskip("playwright.async_api", reason="`make test-browser` installs Playwright")
 
@@ -71,6 +73,14 @@ class Scene:
         await self.medic.put(data_record(task(sms), doc_id=doc_id))
         return doc_id
 
+    async def receive(self, given: str, sender: str) -> None:
+        """RapidPro's flow has a message for us."""
+        body = {"id": given, "from": sender, "content": "A text that nobody shall see"}
+        headers = {"Authorization": f"Token {INCOMING_KEY}"}
+        async with aiohttp.ClientSession(headers=headers) as session:
+            answer = await session.post(self.daemon.webhook_url, json=body)
+            assert answer.status == 200
+
     async def lose_rapidpro(self) -> None:
         await self.rapidpro.__aexit__(None, None, None)
 
@@ -84,9 +94,10 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
     async with CouchDBStandin(data_dir=tmp_path / "couchdb") as couchdb, Database(couchdb, MEDIC) as medic:
         await create_medic(couchdb, MEDIC)
         rapidpro = await RapidPro(TOKEN).__aenter__()
-        daemon = Daemon(tmp_path / "gateway", couchdb, MEDIC, {"url": rapidpro.url}, TOKEN)
-        async with Scene(couchdb, medic, daemon, rapidpro) as scene:
-            yield scene
+        with listening_socket() as listener:
+            daemon = Daemon(tmp_path / "gateway", couchdb, MEDIC, {"url": rapidpro.url}, TOKEN, webhook=listener)
+            async with Scene(couchdb, medic, daemon, rapidpro) as scene:
+                yield scene
 
 
 @dataclass

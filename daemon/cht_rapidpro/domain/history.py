@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Final
 
 MINUTES: Final = 60
-REMEMBERED: Final = 1000  # events
+REMEMBERED: Final = 500  # events
 LONGEST_ID: Final = 64
 _LEAST_WAIT: Final = 0.01  # seconds: all shorter ones are one
 _GROWTH: Final = 1.1

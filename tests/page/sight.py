@@ -1,0 +1,41 @@
+"""Views to draw the page from, in the states that a daemon may be in."""
+
+from typing import Any
+
+from cht_rapidpro.domain.history import About, Event, Fact, History
+from cht_rapidpro.page.view import View
+
+NOW = 1_700_000_000_000  # 2023-11-14T22:13:20Z
+FIGURES = {
+    "queue_messages": 3,
+    "queue_oldest_seconds": 2.0,
+    "claimed_tasks": 1,
+    "ambiguous_messages": 0,
+    "budget_left_requests": {"v2": 3000, "v2.messages": 3600, "v2.runs": None},
+    "sending_enabled": 1,
+}
+INCOMING: dict[str, Any] = {"incoming_messages": 0, "spooled_messages": {"waiting": 0, "rejected": 0}}
+
+
+def dependency(name: str, condition: str = "works", error: str | None = None) -> dict[str, Any]:
+    return {"name": name, "condition": condition, "for_seconds": 240, "last_error": error}
+
+
+def view(*dependencies: dict[str, Any], history: History | None = None, state: str = "ok", **figures: Any) -> View:
+    """Healthy but for what is given."""
+    history = history or History()
+    status = {
+        "version": "1.0",
+        "instance": "0" * 32,
+        "name": "test",
+        "uptime_seconds": 20,
+        "state": state,
+        "sending": "sms.outgoing_service is 'other': another gateway is chosen",
+        "figures": {**FIGURES, **figures},
+        "dependencies": list(dependencies or (dependency("couchdb"), dependency("rapidpro"))),
+    }
+    return View(NOW, status, history.minutes(0.0), history.recent(50))
+
+
+def event(outcome: str = "sent", direction: str = "outgoing", **about: str) -> Event:
+    return Event(NOW, Fact(direction, outcome, About(**{"doc": "doc", **about}), 0.2))
