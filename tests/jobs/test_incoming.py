@@ -172,6 +172,7 @@ async def test_couchdb_away_and_back(gate: Gate, medic: Database, spool: Path) -
                 assert await job.store(arrival(number + 1, f"text {number}")) == Spooled()
             asked = gate.requests.count("POST _bulk_docs")
             assert asked == 1, "only the first has waited for CouchDB"
+            await until(lambda: job.spooled.waiting == 5)
             assert await job.store(arrival(1, "text 0")) == Spooled()
             gate.is_closed = False
             await drained(spool)

@@ -78,6 +78,7 @@ class Drain:
             return await self._drain_batch()
 
     async def _drain_batch(self) -> bool:
+        self.left = await self._spool.counts()  # each time: while CouchDB is away there is no other end of a step
         rows = await self._spool.oldest(_ROWS)
         settings = self._settings.settings
         if not rows or settings is None:
