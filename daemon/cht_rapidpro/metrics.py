@@ -33,7 +33,10 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Outcome(StrEnum):
-    """What became of an outgoing message, when it did; one in doubt is counted again when that ends."""
+    """What became of an outgoing message, when it did; one in doubt is counted again when that ends.
+
+    What is `sent` is counted again when RapidPro says that it was `delivered`, or that it `failed` on its way.
+    """
 
     SENT = "sent"
     REFUSED = "refused"
