@@ -35,6 +35,7 @@ _ARGUMENTS: Final = [
     "--disable-sync",
 ]
 MEDIC: Final = "medic"
+PROGRESS: Final = ((0.5, "wired"), (1.0, "delivered"))
 
 
 @dataclass
@@ -86,16 +87,24 @@ class Scene:
 
     async def restore_rapidpro(self) -> None:
         port = int(self.rapidpro.url.rpartition(":")[2])
-        self.rapidpro = await RapidPro(TOKEN, port=port).__aenter__()
+        self.rapidpro = await RapidPro(TOKEN, progress=PROGRESS, port=port).__aenter__()
 
 
 @pytest.fixture
 async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
     async with CouchDBStandin(data_dir=tmp_path / "couchdb") as couchdb, Database(couchdb, MEDIC) as medic:
         await create_medic(couchdb, MEDIC)
-        rapidpro = await RapidPro(TOKEN).__aenter__()
+        rapidpro = await RapidPro(TOKEN, progress=PROGRESS).__aenter__()
         with listening_socket() as listener:
-            daemon = Daemon(tmp_path / "gateway", couchdb, MEDIC, {"url": rapidpro.url}, TOKEN, webhook=listener)
+            daemon = Daemon(
+                tmp_path / "gateway",
+                couchdb,
+                MEDIC,
+                {"url": rapidpro.url},
+                TOKEN,
+                {"delivery": {"interval": "1s"}},
+                webhook=listener,
+            )
             async with Scene(couchdb, medic, daemon, rapidpro) as scene:
                 yield scene
 

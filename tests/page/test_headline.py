@@ -23,7 +23,7 @@ def test_all_is_well() -> None:
 @pytest.mark.parametrize(
     ("amiss", "tone", "what", "advice"),
     [
-        ({}, Tone.WARN, "RapidPro does not answer.", "Cannot connect"),
+        ({}, Tone.WARN, "RapidPro does not answer", "Cannot connect"),
         ({"sending_enabled": 0}, Tone.WARN, "We do not send.", "Sms.outgoing_service is"),
         ({"budget_left_requests": {"v2": 0}}, Tone.WARN, "RapidPro's request limit is reached.", "(v2)"),
         ({"queue_oldest_seconds": 3 * 3600}, Tone.WARN, "Messages wait long.", "the log"),
@@ -38,12 +38,14 @@ def test_what_is_wrong_is_said_with_what_to_do(amiss: dict[str, Any], tone: Tone
 
 
 def test_since_when_is_said_on_the_clock_and_as_a_span() -> None:
-    assert findings(view(LOST))[0].more == "Since 22:09:20 UTC, for 4 min 0 s."
+    assert findings(view(LOST))[0].more == "since 22:09:20 UTC, for 4 min 0 s."
 
 
 def test_the_worst_is_the_headline_and_the_others_are_below_it() -> None:
     shown = headline(view(LOST, REFUSED, **INCOMING))
     assert "Broken" in shown
-    assert shown.index("CouchDB refuses us.") < shown.index("</h1>") < shown.index("RapidPro does not answer.")
+    assert (
+        shown.index("CouchDB refuses us since") < shown.index("</h1>") < shown.index("RapidPro does not answer since")
+    )
     assert "check [couchdb] user and password" in shown
     assert "3 messages waiting" in shown

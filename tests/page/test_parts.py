@@ -41,8 +41,8 @@ def test_the_way_in_and_the_delivery_are_drawn_where_the_daemon_has_them() -> No
         "outstanding_messages": 7,
     }
     drawn = flow(view(history=history, **figures))
-    assert "then on their way 7 (outcome is asked for), then delivered / failed 4 / 0 (last hour)." in drawn
-    assert "RapidPro works, then received 5 (last hour), then being stored 1, then spooled 3 (1 rejected)," in drawn
+    assert "then on their way 7 (asked about), then delivered / failed 4 / 0 (last hour)." in drawn
+    assert "RapidPro works, then received 5 (last hour; 1 waiting), then spooled 3 (1 rejected)," in drawn
 
 
 @pytest.mark.parametrize(("condition", "word"), [("lost", "no answer"), ("refused", "refuses us")])

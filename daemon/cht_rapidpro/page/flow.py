@@ -58,7 +58,7 @@ def _outgoing(view: View) -> Iterator[Box]:
     yield Box("sent / refused", f"{_amount(sent)} / {_amount(totals['outgoing', 'refused'])}", "last hour")
     if view.has("outstanding_messages"):
         delivered, failed = totals["outgoing", "delivered"], totals["outgoing", "failed"]
-        yield Box("on their way", _amount(view.figure("outstanding_messages")), "outcome is asked for")
+        yield Box("on their way", _amount(view.figure("outstanding_messages")), "asked about")
         yield Box("delivered / failed", f"{_amount(delivered)} / {_amount(failed)}", "last hour")
 
 
@@ -68,8 +68,9 @@ def _incoming(view: View) -> Iterator[Box]:
         spooled = view.labelled("spooled_messages")
         rejected = spooled.get("rejected")
         yield _dependency(view, "rapidpro", "RapidPro")
-        yield Box("received", _amount(sum(totals[arrived] for arrived in ARRIVED)), "last hour")
-        yield Box("being stored", _amount(view.figure("incoming_messages")))
+        waiting = view.figure("incoming_messages")
+        note = f"last hour; {_amount(waiting)} waiting" if waiting else "last hour"
+        yield Box("received", _amount(sum(totals[arrived] for arrived in ARRIVED)), note)
         yield Box("spooled", _amount(spooled.get("waiting")), f"{_amount(rejected)} rejected" if rejected else "")
         yield _dependency(view, "couchdb", "CouchDB")
 

@@ -73,11 +73,11 @@ def _dependencies(view: View) -> Iterator[Finding]:
 
 def _dependency(view: View, found: dict[str, Any]) -> Finding:
     name, error = named(found["name"]), found["last_error"] or "no reason is known"
-    since = f"Since {view.since(found['for_seconds'])} UTC, for {span(found['for_seconds'])}."
+    since = f"since {view.since(found['for_seconds'])} UTC, for {span(found['for_seconds'])}."
     if found["condition"] == "refused":
-        return Finding(Tone.BAD, f"{name} refuses us.", since, f"A human must act: {error}")
-    advice = f"Messages wait, none is lost, and we try again by ourselves. If it lasts, look at {name}: {error}"
-    return Finding(Tone.WARN, f"{name} does not answer.", since, advice)
+        return Finding(Tone.BAD, f"{name} refuses us", since, f"A human must act: {error}")
+    advice = f"Messages wait, none is lost, and we try again by ourselves. If it lasts, look there: {error}"
+    return Finding(Tone.WARN, f"{name} does not answer", since, advice)
 
 
 def _sending(view: View) -> Iterator[Finding]:
