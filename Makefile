@@ -61,7 +61,7 @@ bench: install ## the benchmarks in small form
 	$(BIN)/python -m bench.delivery
 	$(BIN)/python -m bench.start --starts 3 --minutes 1
 
-bench-full: install ## delivery states at full size: 10,000 messages, 20 rounds; takes a quarter of an hour
+bench-full: install ## delivery states at full size: 10,000 messages, 20 rounds; takes about two minutes
 	$(BIN)/python -m bench.delivery --full
 
 lock: install ## renew requirements.lock and package-lock.json
