@@ -116,7 +116,6 @@ class ChangesFeed:
                 if response.status in _NO_SELECTOR:
                     return None
                 raise_for_status(response, self._couch.config)
-                self._couch.health.works()  # it answers, though there may be nothing to tell for a minute
                 answer = await _read_bounded(response)
                 body = None if answer is None else _decoder.decode(answer)
         if body is None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import aclosing, suppress
 from typing import Final, NoReturn
 
-from cht_rapidpro.adapters.changes import ChangesFeed, Hint
+from cht_rapidpro.adapters.changes import Changes, ChangesFeed, Hint
 from cht_rapidpro.adapters.couchdb import Couch, MessageRow, Seq
 from cht_rapidpro.domain.settings import concerns_settings
 from cht_rapidpro.domain.statuses import State
@@ -83,13 +83,18 @@ class Feed:
     async def _follow(self, since: Seq) -> NoReturn:
         while True:
             with self.following.step():
-                changes = await until_it_works(self._changes.wait, since)
+                changes = await until_it_works(self._wait, since)
             self.heard = asyncio.get_running_loop().time()
             since = changes.last_seq
             if not changes.is_complete:
                 self._backlog.low.set()
             for hint in changes.hints:
                 self._take(hint)
+
+    async def _wait(self, since: Seq) -> Changes:
+        if self._couch.health.error is not None:
+            await self._couch.update_seq()  # a feed that is back may be silent for a minute: this tells at once
+        return await self._changes.wait(since)
 
     def _take(self, hint: Hint) -> None:
         if concerns_settings(hint.doc_id):
