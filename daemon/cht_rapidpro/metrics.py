@@ -33,10 +33,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Outcome(StrEnum):
-    """What became of an outgoing message, when it did; one in doubt is counted again when that ends.
-
-    What is `sent` is counted again when RapidPro says that it was `delivered`, or that it `failed` on its way.
-    """
+    """What became of an outgoing message, when it did; one in doubt is counted again when that ends."""
 
     SENT = "sent"
     REFUSED = "refused"

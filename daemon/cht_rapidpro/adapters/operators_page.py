@@ -50,7 +50,7 @@ class OperatorsPage:
 
     def add_to(self, application: web.Application) -> None:
         application.router.add_get("/", self._page)
-        application.router.add_get("/events", self._events)
+        application.router.add_get("/events", self._events, allow_head=False)
         for name in _FILES:
             application.router.add_get(f"/{name}", self._file)
         application.on_shutdown.append(self._stop)

@@ -23,7 +23,7 @@ from cht_rapidpro.metrics import Metrics, Outcome
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 _FINAL: Final = (State.SENT, State.DELIVERED, State.FAILED)
-_ENDS: Final = {State.DELIVERED: Outcome.DELIVERED, State.FAILED: Outcome.FAILED}
+_COUNTED: Final = {State.DELIVERED: Outcome.DELIVERED, State.FAILED: Outcome.FAILED}
 _UNKNOWN: Final = 100  # statuses told; RapidPro has ten
 
 
@@ -79,9 +79,9 @@ class States:
             return
         if doc is not None and _has_made(advance, doc):
             known.info("state.changed", state=change.state, details=change.details)
-            if change.state in _ENDS and change.state != task.state:
+            if outcome := _COUNTED.get(change.state):
                 number = task.urns[0].removeprefix("tel:") if task.urns else ""
-                self._metrics.count(_ENDS[change.state], About(task.doc_id, task.uuid, number, task.broadcast))
+                self._metrics.count(outcome, About(task.doc_id, task.uuid, number, task.broadcast))
         self._follow(watched, advance, doc)
 
     def _follow(self, watched: Watched, advance: Advance, doc: Doc | None) -> None:

@@ -6,7 +6,7 @@ text, so that forgetting to mark it shows in the page and does no harm.
 
 import html
 import re
-from typing import Final, Self
+from typing import Final
 
 # No control character, none that turns the direction of writing, so that an id reads as it is, and no lone surrogate,
 # which UTF-8 cannot carry.
@@ -20,9 +20,6 @@ class Html(str):
     """A text that is HTML already."""
 
     __slots__ = ()
-
-    def __add__(self, other: str) -> Self:
-        return type(self)(str(self) + escape(other))
 
 
 def escape(content: object) -> Html:
