@@ -19,8 +19,8 @@ from cht_rapidpro.demo.medic import data_record, message, task
 async def main() -> None:
     options = _options()
     async with rig(latency=0.05) as bench:
+        idle = await _idle(bench, options.minutes)  # before there is any message whose delivery is asked for
         starts = [await _start(bench, number) for number in range(options.starts)]
-        idle = await _idle(bench, options.minutes)
     table(
         f"start to the first send, {options.starts} times",
         [

@@ -268,6 +268,22 @@ async def test_after_each_sweep_the_follower_goes_on_from_the_position_before_it
         assert [name for name in running.server.names[:first] if name != CHANGES][-2:] == [INFO, VIEW]
 
 
+async def test_a_follower_that_was_answered_since_the_last_sweep_goes_on_undisturbed() -> None:
+    """It has a position of its own: an idle database is spared two requests a sweep."""
+    medic = Medic()
+    async with following(medic) as running:
+        await until(lambda: running.positions() == ["0-x", "0-x"])
+        for number in range(1, 4):
+            medic.change(data_record(task(message("hello"))))
+            await until(lambda: running.positions()[-1] == f"{number}-x")  # noqa: B023 - used at once
+            views = running.count(VIEW)
+            jump(INTERVAL)
+            await until(lambda: running.count(VIEW) == views + 1)  # noqa: B023
+        assert running.positions() == ["0-x", "0-x", "1-x", "2-x", "3-x"]
+        assert running.count(INFO) == 1
+        await until(lambda: _hurry() and running.count(INFO) == 2)
+
+
 def _followed_from(position: str, running: Running) -> Callable[[], bool]:
     return lambda: _hurry() and running.positions()[-1:] == [position]
 

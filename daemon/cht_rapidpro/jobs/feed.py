@@ -2,12 +2,14 @@
 
 A sweep reads the view `medic/messages_by_state` from the oldest due message on until the backlog is full; it runs at
 the start, every `sweep_interval`, and when the backlog runs low with more behind it. The follower goes on from an
-`update_seq` taken *before* a sweep, so that between the two nothing is missed, and is started anew from such a position
-after each sweep. No checkpoint is stored: the state of the tasks is the checkpoint.
+`update_seq` taken *before* a sweep, so that between the two nothing is missed. Unless it was answered since the sweep
+before, it is started anew from such a position: a filtered longpoll may wait for ever and gives none of its own. No
+checkpoint is stored: the state of the tasks is the checkpoint.
 """
 
 import asyncio
 import itertools
+import math
 from collections.abc import Iterator
 from contextlib import aclosing, suppress
 from typing import Final, NoReturn
@@ -41,23 +43,35 @@ class Feed:
         self._interval = sweep_interval
         self.sweeping = Pulse("sweep", couch.health)
         self.following = Pulse("feed", couch.health)
+        self._answered = -math.inf  # loop time: when the follower last learned a position
         self.heard: float | None = None  # loop time: when CouchDB last told what there is to send
         settings.subscribe(backlog.low.set)
 
     async def run(self) -> NoReturn:
         async with asyncio.TaskGroup() as group:
-            follower: asyncio.Task[NoReturn] | None = None
-            for sweeps in itertools.count(1):
+            with self.sweeping.step():
+                follower = await self._sweep_and_follow(group, None)
+            for sweeps in itertools.count(2):
+                began = _time()
+                await self._until_next_sweep()
                 with self.sweeping.step():
-                    position = await until_it_works(self._couch.update_seq)
-                    follower = follower or group.create_task(self._follow(position))
-                    await self._sweep()
-                follower.cancel()
-                follower = group.create_task(self._follow(position))
+                    if self._answered > began:
+                        await self._sweep()
+                    else:
+                        follower = await self._sweep_and_follow(group, follower)
                 if sweeps % _SETTINGS_EVERY == 0:
                     self._settings.refresh()
-                await self._until_next_sweep()
         raise AssertionError("unreachable: the loop above has no end")
+
+    async def _sweep_and_follow(
+        self, group: asyncio.TaskGroup, follower: asyncio.Task[NoReturn] | None
+    ) -> asyncio.Task[NoReturn]:
+        """A sweep, and in place of the follower one that goes on from before it."""
+        position = await until_it_works(self._couch.update_seq)
+        follower = follower or group.create_task(self._follow(position))
+        await self._sweep()
+        follower.cancel()
+        return group.create_task(self._follow(position))
 
     async def _until_next_sweep(self) -> None:
         with suppress(TimeoutError):
@@ -70,11 +84,11 @@ class Feed:
             self._backlog.clear()
             return
         await until_it_works(self._sweep_once)
-        self.heard = asyncio.get_running_loop().time()
+        self.heard = _time()
 
     async def _sweep_once(self) -> None:
         """Begins with the oldest and ends when the backlog is full; it never waits for room."""
-        self._backlog.start_sweep(asyncio.get_running_loop().time())
+        self._backlog.start_sweep(_time())
         async with aclosing(self._couch.messages_in(_SENDABLE)) as pages:
             async for page in pages:
                 if not all(self._backlog.add(candidate) for row in page if (candidate := _candidate(row))):
@@ -84,7 +98,7 @@ class Feed:
         while True:
             with self.following.step():
                 changes = await until_it_works(self._wait, since)
-            self.heard = asyncio.get_running_loop().time()
+            self.heard = self._answered = _time()
             since = changes.last_seq
             if not changes.is_complete:
                 self._backlog.low.set()
@@ -100,9 +114,13 @@ class Feed:
         if concerns_settings(hint.doc_id):
             self._settings.refresh()
         elif hint.doc is not None and self._settings.target is not None:
-            self._copies.put(hint.doc, hint.size, asyncio.get_running_loop().time())
+            self._copies.put(hint.doc, hint.size, _time())
             for candidate in _candidates(hint.doc):
                 self._backlog.hint(candidate)
+
+
+def _time() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _candidate(row: MessageRow) -> Candidate | None:
