@@ -30,8 +30,9 @@ node_modules/.package-lock.json: package.json package-lock.json | prerequisites
 demo: install ## the whole gateway on this machine, in a live table; ends by itself
 	$(BIN)/cht-rapidpro demo
 
+# Most tests wait for another process: three at once take little more than half the time on two cores.
 test: install ## the whole test suite
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 3 --dist worksteal
 
 test-browser: install .venv/.browser ## the operator's page in a browser (Debian's chromium); skipped without one
 	$(BIN)/pytest tests/browser
