@@ -54,16 +54,24 @@ format: install ## let ruff format and mend what it can
 soak: install ## ten minutes of random faults; ARGS="--daemons 2 --repeated --coalesce always", --seed N, --minutes N
 	$(BIN)/python -m tests.faults.soak $(ARGS)
 
-bench: install ## the benchmarks in small form
+bench: install ## the benchmarks in small form, in under five minutes; bench/README.md
+	$(BIN)/python -m bench.limits
 	$(BIN)/python -m bench.outgoing
 	$(BIN)/python -m bench.coalescing
 	$(BIN)/python -m bench.incoming
-	$(BIN)/python -m bench.memory
 	$(BIN)/python -m bench.delivery
+	$(BIN)/python -m bench.memory --long 1000
 	$(BIN)/python -m bench.start --starts 3 --minutes 1
 
-bench-full: install ## delivery states at full size: 10,000 messages, 20 rounds; takes about two minutes
+bench-full: install ## the same at full size; takes about a quarter of an hour
+	$(BIN)/python -m bench.limits --docs 20000 --posts 5000
+	$(BIN)/python -m bench.outgoing --messages 5000 --single 300
+	$(BIN)/python -m bench.coalescing --recipients 5000 --messages 5000
+	$(BIN)/python -m bench.coalescing --coalesce off
+	$(BIN)/python -m bench.incoming --messages 20000
 	$(BIN)/python -m bench.delivery --full
+	$(BIN)/python -m bench.memory --long 20000
+	$(BIN)/python -m bench.start
 
 lock: install ## renew requirements.lock and package-lock.json
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \

@@ -1,7 +1,7 @@
 """A text to a whole district, and a mixed queue into which one urgent message comes.
 
-`python -m bench.coalescing [--recipients N] [--messages N] [--texts N] [--latency S] [--coalesce auto|off|always]`;
-with COUCHDB_URL against that server.
+`python -m bench.coalescing [--recipients N] [--messages N] [--texts N] [--coalesce auto|off|always] [--latency S]
+[--per-hour N]`; with COUCHDB_URL against that server.
 """
 
 import argparse
@@ -18,15 +18,14 @@ from cht_rapidpro.demo.medic import data_record, message, task
 from cht_rapidpro.demo.process import Daemon
 
 _URGENT: Final = "Come at once"
-_PER_HOUR: Final = 3600
 _LOOK: Final = 0.02  # seconds between two looks at the simulator
 
 
 async def main() -> None:
     options = _options()
-    async with rig(options.latency) as bench:
+    async with rig(options.latency, options.per_hour) as bench:
         district = await _district(bench, options.recipients, options.coalesce)
-    async with rig(options.latency) as bench:
+    async with rig(options.latency, options.per_hour) as bench:
         mixed = await _mixed(bench, options.messages, options.texts, options.coalesce)
     table(f"coalescing ({options.coalesce}): one text to {options.recipients} people, one document", district)
     table(f"coalescing ({options.coalesce}): {options.messages} messages of {options.texts} texts", mixed)
@@ -68,10 +67,8 @@ async def _mixed(bench: Rig, messages: int, texts: int, coalesce: str) -> list[t
 
 @asynccontextmanager
 async def _sending(bench: Rig, coalesce: str) -> AsyncIterator[Daemon]:
-    """A daemon that waits for messages, with RapidPro's own limit."""
-    daemon = bench.new_daemon(
-        rapidpro={"url": bench.rapidpro_url, "requests_per_hour": _PER_HOUR}, outgoing={"coalesce": coalesce}
-    )
+    """A daemon that waits for messages."""
+    daemon = bench.new_daemon(outgoing={"coalesce": coalesce})
     await daemon.start()
     try:
         await settled(daemon, 0)
@@ -105,6 +102,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--messages", type=int, default=2000, help="of the mixed queue")
     parser.add_argument("--texts", type=int, default=100, help="of the mixed queue")
     parser.add_argument("--latency", type=float, default=0.05, help="RapidPro's, in seconds")
+    parser.add_argument("--per-hour", type=int, default=3600, help="RapidPro's limit of requests; 0: none")
     parser.add_argument("--coalesce", choices=("auto", "off", "always"), default="auto")
     return parser.parse_args()
 

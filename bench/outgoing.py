@@ -1,6 +1,7 @@
 """How fast a backlog goes out, how soon a single message does, and what it costs in requests.
 
-`python -m bench.outgoing [--messages N] [--single N] [--latency S]`; with COUCHDB_URL against that server.
+`python -m bench.outgoing [--messages N] [--single N] [--latency S] [--per-hour N]`; with COUCHDB_URL against that
+server.
 """
 
 import argparse
@@ -19,7 +20,7 @@ _DEADLINE = 600.0
 
 async def main() -> None:
     options = _options()
-    async with rig(options.latency) as bench:
+    async with rig(options.latency, options.per_hour) as bench:
         backlog = await _backlog(bench, options.messages)
         single = await _single(bench, options.single)
     table(
@@ -102,6 +103,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--messages", type=int, default=1000, help="of the backlog")
     parser.add_argument("--single", type=int, default=100, help="messages sent one at a time")
     parser.add_argument("--latency", type=float, default=0.05, help="RapidPro's, in seconds")
+    parser.add_argument("--per-hour", type=int, default=0, help="RapidPro's limit of requests; 0: none")
     return parser.parse_args()
 
 

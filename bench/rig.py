@@ -31,9 +31,10 @@ class Rig:
     rapidpro_url: str
     folder: Path
     http: aiohttp.ClientSession
+    per_hour: int
 
     def new_daemon(self, webhook: socket.socket | None = None, **sections: dict[str, object]) -> Daemon:
-        rapidpro = {"url": self.rapidpro_url, "requests_per_hour": 0}
+        rapidpro = {"url": self.rapidpro_url, "requests_per_hour": self.per_hour}
         folder = self.folder / uuid4().hex
         return Daemon(folder, self.couchdb, self.database.name, rapidpro, TOKEN, sections, webhook)
 
@@ -58,22 +59,23 @@ class Rig:
 
 
 @asynccontextmanager
-async def rig(latency: float) -> AsyncIterator[Rig]:
-    """Everything but the daemon, on a fresh database. `latency`: RapidPro's, in seconds."""
+async def rig(latency: float, per_hour: int = 0) -> AsyncIterator[Rig]:
+    """Everything but the daemon, on a fresh database. RapidPro's `latency`, in s, and requests an hour; 0: no limit."""
     name = f"bench-{uuid4().hex}"
     with tempfile.TemporaryDirectory(prefix="cht-rapidpro-bench-") as folder:
-        async with couchdb_server() as couchdb, _simulator(latency) as url, aiohttp.ClientSession() as http:
+        async with couchdb_server() as couchdb, _simulator(latency, per_hour) as url, aiohttp.ClientSession() as http:
             await create_medic(couchdb, name)
             try:
                 async with Database(couchdb, name) as database:
-                    yield Rig(couchdb, database, url, Path(folder), http)
+                    yield Rig(couchdb, database, url, Path(folder), http, per_hour)
             finally:
                 await delete_database(couchdb, name)
 
 
 @asynccontextmanager
-async def _simulator(latency: float) -> AsyncIterator[str]:
-    arguments = ["-m", "cht_rapidpro.demo.rapidpro", "--token", TOKEN, "--latency", str(latency)]
+async def _simulator(latency: float, per_hour: int) -> AsyncIterator[str]:
+    limit = ["--requests-per-hour", str(per_hour)] if per_hour else []
+    arguments = ["-m", "cht_rapidpro.demo.rapidpro", "--token", TOKEN, "--latency", str(latency), *limit]
     process = await asyncio.create_subprocess_exec(sys.executable, *arguments, stdout=asyncio.subprocess.PIPE)
     try:
         assert process.stdout  # noqa: S101 - a pipe was asked for
