@@ -18,11 +18,8 @@ from cht_rapidpro.config import (
     Log,
     Outgoing,
     Rapidpro,
-    load,
-    load_admin,
-    load_spool,
-    state_dir,
 )
+from cht_rapidpro.config_file import load, load_admin, load_spool, state_dir
 from cht_rapidpro.config_values import Secret, check_url
 from cht_rapidpro.errors import ConfigError
 

@@ -17,12 +17,13 @@ from typing import Final
 
 import structlog
 
-from cht_rapidpro import app, config, logs, spool_commands, status_command
+from cht_rapidpro import app, config_file, logs, spool_commands, status_command
 from cht_rapidpro.adapters.couchdb import Couch
 from cht_rapidpro.adapters.state_dir import state_directory
 from cht_rapidpro.adapters.systemd import take_sockets
 from cht_rapidpro.adapters.vault import CredentialName, Vault
 from cht_rapidpro.check import report
+from cht_rapidpro.config import Couchdb
 from cht_rapidpro.config_values import Secret, checked_secret
 from cht_rapidpro.errors import ConfigError, GatewayError, PermanentError, TroubleError
 
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return _set_credential(args.config, CredentialName(args.name))
             case "status":
                 interval = _WATCH_INTERVAL if args.watch else None
-                listen = config.load_admin(args.config).listen
+                listen = config_file.load_admin(args.config).listen
                 return status_command.run(listen, as_json=args.json, interval=interval)
             case "demo":
                 return _demo(keep=args.keep)
@@ -111,15 +112,15 @@ def _add_spool(spool: argparse.ArgumentParser) -> None:
 
 
 def _run(path: Path) -> int:
-    settings = config.load(path, os.environ)
+    settings = config_file.load(path, os.environ)
     logs.configure(settings.log.level, settings.log.format)
     faulthandler.enable()  # systemd's watchdog ends a stuck process by SIGABRT: the journal shall say where it was
     for warning in settings.warnings:
         log.warning("config.warned", warning=warning)
     sockets = take_sockets("incoming", os.environ)
-    with state_directory(config.state_dir(settings, path, os.environ)) as instance_id:
+    with state_directory(config_file.state_dir(settings, path, os.environ)) as instance_id:
         try:
-            asyncio.run(app.run(settings, instance_id, lambda: config.load(path, os.environ), sockets))
+            asyncio.run(app.run(settings, instance_id, lambda: config_file.load(path, os.environ), sockets))
         except Exception:
             log.critical("daemon.crashed", exc_info=True)
             return CRASHED
@@ -134,7 +135,7 @@ def _check(path: Path, *, offline: bool, as_json: bool) -> int:
 
 
 def _set_credential(path: Path, name: CredentialName) -> int:
-    settings = config.load(path, os.environ)
+    settings = config_file.load(path, os.environ)
     try:
         value = checked_secret(_read_value(name))
     except ConfigError as error:
@@ -160,7 +161,7 @@ def _read_value(name: CredentialName) -> str:
         raise ConfigError(f"byte {error.start} is not UTF-8") from error
 
 
-async def _write_credential(couchdb: config.Couchdb, name: CredentialName, value: Secret) -> tuple[str, bool]:
+async def _write_credential(couchdb: Couchdb, name: CredentialName, value: Secret) -> tuple[str, bool]:
     """Where it was written, and whether there was none of this name."""
     async with Couch(couchdb) as couch:
         vault = Vault(couch)
@@ -168,7 +169,7 @@ async def _write_credential(couchdb: config.Couchdb, name: CredentialName, value
 
 
 def _spool(args: argparse.Namespace) -> int:
-    path = config.load_spool(args.config, os.environ)
+    path = config_file.load_spool(args.config, os.environ)
     try:
         return spool_commands.run(args.action, path, getattr(args, "numbers", []))
     except (PermanentError, TroubleError) as error:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from cht_rapidpro.config import Config, load
+from cht_rapidpro.config import Config
+from cht_rapidpro.config_file import load
 from cht_rapidpro.jobs.reload import Reload
 from tests.gate import until
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from cht_rapidpro import config, status_command
+from cht_rapidpro import config_file, status_command
 from cht_rapidpro.adapters.inspection import Inspection, Seen
 from cht_rapidpro.adapters.state_dir import is_in_use
 from cht_rapidpro.adapters.transport import Transport
@@ -30,11 +30,11 @@ from cht_rapidpro.errors import ConfigError, TransientError
 
 async def check(path: Path, environ: Mapping[str, str], *, offline: bool) -> list[Finding]:
     """Raises ConfigError where the file cannot be used."""
-    loaded = config.load(path, environ)
+    loaded = config_file.load(path, environ)
     findings = list(check_files(path, loaded))
     if offline:
         return findings
-    state_dir = config.state_dir(loaded, path, environ)
+    state_dir = config_file.state_dir(loaded, path, environ)
     is_running = is_in_use(state_dir)
     findings += check_state_dir(state_dir)
     if loaded.admin.listen and not is_running:

@@ -1,0 +1,249 @@
+"""Reads the configuration file, with the secrets that the environment brings or points to.
+
+Checked whole before anything starts: every key is known, every value of its type and in its range, every secret is
+there, every file readable; whatever is not makes one ConfigError that names the file, the key, what was found and what
+is allowed. Without it a typing error becomes a default in silence, or a failure in the middle of the night.
+"""
+
+import difflib
+import socket
+import tomllib
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from cht_rapidpro.config import (
+    SECTIONS,
+    Admin,
+    Cht,
+    Config,
+    Couchdb,
+    Delivery,
+    Incoming,
+    Log,
+    Outgoing,
+    Rapidpro,
+)
+from cht_rapidpro.config_values import (
+    at,
+    check_ca_file,
+    check_url,
+    checked_keys,
+    find_secret,
+    fixed_source,
+    is_loopback,
+    read_address,
+    read_text,
+    shown,
+    three_ways,
+)
+from cht_rapidpro.errors import ConfigError
+
+_SECRETS: Final = ("couchdb-password", "rapidpro-token", "incoming-key")
+_MAY_HOLD_SECRET: Final = ("user",)  # "name:password" is an easy mistake to make
+_Kind = TypeVar("_Kind", bound=Struct)
+
+
+def load(path: Path, environ: Mapping[str, str]) -> Config:
+    """The configuration in the file at `path`, with the secrets that `environ` brings or points to.
+
+    Reads files and the host name, so it is called before the event loop starts. Raises ConfigError, the one
+    error for all that can be wrong, with a message for the user.
+    """
+    text = read_text(path)
+    with at(str(path)):
+        document = _parse(text)
+        couchdb, rapidpro = _read(document, Couchdb), _read(document, Rapidpro)
+        cht, incoming = _read(document, Cht), _read(document, Incoming)
+        admin = _read_admin(document)
+        config = Config(
+            couchdb=_complete_couchdb(couchdb, path, environ),
+            cht=msgspec.structs.replace(cht, instance=cht.instance or socket.gethostname()),
+            rapidpro=_complete_rapidpro(rapidpro, path, environ),
+            outgoing=_read(document, Outgoing),
+            incoming=_complete_incoming(incoming, cht, path, environ),
+            delivery=_read(document, Delivery),
+            admin=admin,
+            log=_read(document, Log),
+            warnings=(*_warnings(path, document, couchdb, rapidpro, incoming), *_admin_warnings(path, admin)),
+            fixed=tuple(filter(None, (fixed_source(name, environ) for name in _SECRETS))),
+        )
+        _check_times(config)
+        _check_vault(config)
+    return config
+
+
+def load_spool(path: Path, environ: Mapping[str, str]) -> Path:
+    """Where the spool is, for the commands about it: they need no secret, and none may be at hand."""
+    text = read_text(path)
+    with at(str(path)):
+        document = _parse(text)
+        return _spool(_read(document, Incoming), _read(document, Cht), path, environ)
+
+
+def load_admin(path: Path) -> Admin:
+    """The section [admin] alone: whoever may ask the daemon how it does need not be able to read its secrets."""
+    text = read_text(path)
+    with at(str(path)):
+        return _read_admin(_parse(text))
+
+
+def state_dir(config: Config, path: Path, environ: Mapping[str, str]) -> Path:
+    """The folder of the instance id and the lock, the same for every command on the file at `path`."""
+    return _state_dir(config.cht, path, environ)
+
+
+def _state_dir(cht: Cht, path: Path, environ: Mapping[str, str]) -> Path:
+    # systemd lists the folders of a unit that has several, separated by colons.
+    from_systemd = environ.get("STATE_DIRECTORY", "").split(":")[0]
+    return _folder(path) / (cht.state_dir or from_systemd)
+
+
+def _spool(incoming: Incoming, cht: Cht, path: Path, environ: Mapping[str, str]) -> Path:
+    return _folder(path) / incoming.spool if incoming.spool else _state_dir(cht, path, environ) / "spool.sqlite3"
+
+
+def _name(kind: type[Struct]) -> str:
+    return kind.__name__.lower()
+
+
+def _folder(path: Path) -> Path:
+    return path.absolute().parent
+
+
+def _parse(text: str) -> dict[str, Any]:
+    try:
+        document = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # also a number of 5,000 digits, a thousand nested brackets
+        raise ConfigError(f"not TOML: {error}") from error
+    _check_known("section", document, [_name(kind) for kind in SECTIONS])
+    return document
+
+
+def _check_known(noun: str, given: Collection[str], known: Collection[str]) -> None:
+    for name in given:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f'; did you mean "{close[0]}"?' if close else ";"
+            raise ConfigError(f"unknown {noun} {shown(name)}{hint} allowed: {', '.join(known)}")
+
+
+def _read(document: Mapping[str, Any], kind: type[_Kind]) -> _Kind:
+    """The section of this kind, each key converted alone, so that an error knows its place."""
+    section = document.get(_name(kind), {})
+    fields = {field.name: field.type for field in msgspec.structs.fields(kind)}
+    with at(f"[{_name(kind)}]"):
+        _check_table(section)
+        _check_known("key", section, fields)
+    values = {}
+    for key, raw in section.items():
+        with at(f"[{_name(kind)}] {key}"):
+            values[key] = _value(key, raw, fields[key])
+    return msgspec.convert(values, kind)
+
+
+def _check_table(section: object) -> None:
+    if not isinstance(section, dict):
+        raise ConfigError(f"found a value of type {type(section).__name__}; allowed: a table of keys")
+
+
+def _value(key: str, raw: object, kind: Any) -> object:
+    """Our own reader, where the annotation names one, then msgspec's check of type and range."""
+    metadata = getattr(kind, "__metadata__", ())
+    for reader in filter(callable, metadata):
+        raw = reader(raw)
+    try:
+        return msgspec.convert(raw, kind)
+    except msgspec.ValidationError as error:
+        allowed = [meta.description for meta in metadata if isinstance(meta, Meta)]
+        found = f"a value of type {type(raw).__name__}" if key in _MAY_HOLD_SECRET else shown(raw)
+        raise ConfigError(f"found {found}; allowed: {allowed[0] if allowed else error}") from error
+
+
+def _complete_couchdb(couchdb: Couchdb, path: Path, environ: Mapping[str, str]) -> Couchdb:
+    with at("[couchdb] url"):
+        url = check_url(couchdb.url, allow_plain_http=couchdb.allow_plain_http)
+    password = find_secret("couchdb-password", couchdb.password, couchdb.password_file, _folder(path), environ)
+    if couchdb.user and not password:
+        raise ConfigError(f"[couchdb] user: found one without a password; {three_ways('couchdb-password')}")
+    if password and not couchdb.user:
+        raise ConfigError("[couchdb] user: found a password but no user; allowed: both or neither")
+    return msgspec.structs.replace(couchdb, url=url, password=password)
+
+
+def _complete_rapidpro(rapidpro: Rapidpro, path: Path, environ: Mapping[str, str]) -> Rapidpro:
+    with at("[rapidpro] url"):
+        url = rapidpro.url and check_url(rapidpro.url, allow_plain_http=rapidpro.allow_plain_http)
+    ca_file = rapidpro.ca_file and str(_folder(path) / rapidpro.ca_file)
+    if ca_file:
+        with at("[rapidpro] ca_file"):
+            check_ca_file(Path(ca_file))
+    token = find_secret("rapidpro-token", rapidpro.token, rapidpro.token_file, _folder(path), environ)
+    return msgspec.structs.replace(rapidpro, url=url, ca_file=ca_file, token=token)
+
+
+def _complete_incoming(incoming: Incoming, cht: Cht, path: Path, environ: Mapping[str, str]) -> Incoming:
+    with at("[incoming] listen"):
+        read_address(incoming.listen)
+    key = find_secret("incoming-key", incoming.key, incoming.key_file, _folder(path), environ, checked_keys)
+    if key and cht.credentials == "vault":
+        raise ConfigError('[incoming] key: found one beside [cht] credentials = "vault"; allowed: one of the two')
+    spool = str(_spool(incoming, cht, path, environ))
+    return msgspec.structs.replace(incoming, key=key, spool=spool, flow=incoming.flow.lower())
+
+
+def _read_admin(document: Mapping[str, Any]) -> Admin:
+    admin = _read(document, Admin)
+    if admin.listen:
+        with at("[admin] listen"):
+            read_address(admin.listen)
+    return admin
+
+
+def _admin_warnings(path: Path, admin: Admin) -> Iterator[str]:
+    if admin.listen and not is_loopback(read_address(admin.listen)[0].lower()):
+        yield f"{path}: [admin] listen: {shown(admin.listen)} is open to other machines, and asks for no password"
+
+
+def _check_times(config: Config) -> None:
+    settle, timeout = config.outgoing.settle_time, config.rapidpro.timeout
+    if settle < timeout:
+        raise ConfigError(
+            f"[outgoing] settle_time: found {settle:g}s; allowed: at least [rapidpro] timeout = {timeout:g}s,"
+            " or a message is sent again while its first request may still take effect"
+        )
+    claim, least = config.outgoing.claim_timeout, 4 * timeout
+    if claim < least:
+        raise ConfigError(
+            f"[outgoing] claim_timeout: found {claim:g}s; allowed: 4 × [rapidpro] timeout = {least:g}s or more,"
+            " or another daemon takes over what this one is still sending"
+        )
+
+
+def _check_vault(config: Config) -> None:
+    """Each secret has one place, or nobody could tell which one is in force."""
+    if config.cht.credentials != "vault":
+        if not config.rapidpro.token:
+            raise ConfigError(f"[rapidpro] token: found none; {three_ways('rapidpro-token')}")
+        return
+    if not config.couchdb.user:
+        raise ConfigError(
+            '[cht] credentials: found "vault" without [couchdb] user; allowed: with a server administrator'
+        )
+    for place, secret in (("[rapidpro] token", config.rapidpro.token), ("[incoming] key", config.incoming.key)):
+        if secret:
+            raise ConfigError(f'{place}: found one beside [cht] credentials = "vault"; allowed: one of the two')
+
+
+def _warnings(
+    path: Path, document: Collection[str], couchdb: Couchdb, rapidpro: Rapidpro, incoming: Incoming
+) -> Iterator[str]:
+    if couchdb.password:
+        yield f"{path}: [couchdb] password stands in the file itself; password_file is the safer place"
+    if rapidpro.token:
+        yield f"{path}: [rapidpro] token stands in the file itself; token_file is the safer place"
+    if incoming.key:
+        yield f"{path}: [incoming] key stands in the file itself; key_file is the safer place"
