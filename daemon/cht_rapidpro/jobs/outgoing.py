@@ -22,7 +22,6 @@ from cht_rapidpro.config import Outgoing as OutgoingConfig
 from cht_rapidpro.config import Rapidpro
 from cht_rapidpro.domain.claim import Claim
 from cht_rapidpro.domain.outgoing import (
-    MAX_URNS,
     Again,
     Answer,
     Created,
@@ -39,6 +38,7 @@ from cht_rapidpro.domain.valve import TROUBLE_PAUSE, Valve
 from cht_rapidpro.jobs.backlog import Backlog, Candidate, Key
 from cht_rapidpro.jobs.claims import Claims
 from cht_rapidpro.jobs.doubts import Doubt, Doubts
+from cht_rapidpro.jobs.grouping import Grouping
 from cht_rapidpro.jobs.held import HeldTask, Turn
 from cht_rapidpro.jobs.ready import Ready
 from cht_rapidpro.jobs.settings import SettingsWatch
@@ -78,12 +78,11 @@ class Outgoing:
         self._metrics = metrics
         self._valve = Valve(limits.max_concurrency)
         self._max_ahead = AHEAD * limits.max_concurrency
-        self._long_queue = limits.requests_per_hour / 60 or math.inf  # messages; more than that are a campaign
         self._ready = Ready()
+        self._grouping = Grouping(rapidpro, backlog, self._ready, config.coalesce, limits.requests_per_hour)
         self._numbers = itertools.count()
         self._in_flight = 0  # broadcasts
         self._claiming = False
-        self._has_asked = False  # whether the workspace hides its URNs
         self._probing = False
         self._stopping = False
         self._target: str | None = None
@@ -98,7 +97,7 @@ class Outgoing:
         """Takes over the pace; broadcasts in flight that are more than may be now are not cut short."""
         self._valve.widen(limits.max_concurrency)
         self._max_ahead = AHEAD * limits.max_concurrency
-        self._long_queue = limits.requests_per_hour / 60 or math.inf
+        self._grouping.limit(limits.requests_per_hour)
         self._wake.set()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -121,12 +120,12 @@ class Outgoing:
             self._wake.clear()
             if (self._target, self._token) != (self._settings.target, self._keyring.secrets.rapidpro_token):
                 self._target, self._token = self._settings.target, self._keyring.secrets.rapidpro_token
-                self._has_asked = False
+                self._grouping.reset()
                 self._valve.reset()
             delay = self._delay()
             if delay > RELEASE_AFTER:
                 self._release_ready()
-            elif not delay and (self._valve.needs_probe or self._has_to_ask()):
+            elif not delay and (self._valve.needs_probe or self._grouping.has_to_ask(self._target)):
                 self._start_probe()
             elif not delay:
                 self._start_sends()
@@ -152,28 +151,8 @@ class Outgoing:
             answer = await self._rapidpro.probe(self._target)
             if self._valve.needs_probe or answer is None:
                 self._valve.probed(answer, self._time())
-            self._has_asked = True
+            self._grouping.asked()
         self._probing = False
-
-    def _company(self) -> int:
-        """How many messages of one text may share a broadcast now."""
-        hides_urns = self._target is not None and self._rapidpro.hides_urns(self._target)
-        return MAX_URNS if self._would_gather() and hides_urns is False else 1
-
-    def _would_gather(self) -> bool:
-        match self._config.coalesce:
-            case "always":
-                return True
-            case "auto":
-                waiting = math.inf if self._backlog.more else len(self._backlog) + self._ready.messages
-                return waiting > self._long_queue
-            case "off":
-                return False
-
-    def _has_to_ask(self) -> bool:
-        """In an anonymous workspace nobody could tell later who of a broadcast's recipients got it."""
-        is_known = self._target is None or self._rapidpro.hides_urns(self._target) is not None
-        return not (is_known or self._has_asked) and self._would_gather() and self._backlog.has_alike()
 
     def _start_sends(self) -> None:
         while len(self._ready) and self._in_flight < self._valve.width and self._left() != 0:
@@ -190,7 +169,7 @@ class Outgoing:
         return math.inf if left is None else max(0, left - max(0, self._in_flight - budget.open))
 
     def _start_claim(self) -> None:
-        company = self._company()
+        company = self._grouping.company(self._target)
         if not self._claiming and (candidates := self._backlog.take(self._room(), company)):
             self._claiming = True
             self._start(self._claim(candidates, company))
