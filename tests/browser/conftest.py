@@ -1,6 +1,6 @@
 """A real browser before a real daemon, between a CouchDB and a RapidPro that a test can take away.
 
-`make test-browser` runs these; where there is no browser they are skipped.
+`make test-browser` installs Playwright and runs these; where there is no browser they are skipped.
 """
 
 import shutil
@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import aiohttp
 import pytest
+from playwright.async_api import async_playwright
 
 from cht_rapidpro.demo.couchdb import CouchDBStandin
 from cht_rapidpro.demo.database import Database
@@ -22,8 +23,6 @@ from cht_rapidpro.demo.rapidpro import RapidPro
 from tests.conftest import TOKEN
 from tests.gate import until
 from tests.webhook import listening_socket
-
-playwright = pytest.importorskip("playwright.async_api", reason="`make test-browser` installs Playwright")
 
 _BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome")
 _ARGUMENTS: Final = [
@@ -91,7 +90,7 @@ class Scene:
 
 
 @pytest.fixture
-async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+async def scene(tmp_path: Path, chromium: str) -> AsyncIterator[Scene]:
     async with CouchDBStandin(data_dir=tmp_path / "couchdb") as couchdb, Database(couchdb, MEDIC) as medic:
         await create_medic(couchdb, MEDIC)
         rapidpro = await RapidPro(TOKEN, progress=PROGRESS).__aenter__()
@@ -124,12 +123,18 @@ class Browser:
         return page
 
 
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Where it is; without one there is nothing to try."""
     path = next(filter(None, map(shutil.which, _BROWSERS)), None)
     if path is None:
         pytest.skip("no browser on this machine: apt-get install chromium")
-    async with playwright.async_playwright() as driver:
-        chromium = await driver.chromium.launch(executable_path=path, args=_ARGUMENTS)
-        yield Browser(chromium)
-        await chromium.close()
+    return path
+
+
+@pytest.fixture
+async def browser(chromium: str) -> AsyncIterator[Browser]:
+    async with async_playwright() as driver:
+        started = await driver.chromium.launch(executable_path=chromium, args=_ARGUMENTS)
+        yield Browser(started)
+        await started.close()
