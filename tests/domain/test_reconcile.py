@@ -17,6 +17,7 @@ from cht_rapidpro.domain.reconcile import (
     Unclear,
     Young,
     alike,
+    first_of,
     match,
     read_listed,
     taken_by,
@@ -198,6 +199,14 @@ def test_each_message_of_a_task_has_one_place_also_where_its_broadcast_is_a_grou
     taken = taken_by([holder("1", pair(), pair(other))], rows, {})
     assert taken == {("1", NUMBER), ("1", other)}
     assert match([question("other task's", pair(other))], rows, taken, NOW) == {key("other task's"): Found(rows[1])}
+
+
+def test_a_group_is_a_tasks_for_one_of_its_messages_only() -> None:
+    """Its second message has a number that is in the group, too, and went out alone: that place is somebody else's."""
+    other = "tel:+254712345679"
+    group = listed(1, NUMBER, other)
+    assert first_of(holder("1", pair(), pair(other)), group)[1] == pair()
+    assert first_of(holder("1", pair("tel:phone1"), pair(other)), group)[1] == pair(other)
 
 
 def test_where_the_first_message_was_refused_the_ref_is_the_second_ones() -> None:

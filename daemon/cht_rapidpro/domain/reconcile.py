@@ -177,7 +177,7 @@ def taken_by(holders: Iterable[Holder], listed: Sequence[Listed], known: Mapping
     others = []
     for holder in holders:
         broadcast = by_id.get(holder.ref)
-        _, pair = first = _first(holder, broadcast)
+        _, pair = first = first_of(holder, broadcast)
         if broadcast is not None:
             taken.update((broadcast.id, urn) for urn in _held_urns(broadcast, pair))
         others += [(holder.ref, one) for key, one in holder.messages if (key, one) != first and key not in placed]
@@ -187,7 +187,7 @@ def taken_by(holders: Iterable[Holder], listed: Sequence[Listed], known: Mapping
     return frozenset(taken)
 
 
-def _first(holder: Holder, broadcast: Listed | None) -> tuple[Key, Pair]:
+def first_of(holder: Holder, broadcast: Listed | None) -> tuple[Key, Pair]:
     """The message that the ref stands for: the first one, unless that was refused."""
     fitting = (one for one in holder.messages if broadcast is not None and _fits(broadcast, one[1]))
     return next(fitting, holder.messages[0])

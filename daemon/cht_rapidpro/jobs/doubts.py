@@ -16,7 +16,7 @@ from typing import Final, NoReturn
 import structlog
 
 from cht_rapidpro.domain.outgoing import BroadcastId, Created, Pair
-from cht_rapidpro.domain.reconcile import Absent, Found, Key, Place, Unclear, Verdict, Young
+from cht_rapidpro.domain.reconcile import Absent, Found, Key, Listed, Place, Unclear, Verdict, Young
 from cht_rapidpro.domain.task import Message
 from cht_rapidpro.jobs.claims import Claims
 from cht_rapidpro.jobs.held import HeldTask
@@ -42,7 +42,10 @@ _MOVED: Final = (
 
 @dataclass(slots=True, eq=False)
 class Doubt:
-    """A message whose last attempt, at the RapidPro `base`, ended at `since`; `next_look`: both loop time."""
+    """A message whose last attempt, at the RapidPro `base`, ended at `since`; `next_look`: both loop time.
+
+    `found`: the broadcast that it was given.
+    """
 
     held: HeldTask
     message: Message
@@ -51,6 +54,7 @@ class Doubt:
     since: float
     next_look: float
     is_told: bool = False
+    found: Listed | None = None
 
     @property
     def key(self) -> Key:
@@ -108,12 +112,14 @@ class Doubts:
             self._in_flight.subtract(pairs)
             self._in_flight = +self._in_flight
 
-    async def is_shared(self, broadcast: BroadcastId, pair: Pair) -> bool:
-        """Whether more than one task holds this broadcast for a message of this pair."""
-        settings = self._settings.settings
-        if settings is None or await self._lookup.holders_of(broadcast, pair, settings.values) <= 1:
+    async def is_shared(self, doubt: Doubt) -> bool:
+        """Whether more than one task holds the broadcast that was found, for a message of this number and text."""
+        settings, found = self._settings.settings, doubt.found
+        if settings is None or found is None:
             return False
-        self._known.pop((broadcast, pair.urn), None)
+        if await self._lookup.holders_of(found, doubt.pair, settings.values) <= 1:
+            return False
+        self._known.pop((found.id, doubt.pair.urn), None)
         return True
 
     def know(self, held: HeldTask, message: Message, pair: Pair, broadcast: BroadcastId) -> None:
@@ -165,6 +171,7 @@ class Doubts:
                 verdict = verdicts.get(doubt.key)
                 if isinstance(verdict, Found):
                     del self._open[doubt.key]
+                    doubt.found = verdict.broadcast
                     adopt(doubt, self._created(doubt, verdict))
                 elif isinstance(verdict, Absent) and started >= doubt.since + self._settle_time:
                     del self._open[doubt.key]

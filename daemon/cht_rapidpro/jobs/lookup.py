@@ -21,6 +21,7 @@ from cht_rapidpro.domain.reconcile import (
     Place,
     Question,
     Verdict,
+    first_of,
     match,
     taken_by,
 )
@@ -132,11 +133,13 @@ class Lookup:
                 ]
         return holders
 
-    async def holders_of(self, ref: BroadcastId, pair: Pair, settings: Mapping[str, Any]) -> int:
-        """How many tasks hold this broadcast for a message of this pair."""
+    async def holders_of(self, broadcast: Listed, pair: Pair, settings: Mapping[str, Any]) -> int:
+        """How many tasks hold this broadcast for a message of this pair, and not for another one of their messages."""
+        ref = broadcast.id
         holding = await until_it_works(self._couch.holders, [ref])
         docs = await until_it_works(self._couch.read, sorted(holding.get(ref, ())))
-        return sum(pair in holder.pairs for doc in docs.values() for holder in _holders_in(doc, ref, settings))
+        holders = (holder for doc in docs.values() for holder in _holders_in(doc, ref, settings))
+        return sum(first_of(holder, broadcast)[1] == pair for holder in holders)
 
     async def _foreign_pairs(self, pairs: Collection[Pair], settings: Mapping[str, Any]) -> set[Pair]:
         """Those pairs of which another instance holds an unsettled claim that is not too old."""

@@ -349,7 +349,7 @@ class Outgoing:
         if not held.is_complete:
             return
         await self._claims.settle(held)
-        if await self._doubts.is_shared(created.id, doubt.pair) and await self._claims.give_back(held, created.id):
+        if await self._doubts.is_shared(doubt) and await self._claims.give_back(held, created.id):
             del held.results[doubt.message.uuid]
             self._doubts.add(held, doubt.message, doubt.pair, since=self._time())
 
