@@ -89,8 +89,11 @@ def _cut(request: web.Request) -> web.StreamResponse:
     return web.Response()
 
 
-async def until(condition: Callable[[], bool | Awaitable[bool]], deadline: float = 20.0) -> None:
-    """Returns as soon as the condition holds; TimeoutError when it never does. `deadline`: real seconds."""
+async def until(condition: Callable[[], bool | Awaitable[bool]], deadline: float = 60.0) -> None:
+    """Returns as soon as the condition holds; TimeoutError when it never does.
+
+    `deadline`: real seconds, so many that a laden machine is no reason to fail.
+    """
     end = time.monotonic() + deadline  # not the loop's time: a test may jump
     while time.monotonic() < end:
         found = condition()

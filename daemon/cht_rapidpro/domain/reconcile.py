@@ -160,10 +160,6 @@ class Holder:
     ref: BroadcastId
     messages: tuple[tuple[Key, Pair], ...]
 
-    @property
-    def pairs(self) -> tuple[Pair, ...]:
-        return tuple(pair for _, pair in self.messages)
-
 
 def taken_by(holders: Iterable[Holder], listed: Sequence[Listed], known: Mapping[Place, Key]) -> Taken:
     """What is messages' already: settled tasks', and those of which we know it (`known`, by the URN that we posted).
