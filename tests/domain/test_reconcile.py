@@ -192,6 +192,14 @@ def test_what_is_known_of_a_message_goes_before_a_guess() -> None:
     assert match([question("other task's")], rows, taken, NOW) == {key("other task's"): Found(rows[1])}
 
 
+def test_what_a_settled_task_says_goes_before_what_we_thought_of_it() -> None:
+    """We had found another broadcast for it, and somebody else has settled the task since: that one is free again."""
+    rows = [listed(1, at=100), listed(2, at=200)]
+    settled = holder("1", pair())
+    known = {(BroadcastId("2"), Urn(NUMBER)): settled.messages[0][0]}
+    assert taken_by([settled], rows, known) == {("1", NUMBER)}
+
+
 def test_each_message_of_a_task_has_one_place_also_where_its_broadcast_is_a_groups() -> None:
     """Adopted from a group that holds both numbers, while the second message went out alone."""
     other = "tel:+254712345679"

@@ -164,21 +164,27 @@ class Holder:
 def taken_by(holders: Iterable[Holder], listed: Sequence[Listed], known: Mapping[Place, Key]) -> Taken:
     """What is messages' already: settled tasks', and those of which we know it (`known`, by the URN that we posted).
 
-    A task of several messages stores the id of one broadcast only, and each message has one place: for the others it is
-    the one that is known, else the free one nearest in time.
+    Each message has one place. That of the message that a task's ref stands for is in the ref, whatever we thought of
+    it before somebody else settled the task; that of a task's other messages is the one we know, else the free one
+    nearest in time.
     """
     by_id = {broadcast.id: broadcast for broadcast in listed}
-    taken = {place for posted in known for place in _places(posted, by_id)}
-    placed = {key for posted, key in known.items() if posted[0] in by_id}
+    taken: set[Place] = set()
+    told: set[Key] = set()
     others = []
     for holder in holders:
         broadcast = by_id.get(holder.ref)
-        _, pair = first = first_of(holder, broadcast)
-        if broadcast is not None:
-            taken.update((broadcast.id, urn) for urn in _held_urns(broadcast, pair))
-        others += [(holder.ref, one) for key, one in holder.messages if (key, one) != first and key not in placed]
-    for ref, pair in others:
-        if (nearest := _nearest(ref, pair, by_id, taken)) is not None:
+        first = first_of(holder, broadcast)
+        if broadcast is not None and (urns := list(_held_urns(broadcast, first[1]))):
+            taken.update((broadcast.id, urn) for urn in urns)
+            told.add(first[0])
+        others += [(holder.ref, one) for one in holder.messages if one != first]
+    for posted, key in known.items():
+        if key not in told:
+            taken.update(_places(posted, by_id))
+    placed = {key for posted, key in known.items() if posted[0] in by_id}
+    for ref, (key, pair) in others:
+        if key not in placed and (nearest := _nearest(ref, pair, by_id, taken)) is not None:
             taken.add(nearest)
     return frozenset(taken)
 
