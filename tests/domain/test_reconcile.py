@@ -150,7 +150,7 @@ def test_one_recipient_of_a_group_may_be_taken_and_another_free() -> None:
 
 
 def test_what_we_posted_is_ours_as_the_listing_writes_it() -> None:
-    known = {(BroadcastId("1"), Urn("tel:0712345678")): key("a"), (BroadcastId("9"), Urn(NUMBER)): key("b")}
+    known = {key("a"): (BroadcastId("1"), Urn("tel:0712345678")), key("b"): (BroadcastId("9"), Urn(NUMBER))}
     assert taken_by([], [listed(1, NUMBER, "tel:+254712345679")], known) == {("1", NUMBER)}
     assert taken_by([], [listed(1, anonymous=True)], known) == {("1", "tel:0712345678")}
 
@@ -186,7 +186,7 @@ def test_what_is_known_of_a_message_goes_before_a_guess() -> None:
     """A task's second message went out early, and another task's, to the same number, is in a group near the first."""
     rows = [listed(1, at=100), listed(2, NUMBER, "tel:+254712345679", at=200), listed(3, text="other", at=300)]
     settled = holder("3", pair(text="other"), pair())
-    known = {(BroadcastId("1"), Urn(NUMBER)): settled.messages[1][0]}
+    known = {settled.messages[1][0]: (BroadcastId("1"), Urn(NUMBER))}
     taken = taken_by([settled], rows, known)
     assert taken == {("3", NUMBER), ("1", NUMBER)}
     assert match([question("other task's")], rows, taken, NOW) == {key("other task's"): Found(rows[1])}
@@ -196,7 +196,7 @@ def test_what_a_settled_task_says_goes_before_what_we_thought_of_it() -> None:
     """We had found another broadcast for it, and somebody else has settled the task since: that one is free again."""
     rows = [listed(1, at=100), listed(2, at=200)]
     settled = holder("1", pair())
-    known = {(BroadcastId("2"), Urn(NUMBER)): settled.messages[0][0]}
+    known = {settled.messages[0][0]: (BroadcastId("2"), Urn(NUMBER))}
     assert taken_by([settled], rows, known) == {("1", NUMBER)}
 
 

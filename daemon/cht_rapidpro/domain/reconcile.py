@@ -161,7 +161,7 @@ class Holder:
     messages: tuple[tuple[Key, Pair], ...]
 
 
-def taken_by(holders: Iterable[Holder], listed: Sequence[Listed], known: Mapping[Place, Key]) -> Taken:
+def taken_by(holders: Iterable[Holder], listed: Sequence[Listed], known: Mapping[Key, Place]) -> Taken:
     """What is messages' already: settled tasks', and those of which we know it (`known`, by the URN that we posted).
 
     Each message has one place. That of the message that a task's ref stands for is in the ref, whatever we thought of
@@ -179,10 +179,10 @@ def taken_by(holders: Iterable[Holder], listed: Sequence[Listed], known: Mapping
             taken.update((broadcast.id, urn) for urn in urns)
             told.add(first[0])
         others += [(holder.ref, one) for one in holder.messages if one != first]
-    for posted, key in known.items():
+    for key, posted in known.items():
         if key not in told:
             taken.update(_places(posted, by_id))
-    placed = {key for posted, key in known.items() if posted[0] in by_id}
+    placed = {key for key, (ref, _) in known.items() if ref in by_id}
     for ref, (key, pair) in others:
         if key not in placed and (nearest := _nearest(ref, pair, by_id, taken)) is not None:
             taken.add(nearest)

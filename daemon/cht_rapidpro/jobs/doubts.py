@@ -86,7 +86,7 @@ class Doubts:
         self._claim_timeout = claim_timeout
         self._metrics = metrics
         self._open: dict[Key, Doubt] = {}
-        self._known: OrderedDict[Place, Key] = OrderedDict()
+        self._known: OrderedDict[Key, Place] = OrderedDict()  # one place a message: what was thought before is gone
         self._retry = _RETRY
         self._changed = asyncio.Event()
         self._in_flight: Counter[Pair] = Counter()
@@ -119,21 +119,21 @@ class Doubts:
             return False
         if await self._lookup.holders_of(found, doubt.pair, settings.values) <= 1:
             return False
-        self._known.pop((found.id, doubt.pair.urn), None)
+        self._known.pop(doubt.key, None)
         return True
 
     def know(self, held: HeldTask, message: Message, pair: Pair, broadcast: BroadcastId) -> None:
         """This message went out in this broadcast; its document may not say so yet."""
         if held.is_lost:
             return  # whoever has the task now has to find it
-        self._known[broadcast, pair.urn] = held.doc_id, message.uuid
+        self._known[held.doc_id, message.uuid] = broadcast, pair.urn
         if len(self._known) > _KNOWN:
             self._known.popitem(last=False)
 
     def forget(self, held: HeldTask) -> None:
         """The task is not ours any more: its broadcasts are to be found by whoever has it, perhaps by us again."""
-        for place in [place for place, key in self._known.items() if key in held.keys]:
-            del self._known[place]
+        for key in held.keys:
+            self._known.pop(key, None)
         self._open = {key: doubt for key, doubt in self._open.items() if doubt.held is not held}
 
     async def keep_alike(self, taken_over: HeldTask) -> None:

@@ -71,7 +71,7 @@ class Lookup:
         self,
         base: str,
         asked: Sequence[Asked],
-        known: Mapping[Place, Key],
+        known: Mapping[Key, Place],
         settings: Mapping[str, Any],
     ) -> dict[Key, Verdict | Blocked] | str:
         """A verdict for each message, or why RapidPro could not be asked.
