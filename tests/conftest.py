@@ -1,6 +1,7 @@
 """One CouchDB for the session (starting a stand-in takes a second), one fresh database for each test."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Iterator
 from uuid import uuid4
 
@@ -21,6 +22,13 @@ TOKEN = "0123456789abcdef"
 def pytest_asyncio_loop_factories() -> dict[str, type[JumpingLoop]]:
     """Every test runs on a loop whose clock can be set forward."""
     return {"jumping": JumpingLoop}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """What a shell runs in the background ignores SIGINT, and so would every process that a test interrupts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
