@@ -15,6 +15,7 @@ from cht_rapidpro.adapters.rapidpro import Page, RapidPro
 from cht_rapidpro.domain.claim import claim_of
 from cht_rapidpro.domain.outgoing import BroadcastId, Pair, pair_of
 from cht_rapidpro.domain.reconcile import (
+    Absent,
     Holder,
     Key,
     Listed,
@@ -86,8 +87,13 @@ class Lookup:
         if isinstance(listed, str):
             return listed
         blocked = await self._foreign_pairs({item.pair for item in asked}, settings)
-        taken = taken_by(await self._holders(listed, settings), listed, known)
-        verdicts = match(questions, listed, taken, adoptable_before=now - round(self._request_time * 1000))
+        holders = await self._holders(listed, settings)
+        # A claim drops the gateway_ref: who holds one again was settled by another instance, and wants no place more.
+        settled = {key for holder in holders for key, _ in holder.messages}
+        verdicts: dict[Key, Verdict] = {question.key: Absent() for question in questions if question.key in settled}
+        open_questions = [question for question in questions if question.key not in settled]
+        taken = taken_by(holders, listed, known)
+        verdicts |= match(open_questions, listed, taken, adoptable_before=now - round(self._request_time * 1000))
         return {item.key: Blocked() if item.pair in blocked else verdicts[item.key] for item in asked}
 
     async def _clock(self, base: str) -> int:
