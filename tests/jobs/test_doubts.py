@@ -95,6 +95,28 @@ async def test_a_broadcast_that_is_another_tasks_is_not_adopted(
     assert doc["tasks"][0]["gateway_ref"] == str(rapidpro.broadcasts[1].id)
 
 
+async def test_a_message_that_another_daemon_settles_meanwhile_takes_no_place_of_an_equal_one(
+    gate: Gate, medic: Database, rapidpro: RapidPro
+) -> None:
+    """Both were sent; while we read who holds the broadcasts, the first one's task is settled by somebody else."""
+    first, second = data_record(claimed(ME, "same", ago=5)), data_record(claimed(ME, "same", ago=4))
+    theirs, ours = broadcast(rapidpro, "same"), broadcast(rapidpro, "same")
+
+    def received(doc: Doc) -> Doc:
+        doc["tasks"][0] |= {"state": "received-by-gateway", "gateway_ref": str(theirs.id)}
+        return doc
+
+    async def settle() -> None:
+        await medic.edit(first["_id"], received)
+
+    await medic.bulk([first, second])
+    gate.before("POST messages_by_gateway_ref", settle)
+    async with running(configure(gate, medic, rapidpro, TOKEN, timeout=0.5, settle_time=10.0), ME):
+        doc = await reaches(medic, second["_id"], "received-by-gateway", hurry=0.5)
+    assert doc["tasks"][0]["gateway_ref"] == str(ours.id)
+    assert rapidpro.broadcasts == [theirs, ours]
+
+
 async def test_every_message_of_a_task_is_looked_up(gate: Gate, medic: Database, rapidpro: RapidPro) -> None:
     record = data_record(task(message("one"), message("two"), message("three")))
     rapidpro.fail(Fault("POST broadcasts", Reset(), after=True, contains="one"))
