@@ -199,12 +199,18 @@ async def test_where_all_is_counted_in_one_scope_polling_takes_what_sending_leav
     assert 429 not in [call.status for call in list(rapidpro.calls)[learned:]]
 
 
-async def test_a_forgotten_position_begins_the_listing_again(gate: Gate, medic: Database, rapidpro: RapidPro) -> None:
-    """The first round learns that all are some pages; a later one loses its place between them."""
+async def some_pages(medic: Database, rapidpro: RapidPro) -> list[Followed]:
+    """So many followed messages, ten seconds apart, that a listing of them has several pages."""
     those = []
     for number in range(520):
         those.append(await followed(medic, rapidpro, number))
         jump(10)
+    return those
+
+
+async def test_a_forgotten_position_begins_the_listing_again(gate: Gate, medic: Database, rapidpro: RapidPro) -> None:
+    """The first round learns that all are some pages; a later one loses its place between them."""
+    those = await some_pages(medic, rapidpro)
     with followed_by_log() as log:
         async with running(configure(gate, medic, rapidpro, TOKEN, delivery=ON)):
             await log.rounds(2)
@@ -250,10 +256,7 @@ async def test_paging_that_does_not_get_on_is_cut(
 
 async def test_the_host_of_next_is_never_followed(gate: Gate, medic: Database, rapidpro: RapidPro) -> None:
     """What a proxy makes of the Host header must not get our token."""
-    those = []
-    for number in range(520):
-        those.append(await followed(medic, rapidpro, number))
-        jump(10)
+    those = await some_pages(medic, rapidpro)
     with followed_by_log() as log:
         async with running(configure(gate, medic, rapidpro, TOKEN, delivery=ON)):
             await log.rounds(2)
