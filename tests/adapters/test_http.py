@@ -314,8 +314,8 @@ async def test_headers_that_never_end_are_cut_off(store: Store) -> None:
 async def test_a_body_that_never_ends_is_408(store: Store) -> None:
     async with listening(store) as flow:
         reader, writer = await raw(flow.url)
-        writer.write(f"{HEAD}\r\n{{".encode())
-        await asyncio.sleep(0.05)
+        writer.write(f"{HEAD}Expect: 100-continue\r\n\r\n{{".encode())
+        await reader.readuntil(b"100 Continue\r\n\r\n")  # the handler waits for the body from here on
         jump(11)
         answer = await reader.readuntil(b"}")
         assert answer.startswith(b"HTTP/1.1 408")
