@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from bench.outgoing import settled
-from bench.rig import Rig, rig, table
+from bench.rig import Rig, phone_number, rig, table
 from cht_rapidpro.demo.medic import data_record, message, task
 from cht_rapidpro.demo.process import Daemon
 
@@ -32,7 +32,9 @@ async def main() -> None:
 
 
 async def _district(bench: Rig, recipients: int, coalesce: str) -> list[tuple[str, str]]:
-    record = data_record(*(task(message("Vaccination on Monday", _number(number))) for number in range(recipients)))
+    record = data_record(
+        *(task(message("Vaccination on Monday", phone_number(number))) for number in range(recipients))
+    )
     async with _sending(bench, coalesce) as daemon:
         start = time.monotonic()
         await bench.database.put(record)
@@ -45,7 +47,7 @@ async def _mixed(bench: Rig, messages: int, texts: int, coalesce: str) -> list[t
     """The messages of one text are one document's, as from CHT's Messages tab; the urgent one comes half-way."""
     share = messages // texts
     docs = [
-        data_record(*(task(message(f"Text {text}", _number(share * text + each))) for each in range(share)))
+        data_record(*(task(message(f"Text {text}", phone_number(share * text + each))) for each in range(share)))
         for text in range(texts)
     ]
     async with _sending(bench, coalesce) as daemon:
@@ -53,7 +55,7 @@ async def _mixed(bench: Rig, messages: int, texts: int, coalesce: str) -> list[t
         await bench.database.bulk(docs)
         await _sent(bench, messages // 2)
         urgent = time.time()
-        await bench.database.put(data_record(task(message(_URGENT, _number(messages)))))
+        await bench.database.put(data_record(task(message(_URGENT, phone_number(messages)))))
         await settled(daemon, share * texts + 1)
         seconds = time.monotonic() - start
     posted = next(made for made in await bench.simulator("messages") if made["text"] == _URGENT)
@@ -90,10 +92,6 @@ async def _posts(bench: Rig) -> list[tuple[str, str]]:
 
 def _seconds(moment: str) -> float:
     return datetime.fromisoformat(moment).timestamp()
-
-
-def _number(number: int) -> str:
-    return f"+2547{number:08}"
 
 
 def _options() -> argparse.Namespace:

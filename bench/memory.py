@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from bench.outgoing import settled
-from bench.rig import Rig, rig, table
+from bench.rig import Rig, phone_number, rig, table
 from cht_rapidpro.demo.medic import data_record, message, task
 
 
@@ -27,7 +27,7 @@ async def main() -> None:
 
 async def _measure(bench: Rig, count: int) -> tuple[float, float]:
     """Resident and peak memory in MB, when the backlog is sent."""
-    await bench.write(data_record(task(message(f"Reminder {number}", _number(number)))) for number in range(count))
+    await bench.write(data_record(task(message(f"Reminder {number}", phone_number(number)))) for number in range(count))
     daemon = bench.new_daemon()
     await daemon.start()
     try:
@@ -37,10 +37,6 @@ async def _measure(bench: Rig, count: int) -> tuple[float, float]:
         await daemon.stop()
     found = {name: int(kilobytes) / 1000 for name, kilobytes in re.findall(r"(VmRSS|VmHWM):\s+(\d+) kB", status)}
     return found["VmRSS"], found["VmHWM"]
-
-
-def _number(number: int) -> str:
-    return f"+2547{number:08}"
 
 
 def _options() -> argparse.Namespace:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from bench.rig import Rig, percentile, rig, table
+from bench.rig import Rig, percentile, phone_number, rig, table
 from cht_rapidpro.demo.medic import data_record, message, task
 from cht_rapidpro.demo.process import Daemon
 
@@ -30,7 +30,7 @@ async def main() -> None:
 
 
 async def _backlog(bench: Rig, count: int) -> list[tuple[str, str]]:
-    await bench.write(data_record(task(message(f"Reminder {number}", _number(number)))) for number in range(count))
+    await bench.write(data_record(task(message(f"Reminder {number}", phone_number(number)))) for number in range(count))
     daemon = bench.new_daemon()
     before = await bench.couchdb_requests()
     await daemon.start()
@@ -58,7 +58,7 @@ async def _single(bench: Rig, count: int) -> list[tuple[str, str]]:
     try:
         await settled(daemon, 0)
         for number in range(count):
-            await bench.database.put(data_record(task(message(f"Reply {number}", _number(number)))))
+            await bench.database.put(data_record(task(message(f"Reply {number}", phone_number(number)))))
             answered.append(time.time())
             await settled(daemon, number + 1)
         calls = [call for call in (await bench.simulator("calls"))[first:] if call["method"] == "POST"]
@@ -92,10 +92,6 @@ async def _logged(daemon: Daemon, name: str) -> None:
 def _moment(events: Sequence[dict[str, Any]], name: str, index: int) -> float:
     found = [event["timestamp"] for event in events if event["event"] == name]
     return datetime.fromisoformat(found[index]).timestamp()
-
-
-def _number(number: int) -> str:
-    return f"+2547{number % 100_000_000:08}"
 
 
 def _options() -> argparse.Namespace:

@@ -85,6 +85,11 @@ async def _simulator(latency: float, per_hour: int) -> AsyncIterator[str]:
         await process.wait()
 
 
+def phone_number(number: int) -> str:
+    """A Kenyan one, a different one for each of the first hundred million."""
+    return f"+2547{number % 100_000_000:08}"
+
+
 def percentile(values: Sequence[float], share: float) -> float:
     """The value that this share of the values does not exceed."""
     ordered = sorted(values)

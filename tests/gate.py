@@ -15,6 +15,7 @@ import aiohttp
 from aiohttp import web
 
 from cht_rapidpro.demo.couchdb import CouchDBServer
+from tests.serving import serving
 
 Hook = Callable[[], Awaitable[None]]
 _HOP_BY_HOP = {"Transfer-Encoding", "Content-Length", "Connection", "Keep-Alive", "Content-Encoding", "Date", "Server"}
@@ -70,17 +71,8 @@ async def open_gate(couchdb: CouchDBServer) -> AsyncIterator[Gate]:
             kept = {key: value for key, value in answer.headers.items() if key not in _HOP_BY_HOP}
             return web.Response(status=answer.status, headers=kept, body=body)
 
-        application = web.Application(client_max_size=0)
-        application.router.add_route("*", "/{path:.*}", handle)
-        runner = web.AppRunner(application, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
-            host, port = runner.addresses[0][:2]
-            gate.url = f"http://{host}:{port}"
+        async with serving(handle) as gate.url:
             yield gate
-        finally:
-            await runner.cleanup()
 
 
 def _cut(request: web.Request) -> web.StreamResponse:

@@ -16,6 +16,7 @@ from aiohttp import web
 
 from cht_rapidpro.config import Couchdb
 from cht_rapidpro.config_values import Secret
+from tests.serving import serving
 
 PASSWORD: Final = "correct horse battery staple"
 
@@ -85,17 +86,8 @@ async def scripted(script: Script) -> AsyncIterator[Scripted]:
         server.requests.append(seen)
         return _send(request, await script(seen))
 
-    application = web.Application(client_max_size=0)
-    application.router.add_route("*", "/{path:.*}", handle)
-    runner = web.AppRunner(application, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        host, port = runner.addresses[0][:2]
-        server.url = f"http://{host}:{port}"
+    async with serving(handle) as server.url:
         yield server
-    finally:
-        await runner.cleanup()
 
 
 def _send(request: web.Request, reply: Reply | Raw) -> web.StreamResponse:

@@ -20,11 +20,11 @@ import aiohttp
 import msgspec
 import structlog
 
-from cht_rapidpro.adapters.couchdb_errors import FOREIGN, UnreadableError, raise_for_status, translate
+from cht_rapidpro.adapters.couchdb_errors import UnreadableError, raise_for_status, translated
 from cht_rapidpro.adapters.login import Login
 from cht_rapidpro.config import Couchdb
 from cht_rapidpro.domain.task import Doc, DocId
-from cht_rapidpro.errors import GatewayError, PermanentError
+from cht_rapidpro.errors import PermanentError
 from cht_rapidpro.health import Health
 from cht_rapidpro.metrics import request_times
 
@@ -117,26 +117,19 @@ class Couch:
         return f"{self.config.url}/{self.config.database}"
 
     @contextmanager
-    def edge(self, *, heals: bool = True, is_timed: bool = True) -> Iterator[None]:
-        """Translates foreign errors and tells `health` how the call went; `heals=False`: success proves nothing.
+    def edge(self, *, is_timed: bool = True) -> Iterator[None]:
+        """Translates foreign errors and tells `health` how the call went.
 
         `is_timed=False`: how long it takes is not CouchDB's doing.
         """
         started = time.perf_counter()
         try:
-            yield
-        except GatewayError as error:
-            self.health.fails(error)
-            raise
-        except FOREIGN as error:
-            translated = translate(error, self.config)
-            self.health.fails(translated)
-            raise translated from error
+            with translated(self.health, self.config):
+                yield
         finally:
             if is_timed:
                 self.times.observe(time.perf_counter() - started)
-        if heals:
-            self.health.works()
+        self.health.works()
 
     async def update_seq(self) -> Seq:
         """A position of the feed that is valid as `since`: a later write is delivered, none is missed."""

@@ -4,6 +4,8 @@ aiocouch's errors derive from KeyError, OSError and ValueError, aiohttp has its 
 A caller sees TransientError (try again) and TroubleError (a human must act), and no text that could quote a document.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import aiocouch
@@ -12,14 +14,29 @@ import msgspec
 
 from cht_rapidpro.config import Couchdb
 from cht_rapidpro.errors import DeniedError, GatewayError, TransientError, TroubleError
+from cht_rapidpro.health import Health
 
 # aiocouch's errors have no root of their own (some are KeyErrors), and it takes any JSON for CouchDB's: that of a proxy
 # surfaces as one of the last three. msgspec's and json's errors are ValueErrors.
-FOREIGN: Final = (aiohttp.ClientError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+_FOREIGN: Final = (aiohttp.ClientError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 class UnreadableError(TransientError):
     """An answer holds JSON that Python's decoder does not take."""
+
+
+@contextmanager
+def translated(health: Health, config: Couchdb) -> Iterator[None]:
+    """Raises what goes wrong inside as a GatewayError, and tells `health` of it."""
+    try:
+        yield
+    except GatewayError as error:
+        health.fails(error)
+        raise
+    except _FOREIGN as error:
+        meaning = _translate(error, config)
+        health.fails(meaning)
+        raise meaning from error
 
 
 def raise_for_status(response: aiohttp.ClientResponse, config: Couchdb) -> None:
@@ -45,7 +62,7 @@ def _by_status(status: int, config: Couchdb) -> GatewayError:
     return TroubleError(f"{where}, {remedy}", about=str(status)) if remedy else TransientError(where)
 
 
-def translate(error: BaseException, config: Couchdb) -> GatewayError:
+def _translate(error: BaseException, config: Couchdb) -> GatewayError:
     if isinstance(error, aiocouch.UnauthorizedError):
         return _by_status(401, config)
     if isinstance(error, aiocouch.ForbiddenError):

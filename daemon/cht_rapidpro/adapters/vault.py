@@ -5,8 +5,8 @@ CouchDB's own secret, in its configuration. Nothing that was read, deciphered or
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
@@ -16,11 +16,11 @@ import aiohttp
 import msgspec
 
 from cht_rapidpro.adapters.couchdb import Couch
-from cht_rapidpro.adapters.couchdb_errors import FOREIGN, raise_for_status, translate
+from cht_rapidpro.adapters.couchdb_errors import raise_for_status, translated
 from cht_rapidpro.adapters.vault_cipher import decipher, encipher
 from cht_rapidpro.config import Config
 from cht_rapidpro.config_values import NO_SECRET, Secret, checked_secret
-from cht_rapidpro.errors import ConfigError, GatewayError, PermanentError, TroubleError
+from cht_rapidpro.errors import ConfigError, PermanentError, TroubleError
 from cht_rapidpro.health import Health
 
 # One call: a webhook with an unknown key may be waiting for it.
@@ -99,17 +99,8 @@ class Vault:
                 raise_for_status(response, self._couch.config)
                 return msgspec.json.decode(answer)
 
-    @contextmanager
-    def _edge(self) -> Iterator[None]:
-        try:
-            yield
-        except GatewayError as error:
-            self.health.fails(error)
-            raise
-        except FOREIGN as error:
-            translated = translate(error, self._couch.config)
-            self.health.fails(translated)
-            raise translated from error
+    def _edge(self) -> AbstractContextManager[None]:
+        return translated(self.health, self._couch.config)
 
     def _trouble(self, status: int) -> TroubleError:
         where = f"CouchDB at {self._couch.config.url}: HTTP {status}"
