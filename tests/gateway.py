@@ -15,8 +15,10 @@ from cht_rapidpro.app import serve
 from cht_rapidpro.config import Admin, Config, Couchdb, Delivery, Incoming, Outgoing, Rapidpro
 from cht_rapidpro.config_values import Secret
 from cht_rapidpro.demo.database import Database, Doc
+from cht_rapidpro.demo.medic import message, task
 from cht_rapidpro.demo.rapidpro import RapidPro
 from cht_rapidpro.domain.claim import Instance
+from cht_rapidpro.domain.task import timestamp
 from cht_rapidpro.jobs.reload import Reload
 from tests.clock import jump, wall_clock
 from tests.gate import Gate, until
@@ -72,6 +74,14 @@ async def running(
                 yield stop
             finally:
                 stop.set()
+
+
+def claimed(owner: Instance, text: str, to: str = "+254712345678", *, ago: float = 0.0) -> Doc:
+    """A task that an instance has claimed, so many seconds ago, and not settled."""
+    made: Doc = task(message(text, to), state="forwarded-to-gateway", state_details=owner.details)
+    moment = timestamp(int(wall_clock() - ago * 1000))
+    made["state_history"] = [{"state": "forwarded-to-gateway", "state_details": owner.details, "timestamp": moment}]
+    return made
 
 
 def states(doc: Doc) -> list[str]:

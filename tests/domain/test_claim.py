@@ -13,6 +13,7 @@ from cht_rapidpro.domain.claim import (
     Edit,
     Instance,
     claim_of,
+    claimed_since,
     earlier_claim,
     find_task,
     release,
@@ -136,6 +137,22 @@ def test_only_the_very_claim_that_is_held_is_renewed(task: Task, renewed: bool) 
     after = renew(ME, M1, NOW - 9, NOW)(before)
     assert (claim_of(the_task(after)) == Claim(ME.id, NOW)) == renewed
     assert (after is not before) == renewed
+
+
+def test_a_claim_that_changes_hands_for_days_fills_no_document() -> None:
+    doc = document(a_task(PENDING))
+    moments = range(NOW, NOW + 300 * (TIMEOUT + 1), TIMEOUT + 1)
+    for number, now in enumerate(moments):
+        me = (ME, OTHER)[number % 2]
+        doc = claim(now, me)(doc)
+    task = the_task(doc)
+    assert task["state_history"][0] == PENDING
+    assert len(task["state_history"]) == 4
+    assert claimed_since(task) == NOW, "what was sent under the first claim is looked for"
+    assert claim_of(task) == Claim(OTHER.id, moments[-1])
+    assert earlier_claim(task) == Claim(ME.id, moments[-2])
+    renewed = the_task(renew(OTHER, M1, moments[-1], moments[-1] + 1)(doc))
+    assert (len(renewed["state_history"]), claimed_since(renewed)) == (4, NOW)
 
 
 @pytest.mark.parametrize(

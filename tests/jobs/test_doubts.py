@@ -11,11 +11,10 @@ from cht_rapidpro.demo.medic import data_record, message, task
 from cht_rapidpro.demo.rapidpro import Answer, Broadcast, Delay, Fault, HalfBody, Hang, RapidPro, Reset
 from cht_rapidpro.demo.rapidpro.faults import Trouble
 from cht_rapidpro.domain.claim import ClaimTasks, Instance
-from cht_rapidpro.domain.task import timestamp
 from tests.clock import jump, wall_clock
 from tests.conftest import TOKEN
 from tests.gate import Gate, until
-from tests.gateway import configure, reaches, running, states
+from tests.gateway import claimed, configure, reaches, running, states
 
 ME = Instance("0123456789abcdef" * 2, "test")
 OTHER = Instance("f" * 32, "other")
@@ -32,18 +31,6 @@ TROUBLE: dict[str, Trouble] = {
 
 def logged(logs: Any, event: str) -> list[Any]:
     return [entry for entry in logs if entry["event"] == event]
-
-
-def claimed(owner: Instance, text: str, to: str = "+254712345678", *, ago: float = 0.0) -> Doc:
-    """A task that an instance has claimed, so many seconds ago, and not settled."""
-    made: Doc = task(message(text, to), state="forwarded-to-gateway", state_details=owner.details)
-    moment = _iso(wall_clock() - ago * 1000)
-    made["state_history"] = [{"state": "forwarded-to-gateway", "state_details": owner.details, "timestamp": moment}]
-    return made
-
-
-def _iso(ms: float) -> str:
-    return timestamp(int(ms))
 
 
 def broadcast(rapidpro: RapidPro, text: str, to: str = "+254712345678") -> Broadcast:
@@ -144,6 +131,30 @@ async def test_nothing_is_decided_while_another_daemon_is_at_the_same_message(
     docs = [await medic.get(record["_id"]) for record in (mine, theirs)]
     assert len(rapidpro.broadcasts) == 2, "one was there, one was missing"
     assert {doc["tasks"][0]["gateway_ref"] for doc in docs} == {str(made.id), str(rapidpro.broadcasts[1].id)}
+
+
+async def test_a_claim_outlasts_a_long_look(gate: Gate, medic: Database, rapidpro: RapidPro) -> None:
+    """Or another daemon takes it over and begins the same look, which the first one takes over in turn."""
+    record = data_record(claimed(ME, "unsent"))
+    broadcast(rapidpro, "other")
+    await medic.put(record)
+    config = configure(gate, medic, rapidpro, TOKEN, timeout=0.5, settle_time=20.0, claim_timeout=60.0)
+
+    async def short() -> None:
+        """The first look comes too early to tell that nothing was sent."""
+
+    async def long() -> None:
+        jump(50)
+        uuid = record["tasks"][0]["messages"][0]["uuid"]
+        await medic.edit(record["_id"], ClaimTasks(OTHER, {uuid}, wall_clock(), takeover_before=wall_clock() - 60_000))
+
+    gate.before("POST messages_by_gateway_ref", short)
+    gate.before("POST messages_by_gateway_ref", long)
+    with capture_logs() as logs:
+        async with running(config, ME):
+            await reaches(medic, record["_id"], "received-by-gateway", hurry=0.5)
+    assert not logged(logs, "claim.lost")
+    assert [made.text for made in rapidpro.broadcasts] == ["other", "unsent"]
 
 
 async def test_a_broken_listing_decides_nothing(gate: Gate, medic: Database) -> None:

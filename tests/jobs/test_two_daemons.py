@@ -6,12 +6,13 @@ import pytest
 
 from cht_rapidpro.demo.database import Database, Doc
 from cht_rapidpro.demo.medic import data_record, message, task
-from cht_rapidpro.demo.rapidpro import Answer, Fault, HalfBody, RapidPro, Reset
+from cht_rapidpro.demo.rapidpro import Answer, Delay, Fault, HalfBody, RapidPro, Reset
 from cht_rapidpro.demo.rapidpro.faults import Trouble
 from cht_rapidpro.domain.claim import Instance
+from tests.clock import jump
 from tests.conftest import TOKEN
-from tests.gate import Gate
-from tests.gateway import configure, reaches, running
+from tests.gate import Gate, until
+from tests.gateway import claimed, configure, reaches, running
 
 ONE, TWO = Instance("1" * 32, "one"), Instance("2" * 32, "two")
 
@@ -25,15 +26,20 @@ async def _all_received(medic: Database, records: list[Doc], hurry: float) -> li
 async def test_a_backlog_is_shared_and_nothing_goes_out_twice(gate: Gate, medic: Database, rapidpro: RapidPro) -> None:
     records = [data_record(task(message(f"reminder {number % 5}"))) for number in range(60)]
     await medic.bulk(records)
-    config = configure(gate, medic, rapidpro, TOKEN, max_concurrency=4)
+    rapidpro.fail(Fault("POST broadcasts", Delay(20), times=4))
+    config = configure(gate, medic, rapidpro, TOKEN, max_concurrency=4, timeout=30.0)
+
+    async def is_shared() -> bool:
+        docs = [await medic.get(record["_id"]) for record in records]
+        claims = [entry for doc in docs for entry in doc["tasks"][0].get("state_history", [])[1:2]]
+        return {entry["state_details"] for entry in claims} == {ONE.details, TWO.details}
+
     async with running(config, ONE), running(config, TWO):
+        await until(is_shared)
+        jump(20)
         refs = await _all_received(medic, records, hurry=0)
     assert sorted(refs) == sorted(str(made.id) for made in rapidpro.broadcasts)
     assert Counter(made.text for made in rapidpro.broadcasts) == {f"reminder {number}": 12 for number in range(5)}
-    claimants = [
-        (await medic.get(record["_id"]))["tasks"][0]["state_history"][1]["state_details"] for record in records
-    ]
-    assert {details.rpartition(" ")[2] for details in claimants} == {"one", "two"}
 
 
 async def test_a_429_longer_than_the_claim_timeout_makes_no_second_broadcast(
@@ -67,3 +73,18 @@ async def test_equal_messages_in_doubt_on_both_sides(
         refs = await _all_received(medic, records, hurry=0.2)
     assert sorted(refs) == sorted(str(made.id) for made in rapidpro.broadcasts)
     assert len(rapidpro.broadcasts) == 8
+
+
+async def test_equal_messages_that_both_have_sent_and_died_of(gate: Gate, medic: Database, rapidpro: RapidPro) -> None:
+    """Each blocks the other's until one of them has all; if both kept their claims alive that would never be."""
+    records = [data_record(claimed(owner, "again")) for owner in (ONE, TWO) * 2]
+    for _ in range(2):
+        rapidpro.create_broadcast(["tel:+254712345678"], "again")
+    await medic.bulk(records)
+    config = configure(
+        gate, medic, rapidpro, TOKEN, timeout=0.5, settle_time=10.0, claim_timeout=30.0, sweep_interval=2.0
+    )
+    async with running(config, ONE), running(config, TWO):
+        refs = await _all_received(medic, records, hurry=0.2)
+    assert sorted(refs) == sorted(str(made.id) for made in rapidpro.broadcasts)
+    assert len(rapidpro.broadcasts) == 4

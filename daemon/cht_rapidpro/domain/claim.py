@@ -79,13 +79,19 @@ def claimed_since(task: Task) -> int:
 
 def claimed_before(task: Task, index: int) -> int | None:
     """When the unbroken row of claims began that ends before an entry of the history; None where there is none."""
-    since = None
-    for entry in reversed(history(task)[:index]):
+    row = _row_of_claims(task, index)
+    return row[0].at if row else None
+
+
+def _row_of_claims(task: Task, end: int) -> list[Claim]:
+    """The claims that follow each other directly up to an entry of the history, the oldest first."""
+    row: list[Claim] = []
+    for entry in reversed(history(task)[:end]):
         claim = _read_claim(entry.get("state_details"), entry.get("timestamp")) if isinstance(entry, dict) else None
         if claim is None:
             break
-        since = claim.at
-    return since
+        row.insert(0, claim)
+    return row
 
 
 def _entry(task: Task, index: int) -> dict[str, object]:
@@ -143,11 +149,24 @@ class ClaimTasks:
         return self._enter(task) if claim.at < self.takeover_before else task
 
     def _enter(self, task: Task) -> Task:
-        return enter_state(task, Change(State.FORWARDED_TO_GATEWAY, self.me.details, gateway_ref=""), self.now)
+        return _enter_claim(task, self.me, self.now)
 
     def _is_expired(self, task: Task, doc: Doc) -> bool:
         moment = due(task, doc)
         return self.expire_before is not None and moment is not None and moment < self.expire_before
+
+
+def _enter_claim(task: Task, me: Instance, now: int) -> Task:
+    """The task under a new claim of ours.
+
+    Of the claims that it follows directly only the first and the last are kept, which `claimed_since` and
+    `earlier_claim` read: a message that nobody can decide about for a day shall not fill its document with claims.
+    """
+    entries = history(task)
+    row = len(_row_of_claims(task, len(entries)))
+    if row > 2:
+        task = {**task, "state_history": [*entries[: 1 - row], entries[-1]]}
+    return enter_state(task, Change(State.FORWARDED_TO_GATEWAY, me.details, gateway_ref=""), now)
 
 
 def renew(me: Instance, uuid: MessageId, held_since: int, now: int) -> Edit:
@@ -156,7 +175,7 @@ def renew(me: Instance, uuid: MessageId, held_since: int, now: int) -> Edit:
     def edit(task: Task) -> Task:
         if not holds(task, uuid) or claim_of(task) != Claim(me.id, held_since):
             return task
-        return enter_state(task, Change(State.FORWARDED_TO_GATEWAY, me.details, gateway_ref=""), now)
+        return _enter_claim(task, me, now)
 
     return lambda doc: map_tasks(doc, edit)
 
@@ -214,7 +233,7 @@ def give_back(me: Instance, uuid: MessageId, ref: str, now: int) -> Edit:
             return task
         if _entry(task, -1).get("state") == task.get("state"):  # it was not true, and would hide the claims before it
             task = {**task, "state_history": history(task)[:-1]}
-        return enter_state(task, Change(State.FORWARDED_TO_GATEWAY, me.details, gateway_ref=""), now)
+        return _enter_claim(task, me, now)
 
     return lambda doc: map_tasks(doc, edit)
 

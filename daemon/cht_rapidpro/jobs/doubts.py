@@ -44,7 +44,7 @@ _MOVED: Final = (
 class Doubt:
     """A message whose last attempt, at the RapidPro `base`, ended at `since`; `next_look`: both loop time.
 
-    `found`: the broadcast that it was given.
+    `found`: the broadcast that it was given; `is_blocked`: another daemon was at a message like it in the last look.
     """
 
     held: HeldTask
@@ -54,6 +54,7 @@ class Doubt:
     since: float
     next_look: float
     is_told: bool = False
+    is_blocked: bool = False
     found: Listed | None = None
 
     @property
@@ -142,10 +143,9 @@ class Doubts:
         They may be as old: that one would take them over in turn, and the two would swap for ever.
         """
         pairs = {doubt.pair for doubt in self._open.values() if doubt.held is taken_over}
-        alike = {doubt.held for doubt in self._open.values() if doubt.pair in pairs and doubt.held is not taken_over}
-        for held in alike:
-            if not await self._claims.renew(held):
-                self.forget(held)
+        await self._renew(
+            {doubt.held for doubt in self._open.values() if doubt.pair in pairs and doubt.held is not taken_over}
+        )
 
     async def run(self, adopt: Adopt, repeat: Repeat) -> NoReturn:
         """Gives each message in doubt to `adopt` with its broadcast, or to `repeat`, its claim renewed."""
@@ -165,10 +165,14 @@ class Doubts:
         started = self._time()
         due = [doubt for doubt in self._open.values() if doubt.next_look <= started + self._request_time]
         base = self._settings.target
-        verdicts = await self._ask([doubt for doubt in due if doubt.base == base and not self._in_flight[doubt.pair]])
+        asking = [doubt for doubt in due if doubt.base == base and not self._in_flight[doubt.pair]]
+        await self._outlast(asking)
+        verdicts = await self._ask([doubt for doubt in asking if self._is_open(doubt)])
         async with asyncio.TaskGroup() as group:
-            for doubt in due:
+            for doubt in filter(self._is_open, due):
                 verdict = verdicts.get(doubt.key)
+                if verdict is not None:
+                    doubt.is_blocked = isinstance(verdict, Blocked)
                 if isinstance(verdict, Found):
                     del self._open[doubt.key]
                     doubt.found = verdict.broadcast
@@ -182,6 +186,28 @@ class Doubts:
                     group.create_task(self._tell(doubt, _MOVED))
                 else:
                     doubt.next_look = self._next_look(doubt, verdict)
+
+    async def _outlast(self, asking: Collection[Doubt]) -> None:
+        """Renews the claims that the look might outlive: whoever took one over would begin the same look, and so on.
+
+        Not while another daemon is at a message like it, or the two would block each other for ever; nor where only a
+        human, or RapidPro when it answers again, can help: an outage would fill documents with claims.
+        """
+        if self._retry == _RETRY:
+            hopeful = {doubt.held for doubt in asking if not (doubt.is_blocked or doubt.is_told)}
+            await self._renew([held for held in hopeful if self._claims.age(held) > self._claim_timeout / 4])
+
+    async def _renew(self, tasks: Collection[HeldTask]) -> None:
+        """Forgets those that are another daemon's by now."""
+        async with asyncio.TaskGroup() as group:
+            renewing = {held: group.create_task(self._claims.renew(held)) for held in tasks}
+        for held, renewed in renewing.items():
+            if not renewed.result():
+                self.forget(held)
+
+    def _is_open(self, doubt: Doubt) -> bool:
+        """Whether it is still in doubt, and ours: much may happen while others are asked."""
+        return self._open.get(doubt.key) is doubt
 
     async def _ask(self, asking: list[Doubt]) -> dict[Key, Verdict | Blocked]:
         """The verdicts; none at all when RapidPro could not be asked."""

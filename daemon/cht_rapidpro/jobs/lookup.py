@@ -6,11 +6,11 @@ listing that failed or was cut decides nothing.
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from cht_rapidpro.adapters.couchdb import Couch
+from cht_rapidpro.adapters.couchdb import PAGE, Couch
 from cht_rapidpro.adapters.rapidpro import Page, RapidPro
 from cht_rapidpro.domain.claim import claim_of
 from cht_rapidpro.domain.outgoing import BroadcastId, Pair, pair_of
@@ -127,31 +127,30 @@ class Lookup:
     async def _holders(self, listed: Sequence[Listed], settings: Mapping[str, Any]) -> list[Holder]:
         """The tasks that hold one of these broadcasts as their gateway_ref."""
         refs = [broadcast.id for broadcast in listed]
-        holders = []
+        ids: set[DocId] = set()
         for start in range(0, len(refs), _REFS):
             holding = await until_it_works(self._couch.holders, refs[start : start + _REFS])
-            docs = await until_it_works(
-                self._couch.read, sorted({doc_id for ids in holding.values() for doc_id in ids})
-            )
-            for ref, ids in holding.items():
-                holders += [
-                    holder for doc_id in ids if doc_id in docs for holder in _holders_in(docs[doc_id], ref, settings)
-                ]
-        return holders
+            ids.update(*holding.values())
+        wanted = frozenset(refs)
+        return [holder async for doc in self._docs(ids) for holder in _holders_in(doc, wanted, settings)]
+
+    async def _docs(self, ids: Collection[DocId]) -> AsyncIterator[Doc]:
+        """A part of them at a time: a campaign of minutes is thousands of documents."""
+        ordered = sorted(ids)
+        for start in range(0, len(ordered), PAGE):
+            docs = await until_it_works(self._couch.read, ordered[start : start + PAGE])
+            for doc in docs.values():
+                yield doc
 
     async def holders_of(self, broadcast: Listed, pair: Pair, settings: Mapping[str, Any]) -> int:
         """How many tasks hold this broadcast for a message of this pair, and not for another one of their messages."""
-        ref = broadcast.id
-        holding = await until_it_works(self._couch.holders, [ref])
-        docs = await until_it_works(self._couch.read, sorted(holding.get(ref, ())))
-        holders = (holder for doc in docs.values() for holder in _holders_in(doc, ref, settings))
+        holders = await self._holders([broadcast], settings)
         return sum(first_of(holder, broadcast)[1] == pair for holder in holders)
 
     async def _foreign_pairs(self, pairs: Collection[Pair], settings: Mapping[str, Any]) -> set[Pair]:
         """Those pairs of which another instance holds an unsettled claim that is not too old."""
         alike = await until_it_works(self._forwarded_alike, pairs, settings)
-        docs = await until_it_works(self._couch.read, sorted(alike))
-        return {pair for doc in docs.values() for pair in self._foreign_in(doc, settings) if pair in pairs}
+        return {pair async for doc in self._docs(alike) for pair in self._foreign_in(doc, settings) if pair in pairs}
 
     async def _forwarded_alike(self, pairs: Collection[Pair], settings: Mapping[str, Any]) -> set[DocId]:
         """The documents with a message of one of these pairs whose task is `forwarded-to-gateway`."""
@@ -171,11 +170,10 @@ class Lookup:
                 yield from (pair_of(message, settings) for message in messages(task))
 
 
-def _holders_in(doc: Doc, ref: str, settings: Mapping[str, Any]) -> Iterable[Holder]:
+def _holders_in(doc: Doc, refs: Collection[BroadcastId], settings: Mapping[str, Any]) -> Iterable[Holder]:
     for task in tasks(doc):
-        if gateway_ref(task) == ref and (found := messages(task)):
-            sent = tuple(((doc["_id"], message.uuid), pair_of(message, settings)) for message in found)
-            yield Holder(BroadcastId(ref), sent)
+        if (ref := BroadcastId(gateway_ref(task))) in refs and (found := messages(task)):
+            yield Holder(ref, tuple(((doc["_id"], message.uuid), pair_of(message, settings)) for message in found))
 
 
 def _row_pair(value: Any, settings: Mapping[str, Any]) -> Pair | None:
