@@ -90,6 +90,7 @@ def test_values_arrive_as_their_keys_and_units(write: Callable[[str], Path]) -> 
         max_concurrency = 100
         [outgoing]
         sweep_interval = "0.2s"
+        settle_time = "1.4s"
         claim_timeout = "2.8s"
         expire_after = "7d"
         [admin]
@@ -120,7 +121,7 @@ def test_values_arrive_as_their_keys_and_units(write: Callable[[str], Path]) -> 
         rapidpro=Rapidpro(
             url="http://[::1]:8000", token=Secret("T0ken"), timeout=0.7, requests_per_hour=0, max_concurrency=100
         ),
-        outgoing=Outgoing(sweep_interval=0.2, claim_timeout=2.8, expire_after=7 * 86400.0),
+        outgoing=Outgoing(sweep_interval=0.2, settle_time=1.4, claim_timeout=2.8, expire_after=7 * 86400.0),
         incoming=Incoming(
             enabled=False,
             listen="[::1]:0",
@@ -167,7 +168,15 @@ def test_values_arrive_as_their_keys_and_units(write: Callable[[str], Path]) -> 
         ('[outgoing]\nexpire_after = "never"', ['found "never"', 'or "off"']),
         (
             '[outgoing]\nclaim_timeout = "119s"',
-            ["[outgoing] claim_timeout: found 119s", "4 × [rapidpro] timeout = 120s"],
+            ["[outgoing] claim_timeout: found 119s", "at least 4 × [rapidpro] timeout = 120s"],
+        ),
+        (
+            '[outgoing]\nclaim_timeout = "239s"',
+            ["[outgoing] claim_timeout: found 239s", "at least 2 × settle_time = 240s"],
+        ),
+        (
+            '[outgoing]\nsweep_interval = "601s"',
+            ["[outgoing] claim_timeout: found 600s", "at least sweep_interval = 601s"],
         ),
         ('[incoming]\nlisten = "8085"', ['[incoming] listen: found "8085"; allowed: an address and a port']),
         ('[incoming]\nlisten = "127.0.0.1:65536"', ["[incoming] listen: found"]),

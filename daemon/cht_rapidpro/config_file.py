@@ -209,18 +209,16 @@ def _admin_warnings(path: Path, admin: Admin) -> Iterator[str]:
 
 
 def _check_times(config: Config) -> None:
-    settle, timeout = config.outgoing.settle_time, config.rapidpro.timeout
-    if settle < timeout:
-        raise ConfigError(
-            f"[outgoing] settle_time: found {settle:g}s; allowed: at least [rapidpro] timeout = {timeout:g}s,"
-            " or a message is sent again while its first request may still take effect"
-        )
-    claim, least = config.outgoing.claim_timeout, 4 * timeout
-    if claim < least:
-        raise ConfigError(
-            f"[outgoing] claim_timeout: found {claim:g}s; allowed: 4 × [rapidpro] timeout = {least:g}s or more,"
-            " or another daemon takes over what this one is still sending"
-        )
+    outgoing, timeout = config.outgoing, config.rapidpro.timeout
+    settle, claim = outgoing.settle_time, outgoing.claim_timeout
+    for key, found, least, means, why in (
+        ("settle_time", settle, timeout, "[rapidpro] timeout", "a message is sent again while it may still be created"),
+        ("claim_timeout", claim, 4 * timeout, "4 × [rapidpro] timeout", "what is being sent is taken over"),
+        ("claim_timeout", claim, 2 * settle, "2 × settle_time", "what is being looked up is taken over, and so on"),
+        ("claim_timeout", claim, outgoing.sweep_interval, "sweep_interval", "equal messages are decided about twice"),
+    ):
+        if found < least:
+            raise ConfigError(f"[outgoing] {key}: found {found:g}s; allowed: at least {means} = {least:g}s, or {why}")
 
 
 def _check_vault(config: Config) -> None:
