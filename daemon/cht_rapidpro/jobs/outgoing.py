@@ -10,7 +10,6 @@ that is so from their turn until its answer, and not remembered: each is claimed
 import asyncio
 import itertools
 import math
-from collections import Counter
 from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Final, NoReturn
@@ -29,19 +28,19 @@ from cht_rapidpro.domain.outgoing import (
     Pair,
     Refused,
     Trouble,
-    join,
     prepare,
-    share,
 )
 from cht_rapidpro.domain.task import Message
-from cht_rapidpro.domain.valve import TROUBLE_PAUSE, Valve
-from cht_rapidpro.jobs.backlog import Backlog, Candidate, Key
+from cht_rapidpro.domain.valve import Valve
+from cht_rapidpro.jobs.backlog import Backlog, Candidate
 from cht_rapidpro.jobs.claims import Claims
 from cht_rapidpro.jobs.doubts import Doubt, Doubts
 from cht_rapidpro.jobs.grouping import Grouping
 from cht_rapidpro.jobs.held import HeldTask, Turn
+from cht_rapidpro.jobs.posting import Posting
 from cht_rapidpro.jobs.ready import Ready
 from cht_rapidpro.jobs.settings import SettingsWatch
+from cht_rapidpro.jobs.troubled import Troubled
 from cht_rapidpro.keyring import Keyring
 from cht_rapidpro.metrics import Metrics, Outcome
 
@@ -50,7 +49,6 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 AHEAD: Final = 4  # broadcasts claimed and not posted, as a multiple of max_concurrency: it stays busy (measured)
 RELEASE_AFTER: Final = 5.0  # seconds that sending may stand still before unused claims are given back
 MAX_DOUBTS: Final = 1000
-_LONGEST_STEP_BACK: Final = 3600.0
 
 
 class Outgoing:
@@ -74,11 +72,12 @@ class Outgoing:
         self._rapidpro = rapidpro
         self._settings = settings
         self._keyring = keyring
-        self._config = config
         self._metrics = metrics
         self._valve = Valve(limits.max_concurrency)
         self._max_ahead = AHEAD * limits.max_concurrency
         self._ready = Ready()
+        self._posting = Posting(claims, doubts, rapidpro, settings, self._valve, config.claim_timeout)
+        self._troubled = Troubled()
         self._grouping = Grouping(rapidpro, backlog, self._ready, config.coalesce, limits.requests_per_hour)
         self._numbers = itertools.count()
         self._in_flight = 0  # broadcasts
@@ -87,7 +86,6 @@ class Outgoing:
         self._stopping = False
         self._target: str | None = None
         self._token = keyring.secrets.rapidpro_token
-        self._troubled: Counter[Key] = Counter()
         self._wake = asyncio.Event()
         settings.subscribe(self._wake.set)
         backlog.subscribe(self._wake.set)
@@ -200,7 +198,7 @@ class Outgoing:
             held = await self._claims.claim(candidates)
         self._claiming = False
         for task in held:
-            task.company = self._company_of(task, company)
+            task.company = self._troubled.company(task, company)
             if task.earlier is not None:
                 self._doubt_earlier(task, task.earlier)
             else:
@@ -214,12 +212,6 @@ class Outgoing:
         for message in held.messages:
             self._queue(held, message)
 
-    def _company_of(self, held: HeldTask, company: int) -> int:
-        """A task of several messages holds one gateway_ref: each of them keeps a broadcast of its own."""
-        if len(held.messages) > 1:
-            return 1
-        return max(1, company >> self._troubled[held.keys[0]])  # the trouble may be one of a group's alone
-
     def _queue(self, held: HeldTask, message: Message) -> None:
         self._ready.put(Turn(held.due, next(self._numbers), held, message, self._prepare(message)))
         self._wake.set()
@@ -228,7 +220,7 @@ class Outgoing:
         """One broadcast; its slot is free again when the answer is there, before the tasks are settled."""
         answers: list[tuple[Turn, Answer | Again]] = []
         try:
-            answers = await self._post(turns)
+            answers = await self._posting.post(turns)
         finally:
             self._in_flight -= 1
             self._wake.set()
@@ -239,36 +231,6 @@ class Outgoing:
             self._conclude(turn, answer)
         if self._stopping:
             self._release_ready()
-
-    async def _post(self, turns: list[Turn]) -> list[tuple[Turn, Answer | Again]]:
-        """What RapidPro's answer means for each of the messages; one that is not ours to send any more is left out."""
-        turns = await self._renewed(turns)
-        pairs = [turn.pair for turn in turns if isinstance(turn.pair, Pair)]
-        if not pairs:
-            return [(turn, turn.pair) for turn in turns if isinstance(turn.pair, Refused)]
-        if self._target is None:
-            return [(turn, Again(turn.company)) for turn in turns]
-        with self._doubts.posting(pairs):
-            answer = await self._rapidpro.post_broadcast(self._target, join(pairs))
-        if isinstance(answer, Doubtful):
-            for turn, pair in zip(turns, pairs, strict=True):
-                self._doubts.add(turn.task, turn.message, pair, since=self._time())
-        self._valve.learn(answer, self._time())
-        return list(zip(turns, share(answer, len(turns)), strict=True))
-
-    async def _renewed(self, turns: list[Turn]) -> list[Turn]:
-        """Those whose claim is young enough to post under it, which the others' first have to become."""
-        while stale := [turn for turn in turns if self._is_stale(turn.task)]:
-            async with asyncio.TaskGroup() as group:
-                renewing = {turn: group.create_task(self._claims.renew(turn.task)) for turn in stale}
-            for turn, renewed in renewing.items():
-                if not renewed.result():
-                    self._doubts.forget(turn.task)
-                    turns = [other for other in turns if other is not turn]
-        return turns
-
-    def _is_stale(self, held: HeldTask) -> bool:
-        return self._claims.age(held) > self._config.claim_timeout / 2
 
     def _conclude(self, turn: Turn, answer: Answer | Again) -> None:
         held, message = turn.task, turn.message
@@ -285,28 +247,15 @@ class Outgoing:
                 held.company = size
                 self._queue(held, message)
             case Trouble():
-                self._step_back(held)
+                self._troubled.step_back(held, self._claims.now())
                 self._queue(held, message)
             case _:
                 self._queue(held, message)
 
-    def _step_back(self, held: HeldTask) -> None:
-        """Lets others be tried first after the pause: the trouble may be about this message (a firewall's, say).
-
-        Once it queues behind what waits already; when it meets with trouble again it stays away, ever longer.
-        """
-        if len(self._troubled) > MAX_DOUBTS:
-            self._troubled.clear()
-        key = held.keys[0]
-        self._troubled[key] += 1
-        held.due = max(held.due, self._claims.now())
-        if self._troubled[key] > 1:
-            held.pause = min(TROUBLE_PAUSE * 2.0 ** (self._troubled[key] - 2), _LONGEST_STEP_BACK)
-
     def _log_result(self, turn: Turn, result: Created | Refused) -> None:
         held, message = turn.task, turn.message
         known = log.bind(doc=held.doc_id, message=message.uuid)
-        self._troubled.pop(held.keys[0], None)
+        self._troubled.forget(held)
         if isinstance(result, Refused):
             known.warning("broadcast.refused", reason=result.reason)
             self._metrics.count(Outcome.REFUSED, held.about(message))

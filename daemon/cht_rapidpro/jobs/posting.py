@@ -1,0 +1,67 @@
+"""Posts one broadcast: under claims that are young enough, and with a note of what it may have brought about.
+
+No POST begins under an old claim, which another daemon may be about to take over; and a message whose answer leaves it
+open whether it was sent is in doubt before anything else can happen to it.
+"""
+
+import asyncio
+
+from cht_rapidpro.adapters.rapidpro import RapidPro
+from cht_rapidpro.domain.outgoing import Again, Answer, Doubtful, Pair, Refused, join, share
+from cht_rapidpro.domain.valve import Valve
+from cht_rapidpro.jobs.claims import Claims
+from cht_rapidpro.jobs.doubts import Doubts
+from cht_rapidpro.jobs.held import HeldTask, Turn
+from cht_rapidpro.jobs.settings import SettingsWatch
+
+
+class Posting:
+    """`claim_timeout`: seconds; `valve` learns from every answer."""
+
+    def __init__(
+        self,
+        claims: Claims,
+        doubts: Doubts,
+        rapidpro: RapidPro,
+        settings: SettingsWatch,
+        valve: Valve,
+        claim_timeout: float,
+    ) -> None:
+        self._claims = claims
+        self._doubts = doubts
+        self._rapidpro = rapidpro
+        self._settings = settings
+        self._valve = valve
+        self._claim_timeout = claim_timeout
+
+    async def post(self, turns: list[Turn]) -> list[tuple[Turn, Answer | Again]]:
+        """What RapidPro's answer means for each of the messages; one that is not ours to send any more is left out."""
+        turns = await self._renewed(turns)
+        pairs = [turn.pair for turn in turns if isinstance(turn.pair, Pair)]
+        if not pairs:
+            return [(turn, turn.pair) for turn in turns if isinstance(turn.pair, Refused)]
+        base = self._settings.target
+        if base is None:
+            return [(turn, Again(turn.company)) for turn in turns]
+        with self._doubts.posting(pairs):
+            answer = await self._rapidpro.post_broadcast(base, join(pairs))
+        now = asyncio.get_running_loop().time()
+        if isinstance(answer, Doubtful):
+            for turn, pair in zip(turns, pairs, strict=True):
+                self._doubts.add(turn.task, turn.message, pair, since=now)
+        self._valve.learn(answer, now)
+        return list(zip(turns, share(answer, len(turns)), strict=True))
+
+    async def _renewed(self, turns: list[Turn]) -> list[Turn]:
+        """Those whose claim is young enough to post under it, which the others' first have to become."""
+        while stale := [turn for turn in turns if self._is_stale(turn.task)]:
+            async with asyncio.TaskGroup() as group:
+                renewing = {turn: group.create_task(self._claims.renew(turn.task)) for turn in stale}
+            for turn, renewed in renewing.items():
+                if not renewed.result():
+                    self._doubts.forget(turn.task)
+                    turns = [other for other in turns if other is not turn]
+        return turns
+
+    def _is_stale(self, held: HeldTask) -> bool:
+        return self._claims.age(held) > self._claim_timeout / 2
