@@ -165,9 +165,10 @@ class Doubts:
         started = self._time()
         due = [doubt for doubt in self._open.values() if doubt.next_look <= started + self._request_time]
         base = self._settings.target
-        asking = [doubt for doubt in due if doubt.base == base and not self._in_flight[doubt.pair]]
-        await self._outlast(asking)
-        verdicts = await self._ask([doubt for doubt in asking if self._is_open(doubt)])
+        await self._outlast([doubt for doubt in due if doubt.base == base])
+        verdicts = await self._ask(
+            [doubt for doubt in filter(self._is_open, due) if doubt.base == base and not self._in_flight[doubt.pair]]
+        )
         async with asyncio.TaskGroup() as group:
             for doubt in filter(self._is_open, due):
                 verdict = verdicts.get(doubt.key)
