@@ -214,7 +214,7 @@ def _check_times(config: Config) -> None:
     for key, found, least, means, why in (
         ("settle_time", settle, timeout, "[rapidpro] timeout", "a message is sent again while it may still be created"),
         ("claim_timeout", claim, 4 * timeout, "4 × [rapidpro] timeout", "what is being sent is taken over"),
-        ("claim_timeout", claim, 2 * settle, "2 × settle_time", "what is being looked up is taken over, and so on"),
+        ("claim_timeout", claim, 2 * settle, "2 × settle_time", "two daemons take over each other's look-ups for ever"),
         ("claim_timeout", claim, outgoing.sweep_interval, "sweep_interval", "equal messages are decided about twice"),
     ):
         if found < least:

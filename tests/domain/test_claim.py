@@ -155,6 +155,15 @@ def test_a_claim_that_changes_hands_for_days_fills_no_document() -> None:
     assert (len(renewed["state_history"]), claimed_since(renewed)) == (4, NOW)
 
 
+def test_a_row_of_claims_began_at_its_earliest_moment_whichever_way_the_clocks_stepped() -> None:
+    """The first claim was written by a clock that was ahead: what was sent under it is older than it says."""
+    doc = document(a_task(PENDING, claimed(ME, NOW + 5000), claimed(OTHER, NOW), claimed(ME, NOW + 1)))
+    for now in range(NOW + 2, NOW + 6):
+        doc = claim(now)(doc)
+        assert claimed_since(the_task(doc)) == NOW
+        assert len(the_task(doc)["state_history"]) == 4
+
+
 @pytest.mark.parametrize(
     "task",
     [

@@ -78,9 +78,11 @@ def claimed_since(task: Task) -> int:
 
 
 def claimed_before(task: Task, index: int) -> int | None:
-    """When the unbroken row of claims began that ends before an entry of the history; None where there is none."""
-    row = _row_of_claims(task, index)
-    return row[0].at if row else None
+    """When the unbroken row of claims began that ends before an entry of the history; None where there is none.
+
+    That is the earliest moment in it, since clocks step.
+    """
+    return min((claim.at for claim in _row_of_claims(task, index)), default=None)
 
 
 def _row_of_claims(task: Task, end: int) -> list[Claim]:
@@ -159,13 +161,16 @@ class ClaimTasks:
 def _enter_claim(task: Task, me: Instance, now: int) -> Task:
     """The task under a new claim of ours.
 
-    Of the claims that it follows directly only the first and the last are kept, which `claimed_since` and
+    Of the claims that it follows directly only the earliest and the last are kept, which `claimed_since` and
     `earlier_claim` read: a message that nobody can decide about for a day shall not fill its document with claims.
     """
     entries = history(task)
-    row = len(_row_of_claims(task, len(entries)))
-    if row > 2:
-        task = {**task, "state_history": [*entries[: 1 - row], entries[-1]]}
+    row = _row_of_claims(task, len(entries))
+    if len(row) > 2:
+        earliest = row.index(min(row, key=lambda claim: claim.at))
+        start, last = len(entries) - len(row), len(row) - 1
+        kept = [entries[start + place] for place in sorted({earliest, last})]
+        task = {**task, "state_history": [*entries[:start], *kept]}
     return enter_state(task, Change(State.FORWARDED_TO_GATEWAY, me.details, gateway_ref=""), now)
 
 

@@ -159,7 +159,9 @@ class Claims:
             try:
                 doc = await self._writer.apply(held.doc_id, edit)
             except PermanentError as error:
-                log.error("claim.rejected", doc=held.doc_id, error=str(error), means="not sent: mend the document")
+                log.error(
+                    "claim.rejected", doc=held.doc_id, error=str(error), means="given up for now: mend the document"
+                )
                 doc = None
             task = find_task(doc, held.uuid) if doc else None
             if task is None or claim_of(task) != Claim(self.me.id, moment.wall):

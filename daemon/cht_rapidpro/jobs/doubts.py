@@ -50,7 +50,7 @@ class Doubt:
     held: HeldTask
     message: Message
     pair: Pair
-    base: str | None
+    base: str
     since: float
     next_look: float
     is_told: bool = False
@@ -96,10 +96,10 @@ class Doubts:
     def __len__(self) -> int:
         return len(self._open)
 
-    def add(self, held: HeldTask, message: Message, pair: Pair, since: float) -> None:
-        """This message may have been sent, at `since` (loop time) at the latest."""
+    def add(self, held: HeldTask, message: Message, pair: Pair, base: str, since: float) -> None:
+        """This message may have been sent to the RapidPro at `base`, at `since` (loop time) at the latest."""
         first_look = min(since + self._request_time, since + self._settle_time)
-        doubt = Doubt(held, message, pair, self._settings.target, since, first_look)
+        doubt = Doubt(held, message, pair, base, since, first_look)
         self._open[doubt.key] = doubt
         self._changed.set()
 
@@ -164,11 +164,8 @@ class Doubts:
         """One listing for all that is due, or soon will be; a message that cannot be told widens it for no other."""
         started = self._time()
         due = [doubt for doubt in self._open.values() if doubt.next_look <= started + self._request_time]
-        base = self._settings.target
-        await self._outlast([doubt for doubt in due if doubt.base == base])
-        verdicts = await self._ask(
-            [doubt for doubt in filter(self._is_open, due) if doubt.base == base and not self._in_flight[doubt.pair]]
-        )
+        await self._outlast(due)
+        verdicts = await self._ask([doubt for doubt in due if self._is_open(doubt) and not self._in_flight[doubt.pair]])
         async with asyncio.TaskGroup() as group:
             for doubt in filter(self._is_open, due):
                 verdict = verdicts.get(doubt.key)
@@ -183,7 +180,7 @@ class Doubts:
                     group.create_task(self._send_again(doubt, repeat))
                 elif isinstance(verdict, Unclear):
                     group.create_task(self._tell(doubt, _UNCLEAR))
-                elif doubt.base != self._settings.target:
+                elif self._settings.target not in (None, doubt.base):
                     group.create_task(self._tell(doubt, _MOVED))
                 else:
                     doubt.next_look = self._next_look(doubt, verdict)
@@ -192,7 +189,7 @@ class Doubts:
         """Renews the claims that the look might outlive: whoever took one over would begin the same look, and so on.
 
         Not while another daemon is at a message like it, or the two would block each other for ever; nor where only a
-        human, or RapidPro when it answers again, can help: an outage would fill documents with claims.
+        human, or RapidPro when it answers again, can help: each renewal is a revision that replicates to phones.
         """
         if self._retry == _RETRY:
             hopeful = {doubt.held for doubt in asking if not (doubt.is_blocked or doubt.is_told)}
@@ -211,11 +208,11 @@ class Doubts:
         return self._open.get(doubt.key) is doubt
 
     async def _ask(self, asking: list[Doubt]) -> dict[Key, Verdict | Blocked]:
-        """The verdicts; none at all when RapidPro could not be asked."""
+        """The verdicts on those of the present RapidPro; none at all when it could not be asked."""
         base, settings = self._settings.target, self._settings.settings
-        if not asking or base is None or settings is None:
+        asked = [Asked(doubt.key, doubt.pair, doubt.held.since) for doubt in asking if doubt.base == base]
+        if not asked or base is None or settings is None:
             return {}
-        asked = [Asked(doubt.key, doubt.pair, doubt.held.since) for doubt in asking]
         answer = await self._lookup.ask(base, asked, self._known, settings.values)
         if not isinstance(answer, str):
             self._retry = _RETRY

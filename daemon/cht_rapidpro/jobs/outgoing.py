@@ -167,10 +167,13 @@ class Outgoing:
         return math.inf if left is None else max(0, left - max(0, self._in_flight - budget.open))
 
     def _start_claim(self) -> None:
-        company = self._grouping.company(self._target)
-        if not self._claiming and (candidates := self._backlog.take(self._room(), company)):
+        base = self._target
+        if self._claiming or base is None:
+            return
+        company = self._grouping.company(base)
+        if candidates := self._backlog.take(self._room(), company):
             self._claiming = True
-            self._start(self._claim(candidates, company))
+            self._start(self._claim(candidates, company, base))
 
     def _room(self) -> int:
         """How many broadcasts to claim for now: in batches, never far ahead of the sends, none beyond the budget."""
@@ -193,14 +196,14 @@ class Outgoing:
     def _start(self, work: Coroutine[None, None, None]) -> None:
         self._work.create_task(work).add_done_callback(lambda _: self._wake.set())
 
-    async def _claim(self, candidates: list[Candidate], company: int) -> None:
+    async def _claim(self, candidates: list[Candidate], company: int, base: str) -> None:
         with self._claims.pulse.step():
             held = await self._claims.claim(candidates)
         self._claiming = False
         for task in held:
             task.company = self._troubled.company(task, company)
             if task.earlier is not None:
-                self._doubt_earlier(task, task.earlier)
+                self._doubt_earlier(task, task.earlier, base)
             else:
                 self._queue_all(task)
         if self._stopping:
@@ -270,7 +273,7 @@ class Outgoing:
         settings = self._settings.settings
         return prepare(message, settings.values if settings else {})
 
-    def _doubt_earlier(self, held: HeldTask, earlier: Claim) -> None:
+    def _doubt_earlier(self, held: HeldTask, earlier: Claim, base: str) -> None:
         """An earlier process of ours ended before our start, another daemon's last attempt may be as late as now."""
         started = self._claims.started
         is_own = earlier.instance == self._claims.me.id and earlier.at <= started.wall
@@ -279,7 +282,7 @@ class Outgoing:
         for message in held.messages:
             pair = self._prepare(message)
             if isinstance(pair, Pair):
-                self._doubts.add(held, message, pair, since)
+                self._doubts.add(held, message, pair, base, since)
             else:
                 self._queue(held, message)
         if not is_own:
@@ -300,7 +303,7 @@ class Outgoing:
         await self._claims.settle(held)
         if await self._doubts.is_shared(doubt) and await self._claims.give_back(held, created.id):
             del held.results[doubt.message.uuid]
-            self._doubts.add(held, doubt.message, doubt.pair, since=self._time())
+            self._doubts.add(held, doubt.message, doubt.pair, doubt.base, since=self._time())
 
     def _time(self) -> float:
         return asyncio.get_running_loop().time()

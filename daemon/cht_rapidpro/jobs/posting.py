@@ -48,7 +48,7 @@ class Posting:
         now = asyncio.get_running_loop().time()
         if isinstance(answer, Doubtful):
             for turn, pair in zip(turns, pairs, strict=True):
-                self._doubts.add(turn.task, turn.message, pair, since=now)
+                self._doubts.add(turn.task, turn.message, pair, base, since=now)
         self._valve.learn(answer, now)
         return list(zip(turns, share(answer, len(turns)), strict=True))
 
@@ -64,4 +64,4 @@ class Posting:
         return turns
 
     def _is_stale(self, held: HeldTask) -> bool:
-        return self._claims.age(held) > self._claim_timeout / 2
+        return held.is_lost or self._claims.age(held) > self._claim_timeout / 2
