@@ -185,6 +185,21 @@ async def _broken_listing(gate: Gate, medic: Database, rapidpro: RapidPro) -> No
     assert len(logged(logs, "listing.failed")) == 1, "said once, not at every try"
 
 
+async def test_while_rapidpro_cannot_be_asked_no_claim_is_renewed(
+    gate: Gate, medic: Database, rapidpro: RapidPro
+) -> None:
+    record = data_record(claimed(ME, "sent"))
+    made = broadcast(rapidpro, "sent")
+    await medic.put(record)
+    rapidpro.fail(Fault("GET broadcasts", Answer(500, "<html></html>"), times=10))
+    async with running(configure(gate, medic, rapidpro, TOKEN, timeout=0.5, settle_time=10.0), ME):
+        await until(lambda: _hurry(20) and sum(call.faulty for call in rapidpro.calls) == 10)
+        (held,) = (await medic.get(record["_id"]))["tasks"]
+        doc = await reaches(medic, record["_id"], "received-by-gateway", hurry=10)
+    assert len(held["state_history"]) == 2, "of the earlier process and of this one"
+    assert doc["tasks"][0]["gateway_ref"] == str(made.id)
+
+
 async def test_an_anonymous_workspace_is_matched_by_text_where_that_is_enough(
     gate: Gate, medic: Database, rapidpro: RapidPro
 ) -> None:
@@ -202,7 +217,9 @@ async def test_an_anonymous_workspace_is_matched_by_text_where_that_is_enough(
             other = data_record(task(message("other")))
             await medic.put(other)
             await reaches(medic, other["_id"], "received-by-gateway")
-            assert states(await medic.get(unclear["_id"])) == ["forwarded-to-gateway"]
+            (held,) = (await medic.get(unclear["_id"]))["tasks"]
+            assert held["state"] == "forwarded-to-gateway"
+            assert len(held["state_history"]) == 2, "the claim is not renewed while only a human can help"
             await medic.edit(unclear["_id"], lambda doc: {**doc, "tasks": [{**doc["tasks"][0], "state": "sent"}]})
             await until(lambda: _hurry(5) and bool(logged(logs, "claim.lost")))
     assert doc["tasks"][0]["gateway_ref"] == str(made.id)
