@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Final
 
@@ -129,13 +129,16 @@ class Systemd:
                 pass_fds=[webhook],
             )
 
-    def hears(self, start: str, times: int = 1) -> bool:
-        """Whether it has been told something that begins so, so many times."""
-        try:
+    def hear(self) -> None:
+        """Takes what is there: a socket holds ten messages, and more are lost."""
+        with suppress(BlockingIOError):
             while True:
                 self.said.append(self._heard.recv(4096).decode())
-        except BlockingIOError:
-            return sum(word.startswith(start) for word in self.said) >= times
+
+    def hears(self, start: str, times: int = 1) -> bool:
+        """Whether it has been told something that begins so, so many times."""
+        self.hear()
+        return sum(word.startswith(start) for word in self.said) >= times
 
 
 @pytest.fixture
@@ -151,10 +154,12 @@ async def systemd(machine: Machine, **environ: str) -> AsyncIterator[Systemd]:
         heard.bind(str(machine.root / "notify"))
         heard.setblocking(False)
         service = Systemd(machine, heard)
+        asyncio.get_running_loop().add_reader(heard, service.hear)
         await service.start(**environ)
         try:
             yield service
         finally:
+            asyncio.get_running_loop().remove_reader(heard)
             if service.process.returncode is None:
                 service.process.kill()
                 await service.process.wait()
