@@ -10,16 +10,15 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from cht_rapidpro.domain.claim import (
     Claim,
     ClaimTasks,
-    Edit,
     Instance,
     claim_of,
     claimed_since,
     earlier_claim,
-    find_task,
     release,
     renew,
     settle,
 )
+from cht_rapidpro.domain.edit import Edit, holding
 from cht_rapidpro.domain.statuses import State
 from cht_rapidpro.domain.task import Change, Doc, MessageId, Task, timestamp
 from tests.domain.test_task import documents
@@ -58,9 +57,7 @@ def claim(now: int = NOW, me: Instance = ME, expire_before: int | None = None) -
 
 
 def the_task(doc: Doc) -> Task:
-    found = find_task(doc, M1)
-    assert found is not None
-    return found
+    return holding(doc, [M1])[M1][0]
 
 
 PENDING = entry("pending")

@@ -1,6 +1,6 @@
 """The list of what waits for news never grows beyond its capacity, and loses nothing that it could not find again."""
 
-from typing import Any, Final
+from typing import Final
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -82,15 +82,13 @@ def test_a_task_that_is_told_twice_is_held_once() -> None:
 
 def test_rows_of_the_view_are_known_by_state_and_time() -> None:
     made = watchlist(waiting(1))
-    known: list[tuple[Any, Any, bool]] = [
-        ("sent", NOW, True),
-        ("sent", None, True),
-        ("sent", NOW + 1, False),
-        ("failed", NOW, False),
+    known = [StateRow(DocId("doc-1"), "sent", NOW), StateRow(DocId("doc-1"), "sent", None)]
+    news = [
+        StateRow(DocId("doc-1"), "sent", NOW + 1),
+        StateRow(DocId("doc-1"), "failed", NOW),
+        StateRow(DocId("doc-2"), "sent", NOW),
     ]
-    for state, changed, is_known in known:
-        assert made.knows(StateRow(DocId("doc-1"), state, changed)) == is_known
-    assert not made.knows(StateRow(DocId("doc-2"), "sent", NOW))
+    assert made.news([*known, *news]) == news
 
 
 def test_in_a_full_list_those_that_are_not_asked_for_soon_make_room() -> None:

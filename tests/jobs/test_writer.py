@@ -10,7 +10,8 @@ import pytest
 from cht_rapidpro.adapters.couchdb import Couch
 from cht_rapidpro.demo.database import Database, Doc
 from cht_rapidpro.demo.medic import data_record, message, task
-from cht_rapidpro.domain.claim import ClaimTasks, Edit, Instance, settle
+from cht_rapidpro.domain.claim import ClaimTasks, Instance, settle
+from cht_rapidpro.domain.edit import Edit
 from cht_rapidpro.domain.statuses import State
 from cht_rapidpro.domain.task import Change, DocId, MessageId
 from cht_rapidpro.errors import PermanentError

@@ -7,10 +7,11 @@ conflict, a lost answer) without harm: it returns the same object where there is
 """
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from cht_rapidpro.domain.edit import TaskEdit, each
 from cht_rapidpro.domain.statuses import State
 from cht_rapidpro.domain.task import (
     Change,
@@ -21,7 +22,6 @@ from cht_rapidpro.domain.task import (
     enter_state,
     gateway_ref,
     history,
-    holds,
     is_sendable,
     map_tasks,
     messages,
@@ -29,8 +29,6 @@ from cht_rapidpro.domain.task import (
     set_state,
     tasks,
 )
-
-Edit = Callable[[Doc], Doc]
 
 _DETAILS: Final = re.compile(r"Claimed by cht-rapidpro (?P<instance>[0-9a-f]{32})\b")
 EXPIRED: Final = Change(State.FAILED, "Expired")
@@ -174,18 +172,16 @@ def _enter_claim(task: Task, me: Instance, now: int) -> Task:
     return enter_state(task, Change(State.FORWARDED_TO_GATEWAY, me.details, gateway_ref=""), now)
 
 
-def renew(me: Instance, uuid: MessageId, held_since: int, now: int) -> Edit:
+def renew(me: Instance, uuid: MessageId, held_since: int, now: int) -> TaskEdit:
     """Renews the claim of `held_since` on the task of a message; nothing where another instance has it by now."""
 
     def edit(task: Task) -> Task:
-        if not holds(task, uuid) or claim_of(task) != Claim(me.id, held_since):
-            return task
-        return _enter_claim(task, me, now)
+        return _enter_claim(task, me, now) if claim_of(task) == Claim(me.id, held_since) else task
 
-    return lambda doc: map_tasks(doc, edit)
+    return each(uuid, edit)
 
 
-def release(me: Instance, uuid: MessageId, now: int) -> Edit:
+def release(me: Instance, uuid: MessageId, now: int) -> TaskEdit:
     """Gives an unused claim back: the task is `pending` again.
 
     Where the claim is the last history entry and the task was `pending` before, the entry is taken back, so that an
@@ -194,14 +190,14 @@ def release(me: Instance, uuid: MessageId, now: int) -> Edit:
 
     def edit(task: Task) -> Task:
         claim = claim_of(task)
-        if not holds(task, uuid) or claim is None or claim.instance != me.id:
+        if claim is None or claim.instance != me.id:
             return task
         before = _entry(task, -2)
         if before.get("state") == State.PENDING:
             return _taken_back(task, before)
         return enter_state(task, Change(State.PENDING, "Released by cht-rapidpro"), now)
 
-    return lambda doc: map_tasks(doc, edit)
+    return each(uuid, edit)
 
 
 def _taken_back(task: Task, before: dict[str, object]) -> Task:
@@ -211,36 +207,35 @@ def _taken_back(task: Task, before: dict[str, object]) -> Task:
     return {**new, **{key: before[key] for key in ("state_details",) if key in before}}
 
 
-def settle(me: Instance, uuid: MessageId, change: Change, now: int) -> Edit:
+def settle(me: Instance, uuid: MessageId, change: Change, now: int) -> TaskEdit:
     """Writes what became of a message into its task, whatever others made of the task meanwhile: it is a fact.
 
     Only what the same broadcast has brought about later stays, and `delivered`. Where several tasks of the document
     hold the uuid, the one that we have claimed is meant.
     """
 
-    def edit(doc: Doc) -> Doc:
-        holding = [task for task in tasks(doc) if holds(task, uuid)]
-        if any(_is_settled(task, change) for task in holding):
-            return doc
-        target = next((task for task in holding if _is_claimed_by(task, me)), holding[0] if holding else None)
+    def edit(found: Sequence[Task]) -> Sequence[Task]:
+        if any(_is_settled(task, change) for task in found):
+            return found
+        target = next((task for task in found if _is_claimed_by(task, me)), found[0] if found else None)
         if target is None or target.get("state") == State.DELIVERED:
-            return doc
-        return map_tasks(doc, lambda task: set_state(task, change, now) if task is target else task)
+            return found
+        return [set_state(task, change, now) if task is target else task for task in found]
 
-    return edit
+    return TaskEdit(uuid, edit)
 
 
-def give_back(me: Instance, uuid: MessageId, ref: str, now: int) -> Edit:
+def give_back(me: Instance, uuid: MessageId, ref: str, now: int) -> TaskEdit:
     """Takes a settled task under our claim again: its broadcast turned out to be another task's."""
 
     def edit(task: Task) -> Task:
-        if not holds(task, uuid) or gateway_ref(task) != ref:
+        if gateway_ref(task) != ref:
             return task
         if _entry(task, -1).get("state") == task.get("state"):  # it was not true, and would hide the claims before it
             task = {**task, "state_history": history(task)[:-1]}
         return _enter_claim(task, me, now)
 
-    return lambda doc: map_tasks(doc, edit)
+    return each(uuid, edit)
 
 
 def _is_settled(task: Task, change: Change) -> bool:
@@ -253,8 +248,3 @@ def _is_settled(task: Task, change: Change) -> bool:
 def _is_claimed_by(task: Task, me: Instance) -> bool:
     claim = claim_of(task)
     return claim is not None and claim.instance == me.id
-
-
-def find_task(doc: Doc, uuid: MessageId) -> Task | None:
-    """The task that holds a message, or None."""
-    return next((task for task in tasks(doc) if holds(task, uuid)), None)

@@ -5,11 +5,12 @@ only while it is on its way and still holds the broadcast that the news is of; `
 for `delivered`, and nothing is written that changes nothing. Without it an old status would undo a newer truth.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from cht_rapidpro.domain.claim import claimed_before
+from cht_rapidpro.domain.edit import TaskEdit, each
 from cht_rapidpro.domain.outgoing import BroadcastId, Urn, pair_of
 from cht_rapidpro.domain.reconcile import Key, is_same_number, read_moment
 from cht_rapidpro.domain.statuses import ERRORED, State, StateChange
@@ -21,8 +22,6 @@ from cht_rapidpro.domain.task import (
     Task,
     gateway_ref,
     history,
-    holds,
-    map_tasks,
     messages,
     set_state,
     tasks,
@@ -185,26 +184,12 @@ def _is_broadcasts_own(task: Task) -> bool:
     return len(history(task)) < 2 or _state_at(task, -2) not in SETTLED
 
 
-@dataclass(frozen=True, slots=True)
-class Advance:
+def advance(uuid: MessageId, broadcast: BroadcastId, to: StateChange, now: int) -> TaskEdit:
     """Brings the task of a broadcast to the state that RapidPro tells of, where it may go there. `now`: ms."""
 
-    uuid: MessageId
-    broadcast: BroadcastId
-    to: StateChange
-    now: int
-
-    def __call__(self, doc: Doc) -> Doc:
-        return map_tasks(doc, self._edit)
-
-    def _edit(self, task: Task) -> Task:
-        if not self._is_meant(task) or not may_follow(task, self.to):
+    def edit(task: Task) -> Task:
+        if gateway_ref(task) != broadcast or not may_follow(task, to):
             return task
-        return set_state(task, Change(*self.to), self.now)
+        return set_state(task, Change(*to), now)
 
-    def _is_meant(self, task: Task) -> bool:
-        return gateway_ref(task) == self.broadcast and holds(task, self.uuid)
-
-    def find(self, doc: Doc) -> Iterator[Task]:
-        """The tasks that are meant, as they stand in the document."""
-        return filter(self._is_meant, tasks(doc))
+    return each(uuid, edit)

@@ -82,9 +82,10 @@ def is_sendable(task: Task) -> bool:
     return task.get("state") in SENDABLE and bool(messages(task))
 
 
-def holds(task: Task, uuid: MessageId) -> bool:
-    """Whether the task has this message, also if somebody has emptied its number or text meanwhile."""
-    return any(isinstance(message, dict) and message.get("uuid") == uuid for message in _message_list(task))
+def message_ids(task: Task) -> set[MessageId]:
+    """The uuids of its messages, also of one whose number or text somebody has emptied meanwhile."""
+    uuids = (message.get("uuid") for message in _message_list(task) if isinstance(message, dict))
+    return {MessageId(uuid) for uuid in uuids if isinstance(uuid, str)}
 
 
 def due(task: Task, doc: Doc) -> int | None:

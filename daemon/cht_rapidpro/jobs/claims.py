@@ -6,7 +6,7 @@ anew on each revision (domain/claim.py), so that two daemons never both hold a t
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import structlog
@@ -16,20 +16,19 @@ from cht_rapidpro.domain.claim import (
     EXPIRED,
     Claim,
     ClaimTasks,
-    Edit,
     Instance,
     claim_of,
     claimed_since,
     earlier_claim,
-    find_task,
     give_back,
     release,
     renew,
     settle,
 )
+from cht_rapidpro.domain.edit import TaskEdit, each, holding
 from cht_rapidpro.domain.history import About
 from cht_rapidpro.domain.outgoing import settled
-from cht_rapidpro.domain.task import Doc, DocId, Task, messages
+from cht_rapidpro.domain.task import DocId, Task, messages
 from cht_rapidpro.errors import PermanentError
 from cht_rapidpro.jobs.backlog import Backlog, Candidate, Key
 from cht_rapidpro.jobs.held import HeldTask, Moment
@@ -104,21 +103,23 @@ class Claims:
             return []
         due = min(candidate.due for candidate in candidates)
         held = [self._take(doc_id, task, due, moment) for task in (claim.won(doc) if doc else ())]
+        self._keep(held)
         won = {key for task in held for key in task.keys}
-        for candidate in candidates:
-            if candidate.key not in won:
-                self._pass_over(candidate, doc)
+        missed = [candidate for candidate in candidates if candidate.key not in won]
+        found = holding(doc, {candidate.uuid for candidate in missed}) if doc else {}
+        for candidate in missed:
+            self._pass_over(candidate, next(iter(found.get(candidate.uuid, [])), None))
         return held
 
     def _take(self, doc_id: DocId, task: Task, due: int, moment: Moment) -> HeldTask:
         held = HeldTask(doc_id, messages(task), due, moment, claimed_since(task), earlier_claim(task))
-        self._keep(held)
         log.info("task.claimed", doc=doc_id, message=held.uuid)
         return held
 
-    def _keep(self, held: HeldTask) -> None:
-        self._backlog.know(held.keys)
-        self._held |= dict.fromkeys(held.keys, held)
+    def _keep(self, tasks: Iterable[HeldTask]) -> None:
+        keys = {key: held for held in tasks for key in held.keys}
+        self._backlog.know(keys)
+        self._held |= keys
 
     def _let_go(self, held: HeldTask) -> None:
         """What we have claimed again meanwhile is another HeldTask's, and stays."""
@@ -133,9 +134,8 @@ class Claims:
         held.is_lost = True
         self._let_go(held)
 
-    def _pass_over(self, candidate: Candidate, doc: Doc | None) -> None:
+    def _pass_over(self, candidate: Candidate, task: Task | None) -> None:
         """Another daemon has it, nobody wants it sent any more, or it has expired."""
-        task = find_task(doc, candidate.uuid) if doc else None
         claim = claim_of(task) if task else None
         pause = _PASSED_PAUSE
         if claim is not None:
@@ -157,14 +157,13 @@ class Claims:
             moment = Moment(self._wall_clock(), _time())
             edit = renew(self.me, held.uuid, held.claimed.wall, moment.wall)
             try:
-                doc = await self._writer.apply(held.doc_id, edit)
+                found = await self._writer.apply_to_task(held.doc_id, edit)
             except PermanentError as error:
                 log.error(
                     "claim.rejected", doc=held.doc_id, error=str(error), means="given up for now: mend the document"
                 )
-                doc = None
-            task = find_task(doc, held.uuid) if doc else None
-            if task is None or claim_of(task) != Claim(self.me.id, moment.wall):
+                found = []
+            if not self._is_ours(found, moment):
                 self._lose(held)
                 return False
             held.claimed = moment
@@ -172,12 +171,15 @@ class Claims:
 
     async def is_held(self, held: HeldTask) -> bool:
         """Whether the task is still under our claim; if not, it is given up."""
-        doc = await self._writer.apply(held.doc_id, lambda doc: doc, max_age=0.0)
-        task = find_task(doc, held.uuid) if doc else None
-        if task is not None and claim_of(task) == Claim(self.me.id, held.claimed.wall):
+        looked = each(held.uuid, lambda task: task)
+        if self._is_ours(await self._writer.apply_to_task(held.doc_id, looked, max_age=0.0), held.claimed):
             return True
         self._lose(held)
         return False
+
+    def _is_ours(self, found: Iterable[Task], moment: Moment) -> bool:
+        """Whether one of these is under the claim that we made at this moment."""
+        return any(claim_of(task) == Claim(self.me.id, moment.wall) for task in found)
 
     def now(self) -> int:
         """The present in ms since the epoch, on the clock of the documents."""
@@ -190,7 +192,7 @@ class Claims:
     async def release(self, held: HeldTask) -> None:
         """The task is `pending` again, for whoever comes first; in our backlog it keeps its place."""
         try:
-            await self._writer.apply(held.doc_id, release(self.me, held.uuid, self._wall_clock()))
+            await self._writer.apply_to_task(held.doc_id, release(self.me, held.uuid, self._wall_clock()))
         except PermanentError as error:
             log.error("release.rejected", doc=held.doc_id, message=held.uuid, error=str(error))
         else:
@@ -206,37 +208,36 @@ class Claims:
         """Writes what became of the task. It is a fact: while the document will not take it, it is tried again."""
         change = settled([held.results[message.uuid] for message in held.messages])
         known = log.bind(doc=held.doc_id, message=held.uuid, gateway_ref=change.gateway_ref)
-        doc = await self._write_fact(held.doc_id, settle(self.me, held.uuid, change, self._wall_clock()), known)
-        settled_task = find_task(doc, held.uuid) if doc else None
-        if settled_task is None:
+        found = await self._write_fact(held.doc_id, settle(self.me, held.uuid, change, self._wall_clock()), known)
+        if not found:
             known.warning("settle.dropped", why="the document or its task was deleted meanwhile")
-        else:
-            known.info("task.settled", state=settled_task.get("state"))
+        for task in found[:1]:
+            known.info("task.settled", state=task.get("state"))
             for listener in self._listeners:
-                listener(held.doc_id, settled_task)
+                listener(held.doc_id, task)
         self._let_go(held)
 
     async def give_back(self, held: HeldTask, gateway_ref: str) -> bool:
         """Holds the settled task under a claim again, since its broadcast is another task's; whether that worked."""
         moment = Moment(self._wall_clock(), _time())
         try:
-            doc = await self._writer.apply(held.doc_id, give_back(self.me, held.uuid, gateway_ref, moment.wall))
+            edit = give_back(self.me, held.uuid, gateway_ref, moment.wall)
+            found = await self._writer.apply_to_task(held.doc_id, edit)
         except PermanentError as error:
             log.error("claim.rejected", doc=held.doc_id, error=str(error), means="two tasks share one broadcast")
             return False
-        task = find_task(doc, held.uuid) if doc else None
-        if task is None or claim_of(task) != Claim(self.me.id, moment.wall):
+        if not self._is_ours(found, moment):
             return False
         log.warning("broadcast.given_back", doc=held.doc_id, message=held.uuid, gateway_ref=gateway_ref)
-        self._keep(held)
+        self._keep([held])
         held.claimed = moment
         return True
 
-    async def _write_fact(self, doc_id: DocId, edit: Edit, known: structlog.stdlib.BoundLogger) -> Doc | None:
+    async def _write_fact(self, doc_id: DocId, edit: TaskEdit, known: structlog.stdlib.BoundLogger) -> list[Task]:
         complained = False
         while True:
             try:
-                return await self._writer.apply(doc_id, edit)
+                return await self._writer.apply_to_task(doc_id, edit)
             except PermanentError as error:
                 if not complained:
                     known.error("settle.rejected", error=str(error), means="sent, but the document cannot say so")

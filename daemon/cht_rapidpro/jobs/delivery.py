@@ -137,7 +137,7 @@ class Delivery:
             self._fail(seen, [question.broadcast])
             return
         await self._take(seen, is_whole=True)
-        for watched in list(self._watchlist.of(question.broadcast)):
+        for watched in self._watchlist.of(question.broadcast):
             watched.is_silent = not seen.rows
             if watched.asked != self._now:
                 watched.answered(self._now)

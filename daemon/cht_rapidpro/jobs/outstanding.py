@@ -116,7 +116,7 @@ class OutstandingTasks:
         self._seen = seen
 
     async def _take(self, rows: Sequence[StateRow], now: int) -> None:
-        wanted = [row for row in rows if self._is_wanted(row, now) and not self._watchlist.knows(row)]
+        wanted = self._watchlist.news(row for row in rows if self._is_wanted(row, now))
         ids = list(dict.fromkeys(row.doc_id for row in wanted))
         settings = self._settings.settings.values if self._settings.settings else {}
         for start in range(0, len(ids), _DOCS):

@@ -10,10 +10,10 @@ from typing import Final, Literal
 
 import structlog
 
-from cht_rapidpro.domain.delivery import Advance, read_outstanding
+from cht_rapidpro.domain.delivery import advance, read_outstanding
 from cht_rapidpro.domain.history import About
 from cht_rapidpro.domain.statuses import State, StateChange
-from cht_rapidpro.domain.task import Doc, history, timestamp
+from cht_rapidpro.domain.task import Task, gateway_ref, history, timestamp
 from cht_rapidpro.errors import PermanentError
 from cht_rapidpro.jobs.settings import SettingsWatch
 from cht_rapidpro.jobs.watchlist import Watched, Watchlist
@@ -70,32 +70,32 @@ class States:
     async def _write_one(self, watched: Watched, change: StateChange) -> None:
         task = watched.task
         known = log.bind(doc=task.doc_id, message=task.uuid, gateway_ref=task.broadcast)
-        advance = Advance(task.uuid, task.broadcast, change, self._wall_clock())
+        now = self._wall_clock()
         try:
-            doc = await self._writer.apply(task.doc_id, advance)
+            found = await self._writer.apply_to_task(task.doc_id, advance(task.uuid, task.broadcast, change, now))
         except PermanentError as error:
             known.error("state.rejected", state=change.state, error=str(error), means="the document cannot say so")
             self._watchlist.drop(watched)
             return
-        if doc is not None and _has_made(advance, doc):
+        meant = [each for each in found if gateway_ref(each) == task.broadcast]
+        if _has_made(meant, change, now):
             known.info("state.changed", state=change.state, details=change.details)
             if outcome := _COUNTED.get(change.state):
                 number = task.urns[0].removeprefix("tel:") if task.urns else ""
                 self._metrics.count(outcome, About(task.doc_id, task.uuid, number, task.broadcast))
-        self._follow(watched, advance, doc)
+        self._follow(watched, next(iter(meant), None))
 
-    def _follow(self, watched: Watched, advance: Advance, doc: Doc | None) -> None:
+    def _follow(self, watched: Watched, task: Task | None) -> None:
         """The task as it is now; what waits for nothing any more leaves the list."""
         values = self._settings.settings.values if self._settings.settings else {}
-        held = next(advance.find(doc), None) if doc is not None else None
-        found = read_outstanding(watched.task.doc_id, held, values) if held is not None else None
+        found = read_outstanding(watched.task.doc_id, task, values) if task is not None else None
         if found is None:
             self._watchlist.drop(watched)
         else:
             watched.task = found
 
 
-def _has_made(advance: Advance, doc: Doc) -> bool:
-    """Whether the document says what this very edit has written into it."""
-    expected = {"state": advance.to.state, "state_details": advance.to.details, "timestamp": timestamp(advance.now)}
-    return any(entries[-1] == expected for task in advance.find(doc) if (entries := history(task)))
+def _has_made(tasks: Iterable[Task], change: StateChange, now: int) -> bool:
+    """Whether one of the tasks says what this very edit has written into it."""
+    expected = {"state": change.state, "state_details": change.details, "timestamp": timestamp(now)}
+    return any(entries[-1] == expected for task in tasks if (entries := history(task)))

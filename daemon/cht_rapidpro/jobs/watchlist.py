@@ -6,16 +6,16 @@ as after a restart, is all that this costs.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final, TypeVar
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
 
 from cht_rapidpro.adapters.state_views import StateRow
 from cht_rapidpro.domain.delivery import FAILED_FOR, Outstanding
 from cht_rapidpro.domain.outgoing import BroadcastId
 from cht_rapidpro.domain.planner import UNLIMITED, pause
 from cht_rapidpro.domain.statuses import State
-from cht_rapidpro.domain.task import DocId
+from cht_rapidpro.domain.task import DocId, MessageId
 
 CAPACITY: Final = 20_000
 _SPARED: Final = 3_600_000  # ms; whoever is asked for again sooner than this is not made to leave
@@ -41,6 +41,10 @@ class Watched:
     is_silent: bool = False
     is_looked_up: bool = False
     is_elsewhere: bool = False
+    place: tuple[MessageId, BroadcastId] = field(init=False)  # in its document, as when it was taken in
+
+    def __post_init__(self) -> None:
+        self.place = _place(self.task)
 
     def next_ask(self, now: int, interval: int) -> int:
         wanted = 0 if self.asked is None else self.asked + pause(now - self.task.changed, interval)
@@ -70,51 +74,61 @@ class Watchlist:
         self._interval = interval
         self._give_up_after = give_up_after
         self._capacity = capacity
-        self._by_broadcast: dict[BroadcastId, list[Watched]] = defaultdict(list)
-        self._by_doc: dict[DocId, list[Watched]] = defaultdict(list)
+        self._by_broadcast: dict[BroadcastId, dict[Watched, None]] = defaultdict(dict)  # a dict keeps their order
+        self._by_doc: dict[DocId, dict[tuple[MessageId, BroadcastId], Watched]] = defaultdict(dict)
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
 
     def __iter__(self) -> Iterator[Watched]:
-        return (watched for of_doc in list(self._by_doc.values()) for watched in list(of_doc))
+        return (watched for of_doc in list(self._by_doc.values()) for watched in list(of_doc.values()))
 
     def of(self, broadcast: BroadcastId) -> list[Watched]:
-        return self._by_broadcast.get(broadcast, [])
+        return list(self._by_broadcast.get(broadcast, ()))
 
-    def knows(self, row: StateRow) -> bool:
-        """Whether this very state of a task of the document has been seen."""
-        return any(
-            watched.task.state == row.state and row.changed in (None, watched.task.changed)
-            for watched in self._by_doc.get(row.doc_id, ())
-        )
+    def news(self, rows: Iterable[StateRow]) -> list[StateRow]:
+        """Those that tell of a state of a task which has not been seen."""
+        seen: dict[DocId, set[tuple[str, float | None]]] = {}
+        unseen = []
+        for row in rows:
+            if row.doc_id not in seen:
+                known = [watched.task for watched in self._by_doc.get(row.doc_id, {}).values()]
+                seen[row.doc_id] = {(task.state, changed) for task in known for changed in (None, task.changed)}
+            if (row.state, row.changed) not in seen[row.doc_id]:
+                unseen.append(row)
+        return unseen
 
     def update(self, doc_id: DocId, tasks: list[Outstanding], now: int) -> None:
         """What waits for news in a document, as it is now."""
-        left = {(task.key, task.broadcast) for task in tasks}
-        for watched in list(self._by_doc.get(doc_id, ())):
-            if (watched.task.key, watched.task.broadcast) not in left:
+        left = {_place(task) for task in tasks}
+        for watched in list(self._by_doc.get(doc_id, {}).values()):
+            if watched.place not in left:
                 self.drop(watched)
         for task in tasks:
             self.hold(task, now)
 
     def hold(self, task: Outstanding, now: int) -> None:
         """Takes a task in, or its new state; one that is too old, or finds no room, is left out."""
-        for watched in self._by_doc.get(task.doc_id, ()):
-            if (watched.task.key, watched.task.broadcast) == (task.key, task.broadcast):
-                watched.task = task
-                return
-        if self._count < self._capacity and not self._is_over(task, now):
+        if watched := self._by_doc.get(task.doc_id, {}).get(_place(task)):
+            watched.task = task
+        elif self._count < self._capacity and not self._is_over(task, now):
             watched = Watched(task)
-            self._by_broadcast[task.broadcast].append(watched)
-            self._by_doc[task.doc_id].append(watched)
+            self._by_broadcast[task.broadcast][watched] = None
+            self._by_doc[task.doc_id][watched.place] = watched
             self._count += 1
 
     def drop(self, watched: Watched) -> None:
-        if _remove(self._by_doc, watched.task.doc_id, watched):
-            _remove(self._by_broadcast, watched.task.broadcast, watched)
-            self._count -= 1
+        doc_id, broadcast = watched.task.doc_id, watched.task.broadcast
+        of_doc = self._by_doc.get(doc_id, {})
+        if of_doc.get(watched.place) is not watched:
+            return
+        del of_doc[watched.place], self._by_broadcast[broadcast][watched]
+        if not of_doc:
+            del self._by_doc[doc_id]
+        if not self._by_broadcast[broadcast]:
+            del self._by_broadcast[broadcast]
+        self._count -= 1
 
     def clear(self) -> None:
         self._by_broadcast.clear()
@@ -156,14 +170,5 @@ class Watchlist:
         return True
 
 
-_Id = TypeVar("_Id", BroadcastId, DocId)
-
-
-def _remove(index: dict[_Id, list[Watched]], key: _Id, watched: Watched) -> bool:
-    held = index.get(key, [])
-    if watched not in held:
-        return False
-    held.remove(watched)
-    if not held:
-        del index[key]
-    return True
+def _place(task: Outstanding) -> tuple[MessageId, BroadcastId]:
+    return task.uuid, task.broadcast

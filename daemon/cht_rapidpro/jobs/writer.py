@@ -10,11 +10,11 @@ import math
 import random
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from cht_rapidpro.adapters.couchdb import Conflict, Couch, Rejected, WriteResult, Written
-from cht_rapidpro.domain.claim import Edit
-from cht_rapidpro.domain.task import Doc, DocId
+from cht_rapidpro.domain.edit import Edit, TaskEdit, edited, holding
+from cht_rapidpro.domain.task import Doc, DocId, MessageId, Task
 from cht_rapidpro.errors import GatewayError, PermanentError
 from cht_rapidpro.jobs.retry import until_it_works
 from cht_rapidpro.pulse import Pulse
@@ -28,7 +28,8 @@ _LONGEST_PAUSE: Final = 2.0
 class _Waiting:
     doc_id: DocId
     edit: Edit
-    done: asyncio.Future[Doc | None]
+    done: asyncio.Future[Any]  # the document, or the tasks that hold `uuid`
+    uuid: MessageId | None = None
     conflicts: int = 0
 
 
@@ -76,10 +77,19 @@ class Writer:
         `max_age`: seconds; an older copy is not written against but read again. Raises PermanentError when CouchDB
         will not take the edited document. Waits for as long as CouchDB is away.
         """
+        stored: Doc | None = await self._apply(doc_id, edit, max_age, None)
+        return stored
+
+    async def apply_to_task(self, doc_id: DocId, edit: TaskEdit, *, max_age: float | None = None) -> list[Task]:
+        """Like `apply`: the tasks with the message as they are stored after the edit; none when they are gone."""
+        stored: list[Task] = await self._apply(doc_id, edit, max_age, edit.uuid)
+        return stored
+
+    async def _apply(self, doc_id: DocId, edit: Edit, max_age: float | None, uuid: MessageId | None) -> Any:
         loop = asyncio.get_running_loop()
         if max_age is not None and self.copies.get(doc_id, loop.time() - max_age) is None:
             self.copies.drop(doc_id)
-        item = _Waiting(doc_id, edit, loop.create_future())
+        item = _Waiting(doc_id, edit, loop.create_future(), uuid)
         self._queue(item)
         return await item.done
 
@@ -126,9 +136,8 @@ class Writer:
         """The documents that the edits change; those that they leave as they are, or that are gone, are finished."""
         changed = []
         for doc_id, items in list(edits.items()):
-            base = doc = bases.get(doc_id)
-            for item in items:
-                doc = item.edit(doc) if doc is not None else None
+            base = bases.get(doc_id)
+            doc = edited(base, [item.edit for item in items]) if base is not None else None
             if doc is not None and doc is not base:
                 changed.append(doc)
             elif base is not None and base is self.copies.get(doc_id, -math.inf):
@@ -175,6 +184,8 @@ def _generation(doc: Doc) -> int:
 
 
 def _finish(items: list[_Waiting], doc: Doc | None) -> None:
+    uuids = {item.uuid for item in items if item.uuid is not None}
+    found = holding(doc, uuids) if doc is not None and uuids else {}
     for item in items:
         if not item.done.done():
-            item.done.set_result(doc)
+            item.done.set_result(doc if item.uuid is None else found.get(item.uuid, []))
