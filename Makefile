@@ -63,7 +63,7 @@ bench: install ## the benchmarks in small form, in under five minutes; bench/REA
 	$(BIN)/python -m bench.memory --long 1000
 	$(BIN)/python -m bench.start --starts 3 --minutes 1
 
-bench-full: install ## the same at full size; takes about a quarter of an hour
+bench-full: install ## the same at full size; takes about ten minutes
 	$(BIN)/python -m bench.limits --docs 20000 --posts 5000
 	$(BIN)/python -m bench.outgoing --messages 5000 --single 300
 	$(BIN)/python -m bench.coalescing --recipients 5000 --messages 5000
