@@ -1,6 +1,8 @@
 """Which broadcast is whose: counted in multisets, never one for two messages, never another task's."""
 
+import re
 from collections import Counter
+from typing import Final
 
 import pytest
 from hypothesis import given
@@ -18,6 +20,7 @@ from cht_rapidpro.domain.reconcile import (
     Young,
     alike,
     first_of,
+    is_same_number,
     match,
     read_listed,
     taken_by,
@@ -26,6 +29,9 @@ from cht_rapidpro.domain.task import DocId, MessageId
 
 NUMBER = "tel:+254712345678"
 NOW = 1_000_000
+_NUMBERS: Final = st.sampled_from(["12345678", "712345678", "712345679", "1234567", "00000012", "123456٧٨"])
+_STARTS: Final = st.sampled_from(["", "0", "00", "+254", "254", "0712 ", "+254-"])
+_URNS: Final = st.builds("tel:{}{}{}".format, _STARTS, _NUMBERS, st.sampled_from(["", " ", "x", " 9"]))
 
 
 def pair(urn: str = NUMBER, text: str = "hello") -> Pair:
@@ -168,6 +174,15 @@ def test_what_we_posted_is_ours_as_the_listing_writes_it() -> None:
 )
 def test_numbers_that_rapidpro_may_take_for_one(urn: str, other: str, same: bool) -> None:
     assert (alike(Urn(urn)) == alike(Urn(other))) == same
+
+
+@given(_URNS, _URNS)
+def test_numbers_are_the_same_by_their_ends_and_then_they_are_alike(urn: str, posted: str) -> None:
+    """What the look-up relies on: it compares only what is alike."""
+    digits = [re.sub("[^0-9]", "", each).lstrip("0") for each in (urn, posted)]
+    shorter, longer = sorted(digits, key=len)
+    assert is_same_number(urn, posted) == (urn == posted or (len(shorter) >= 8 and longer.endswith(shorter)))
+    assert not is_same_number(urn, posted) or alike(Urn(urn)) == alike(Urn(posted))
 
 
 def test_a_settled_task_takes_its_broadcast_and_those_of_its_other_messages() -> None:

@@ -7,7 +7,7 @@ another's in a moment, is never adopted; without that one message would go out f
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -103,47 +103,42 @@ def match(
     numbers of which only the national part is (RapidPro normalises by its own country).
     """
     open_questions = sorted(questions, key=lambda question: (question.earliest, question.key))
-    by_text = defaultdict(list)
-    for broadcast in sorted(listed, key=lambda broadcast: (broadcast.created_on, int(broadcast.id))):
-        by_text[broadcast.text].append(broadcast)
+    ordered = sorted(listed, key=lambda broadcast: (broadcast.created_on, int(broadcast.id)))
+    recipients: dict[tuple[str, str], list[tuple[Listed, Urn]]] = defaultdict(list)
+    for broadcast in ordered:
+        for urn in map(Urn, broadcast.urns or ()):
+            recipients[broadcast.text, alike(urn)].append((broadcast, urn))
     verdicts: dict[Key, Verdict] = {}
     used: set[Place] = set(taken)
     for fits in (_has_urn, _has_national_part):
         for question in open_questions:
             if question.key in verdicts:
                 continue
-            for broadcast in by_text[question.pair.text]:
-                if (urn := _free_urn(question, broadcast, used, fits)) is not None:
+            for broadcast, urn in recipients.get((question.pair.text, alike(question.pair.urn)), ()):
+                is_free = broadcast.created_on >= question.earliest and (broadcast.id, urn) not in used
+                if is_free and fits(urn, question.pair.urn):
                     used.add((broadcast.id, urn))
                     verdicts[question.key] = Found(broadcast) if broadcast.created_on < adoptable_before else Young()
                     break
     unanswered = [question for question in open_questions if question.key not in verdicts]
-    return verdicts | dict(_match_anonymous(unanswered, by_text, taken, adoptable_before))
-
-
-def _free_urn(
-    question: Question, broadcast: Listed, used: Collection[Place], fits: Callable[[str, str], bool]
-) -> Urn | None:
-    """The recipient of the broadcast that the question is about, if it is not somebody else's."""
-    if broadcast.created_on < question.earliest:
-        return None
-    free = (Urn(urn) for urn in broadcast.urns or () if (broadcast.id, urn) not in used)
-    return next((urn for urn in free if fits(urn, question.pair.urn)), None)
+    return verdicts | dict(_match_anonymous(unanswered, ordered, taken, adoptable_before))
 
 
 def _match_anonymous(
-    questions: Sequence[Question], by_text: Mapping[str, Sequence[Listed]], taken: Taken, adoptable_before: int
+    questions: Sequence[Question], listed: Sequence[Listed], taken: Taken, adoptable_before: int
 ) -> Iterator[tuple[Key, Verdict]]:
     """By text and time alone: only where one broadcast and one question are left for each other."""
     refs = {ref for ref, _ in taken}
+    by_text: dict[str, list[Listed]] = defaultdict(list)
+    for broadcast in listed:
+        if broadcast.urns is None and broadcast.id not in refs:
+            by_text[broadcast.text].append(broadcast)
     asking: dict[str, int] = defaultdict(int)
     for question in questions:
         asking[question.pair.text] += 1
     for question in questions:
         fitting = [
-            broadcast
-            for broadcast in by_text.get(question.pair.text, ())
-            if broadcast.urns is None and broadcast.id not in refs and broadcast.created_on >= question.earliest
+            broadcast for broadcast in by_text.get(question.pair.text, ()) if broadcast.created_on >= question.earliest
         ]
         if not fitting:
             yield question.key, Absent()
@@ -250,6 +245,9 @@ def _has_urn(urn: str, posted: str) -> bool:
 
 def _has_national_part(urn: str, posted: str) -> bool:
     """Whether the shorter number, without leading zeros, is the end of the other: `tel:0712…`, `tel:+254712…`."""
+    ends = urn[-_NATIONAL_DIGITS:], posted[-_NATIONAL_DIGITS:]
+    if ends[0] != ends[1] and all(end.isascii() and end.isdigit() for end in ends):
+        return False  # nearly always: a look compares thousands of numbers with each other
     a, b = _digits(urn), _digits(posted)
     shorter, longer = sorted((a, b), key=len)
     return len(shorter) >= _NATIONAL_DIGITS and longer.endswith(shorter)
