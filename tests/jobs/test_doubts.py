@@ -140,11 +140,14 @@ async def test_a_claim_outlasts_a_long_look(gate: Gate, medic: Database, rapidpr
     await medic.put(record)
     config = configure(gate, medic, rapidpro, TOKEN, timeout=0.5, settle_time=20.0, claim_timeout=60.0)
 
+    too_early = asyncio.Event()
+
     async def short() -> None:
-        """The first look comes too early to tell that nothing was sent."""
+        """The first look cannot tell yet that nothing was sent."""
+        too_early.set()
 
     async def long() -> None:
-        jump(50)
+        jump(40)
         uuid = record["tasks"][0]["messages"][0]["uuid"]
         await medic.edit(record["_id"], ClaimTasks(OTHER, {uuid}, wall_clock(), takeover_before=wall_clock() - 60_000))
 
@@ -152,7 +155,11 @@ async def test_a_claim_outlasts_a_long_look(gate: Gate, medic: Database, rapidpr
     gate.before("POST messages_by_gateway_ref", long)
     with capture_logs() as logs:
         async with running(config, ME):
-            await reaches(medic, record["_id"], "received-by-gateway", hurry=0.5)
+            await until(lambda: bool(logged(logs, "task.claimed")))
+            jump(3)
+            await too_early.wait()
+            jump(20)
+            await reaches(medic, record["_id"], "received-by-gateway")
     assert not logged(logs, "claim.lost")
     assert [made.text for made in rapidpro.broadcasts] == ["other", "unsent"]
 
@@ -193,6 +200,7 @@ async def test_while_rapidpro_cannot_be_asked_no_claim_is_renewed(
     await medic.put(record)
     rapidpro.fail(Fault("GET broadcasts", Answer(500, "<html></html>"), times=10))
     async with running(configure(gate, medic, rapidpro, TOKEN, timeout=0.5, settle_time=10.0), ME):
+        await until(lambda: _hurry(0.1) and any(call.faulty for call in rapidpro.calls))
         await until(lambda: _hurry(20) and sum(call.faulty for call in rapidpro.calls) == 10)
         (held,) = (await medic.get(record["_id"]))["tasks"]
         doc = await reaches(medic, record["_id"], "received-by-gateway", hurry=10)

@@ -84,7 +84,11 @@ async def test_equal_messages_that_both_have_sent_and_died_of(gate: Gate, medic:
     config = configure(
         gate, medic, rapidpro, TOKEN, timeout=0.5, settle_time=10.0, claim_timeout=30.0, sweep_interval=2.0
     )
-    async with running(config, ONE), running(config, TWO):
+
+    async def each_has_its_own() -> bool:
         refs = await _all_received(medic, records, hurry=0.2)
-    assert sorted(refs) == sorted(str(made.id) for made in rapidpro.broadcasts)
+        return sorted(refs) == sorted(str(made.id) for made in rapidpro.broadcasts)
+
+    async with running(config, ONE), running(config, TWO):
+        await until(each_has_its_own)
     assert len(rapidpro.broadcasts) == 4
