@@ -122,11 +122,12 @@ async def test_kept_it_sends_what_the_pasted_command_writes(tmp_path: Path) -> N
 
 
 async def settled(read: str, doc_id: str) -> None:
-    async with asyncio.timeout(60):
-        while True:
-            if await states(read, doc_id) == ["delivered"]:
-                return
-            await asyncio.sleep(0.05)
+    """Returns when the document's only task is delivered."""
+
+    async def is_delivered() -> bool:
+        return await states(read, doc_id) == ["delivered"]
+
+    await eventually(is_delivered, deadline=60, every=0.05)
 
 
 async def recorded(read: str, doc_id: str) -> None:
