@@ -1,4 +1,5 @@
-"""User and password on each request to CouchDB, and restraint with a pair that it refuses.
+"""User and password on each request to CouchDB, never on one that a redirect leads elsewhere; restraint with a refused
+pair.
 
 Put on when the request leaves, so that a password can be rotated while the daemon runs. Five wrong passwords lock the
 user for minutes, the right one included (COUCHDB.md, "Lock-out"), and half a dozen jobs ask at the same time: so a
@@ -10,10 +11,13 @@ import math
 from typing import Final
 
 import aiohttp
+from yarl import URL
 
 from cht_rapidpro.adapters.couchdb_errors import denied
 from cht_rapidpro.config import Couchdb
+from cht_rapidpro.errors import TroubleError
 
+_REDIRECTING: Final = range(300, 400)
 _UNAUTHORIZED: Final = 401
 _PAUSE: Final = 120.0  # CouchDB counts over five minutes
 
@@ -37,7 +41,22 @@ class Login:
         if self._header is not None:
             request.headers["Authorization"] = self._header
         response = await send(request)
+        if response.status in _REDIRECTING:
+            response.close()
+            raise _redirected(config, response)
         # Below _node a 401 may also mean that the user is no administrator.
         if response.status == _UNAUTHORIZED and config is self._config and "/_node/" not in request.url.path:
             self._refused_at = asyncio.get_running_loop().time()
         return response
+
+
+def _redirected(config: Couchdb, response: aiohttp.ClientResponse) -> TroubleError:
+    """CouchDB's API redirects nothing that we ask for: a proxy or another server answers. Only the host is quoted."""
+    try:
+        host = URL(response.headers.get("Location", "")).host
+    except ValueError:
+        host = None
+    to = f" to the host {host!r}" if host else ""
+    where = f"CouchDB at {config.url}: HTTP {response.status}, it redirects{to}"
+    remedy = "set [couchdb] url to the address that answers itself; the password follows no redirect"
+    return TroubleError(f"{where}; {remedy}", about="redirect")

@@ -51,6 +51,9 @@ def _no_couchdb(config: Couchdb, seen: Seen | Unseen) -> Finding:
         return bad("couchdb.reachable", f"{config.url} does not answer ({seen.why})", "check [couchdb] url; is it up?")
     if seen.status in (401, 403):
         return _wrong_password(config, seen.status)
+    if 300 <= seen.status < 400:
+        says = f"{config.url} redirects (HTTP {seen.status}), which is never followed: the password would travel"
+        return bad("couchdb.reachable", says, "set [couchdb] url to the address that answers itself")
     return bad(
         "couchdb.reachable",
         f"{config.url} answers HTTP {seen.status} and not as CouchDB does",
