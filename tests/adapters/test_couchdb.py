@@ -5,6 +5,7 @@ import json
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Final
 
@@ -204,6 +205,41 @@ async def test_a_document_that_spoils_the_whole_request_is_found(status: int, ba
     }
     stored = [doc_id for request in server.requests if not bad & set(map(int, ids(request))) for doc_id in ids(request)]
     assert sorted(stored) == [str(number) for number in range(7) if number not in bad], "each once"
+
+
+PROXIES: Final[dict[str, Reply]] = {
+    "HTML": Reply(b"<html>Bad Request</html>", content_type="text/html"),
+    "HTML that claims to be JSON": Reply(b"<html>Bad Request</html>"),
+    "nothing": Reply(b""),
+    "JSON without a word": Reply({"message": "no Route matched"}),
+    "JSON with a sentence": Reply({"error": "Request Entity Too Large", "reason": "nginx"}),
+    "JSON without a reason": Reply({"error": "invalid"}),
+    "JSON with an object": Reply({"error": {"code": 400}, "reason": None}),
+    "a list": Reply([{"error": "bad_request", "reason": "x"}]),
+    "no UTF-8": Reply(b'{"error":"bad_request","reason":"\xff"}'),
+    "too deep": Reply(b"[" * 100_000),
+}
+
+
+@pytest.mark.parametrize("status", [400, 413])
+@pytest.mark.parametrize("page", PROXIES.values(), ids=PROXIES)
+async def test_a_proxys_page_is_no_verdict_on_a_document(page: Reply, status: int) -> None:
+    """Not even on the one that stands alone; and CouchDB counts as away, so that the documents are tried again."""
+    async with scripted(always(replace(page, status=status))) as server, Couch(couchdb_at(server)) as couch:
+        error = await _raises(TransientError, couch.write(numbered(4)))
+        assert couch.health.error is error
+    assert f"HTTP {status} of something in front of it" in str(error)
+    assert [len(ids(request)) for request in server.requests] == [4, 2, 1]
+
+
+async def test_what_is_too_large_for_a_proxy_goes_in_smaller_requests() -> None:
+    async def script(request: Request) -> Reply | Raw:
+        return Reply(HTML.body, 413, {}, HTML.content_type) if len(ids(request)) > 2 else await store_all(request)
+
+    async with scripted(script) as server, Couch(couchdb_at(server)) as couch:
+        results = await couch.write(numbered(7))
+    assert all(isinstance(result, Written) for result in results)
+    assert len(results) == 7
 
 
 async def test_each_row_has_its_own_result(couch: Couch, medic: Database) -> None:

@@ -20,11 +20,11 @@ import aiohttp
 import msgspec
 import structlog
 
-from cht_rapidpro.adapters.couchdb_errors import UnreadableError, raise_for_status, translated
+from cht_rapidpro.adapters.couchdb_errors import UnreadableError, raise_for_status, translated, word_of
 from cht_rapidpro.adapters.login import Login
 from cht_rapidpro.config import Couchdb
 from cht_rapidpro.domain.task import Doc, DocId
-from cht_rapidpro.errors import PermanentError
+from cht_rapidpro.errors import PermanentError, TransientError
 from cht_rapidpro.health import Health
 from cht_rapidpro.metrics import request_times
 
@@ -65,6 +65,12 @@ class Rejected:
 
 
 WriteResult = Written | Conflict | Rejected
+
+
+class _RefusedByProxy(TransientError):  # noqa: N818 - what has happened to the request
+    """A 400 or 413 that is not CouchDB's own."""
+
+
 View = tuple[str, str]  # design document and name
 
 MESSAGES_BY_STATE: Final[View] = ("medic", "messages_by_state")
@@ -240,15 +246,23 @@ class Couch:
         return [body if isinstance(body, Rejected) else next(results) for body in bodies]
 
     async def _write(self, bodies: list[bytes]) -> list[WriteResult]:
-        """CouchDB refuses a whole request for one bad document in it: halves it until the bad one stands alone."""
+        """CouchDB refuses a whole request for one bad document in it: halves it until the bad one stands alone.
+
+        A proxy may refuse a request for its size, so its 400 and 413 are narrowed down too, but are never a verdict on
+        the document that stands alone then: TransientError.
+        """
         try:
             rows = await self._bulk_docs(bodies)
         except PermanentError as error:
             if len(bodies) == 1:
                 return [Rejected(str(error))]
-            middle = len(bodies) // 2
-            return [*await self._write(bodies[:middle]), *await self._write(bodies[middle:])]
-        return [_result(row, len(body)) for row, body in zip(rows, bodies, strict=True)]
+        except _RefusedByProxy:
+            if len(bodies) == 1:
+                raise
+        else:
+            return [_result(row, len(body)) for row, body in zip(rows, bodies, strict=True)]
+        middle = len(bodies) // 2
+        return [*await self._write(bodies[:middle]), *await self._write(bodies[middle:])]
 
     async def _bulk_docs(self, bodies: list[bytes]) -> list[dict[str, Any]]:
         body = io.BytesIO(b'{"docs":[' + b",".join(bodies) + b"]}")  # aiohttp warns of megabytes of plain bytes
@@ -260,7 +274,11 @@ class Couch:
                 if response.status not in _TOO_LARGE_OR_MALFORMED:
                     raise_for_status(response, self.config)
                     return msgspec.json.decode(answer, type=list[dict[str, Any]])
-        raise PermanentError(f"CouchDB answers HTTP {response.status}: {_reason(answer)}")
+                word = word_of(answer)
+                if word is None:
+                    where = f"CouchDB at {self.config.url}, database {self.config.database!r}"
+                    raise _RefusedByProxy(f"{where}: HTTP {response.status} of something in front of it")
+        raise PermanentError(f"CouchDB answers HTTP {response.status}: {word}")
 
 
 def _encoded(doc: Doc) -> bytes | Rejected:
@@ -293,11 +311,3 @@ def _result(row: dict[str, Any], size: int) -> WriteResult:
 
 def _json(value: object) -> str:
     return msgspec.json.encode(value).decode()
-
-
-def _reason(answer: bytes) -> str:
-    """CouchDB's own word for the error; the reason is left out, it may quote the document."""
-    try:
-        return str(msgspec.json.decode(answer)["error"])
-    except (msgspec.DecodeError, KeyError, TypeError):
-        return "no reason given"

@@ -4,6 +4,7 @@ aiocouch's errors derive from KeyError, OSError and ValueError, aiohttp has its 
 A caller sees TransientError (try again) and TroubleError (a human must act), and no text that could quote a document.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -19,6 +20,15 @@ from cht_rapidpro.health import Health
 # aiocouch's errors have no root of their own (some are KeyErrors), and it takes any JSON for CouchDB's: that of a proxy
 # surfaces as one of the last three. msgspec's and json's errors are ValueErrors.
 _FOREIGN: Final = (aiohttp.ClientError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+
+_WORD: Final = re.compile("[a-z_]+")
+
+
+class _Refusal(msgspec.Struct):
+    """The body of an error of CouchDB's own."""
+
+    error: str
+    reason: str | None
 
 
 class UnreadableError(TransientError):
@@ -43,6 +53,18 @@ def raise_for_status(response: aiohttp.ClientResponse, config: Couchdb) -> None:
     """Raises what an HTTP status of 400 or above means."""
     if response.status >= 400:
         raise _by_status(response.status, config)
+
+
+def word_of(answer: bytes) -> str | None:
+    """CouchDB's own word for an error, such as `bad_request`; None for the body of a proxy or a firewall.
+
+    Only an answer with such a word says something about a document. The reason is left out: it may quote the document.
+    """
+    try:
+        word = msgspec.json.decode(answer, type=_Refusal).error
+    except (ValueError, RecursionError):  # also text that is no UTF-8
+        return None
+    return word if _WORD.fullmatch(word) else None
 
 
 def denied(config: Couchdb) -> DeniedError:
