@@ -33,6 +33,7 @@ from cht_rapidpro.jobs.watchdog import Watchdog
 from cht_rapidpro.jobs.writer import Writer
 from cht_rapidpro.keyring import Keyring
 from cht_rapidpro.metrics import Metrics
+from cht_rapidpro.tasks import end
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -40,7 +41,6 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 # the server's own 10 s for answering what has come and as long again for what it has to cut off, the spool's 3 s for a
 # lock, and the admin listener's 1 s: 69 s with the defaults, which is smaller than the unit's TimeoutStopSec of 90 s.
 _WRITE_BUDGET: Final = 15.0
-_CANCEL_AGAIN: Final = 1.0
 
 
 async def run(config: Config, instance_id: str, load: Callable[[], Config], sockets: Sequence[socket.socket]) -> None:
@@ -87,30 +87,30 @@ async def serve(
         OperatorsPage(status.snapshot, chronicle.history, wall_clock).add_to(admin.application)
         async with admin, asyncio.TaskGroup() as jobs:
             writing = jobs.create_task(writer.run(), name="writer")
-            async with receiving(ground, sockets) as fetchers:
-                feed, workers = sending(ground, me)
-                finders: list[Job] = [settings, feed, reload, chronicle, *credentials(ground), *fetchers]
-                finding = [jobs.create_task(each.run(), name=type(each).__name__.lower()) for each in finders]
-                working = {jobs.create_task(each.run(stop), name=type(each).__name__.lower()) for each in workers}
-                status.watch([writer.pulse, settings.pulse], [writing, *finding, *working])
-                finding.append(jobs.create_task(Watchdog(notifier, status).run()))
-                notifier.ready()
-                await stop.wait()
-                notifier.stopping()
-                await _end(finding)
-                _, late = await asyncio.wait(working, timeout=config.rapidpro.timeout + _WRITE_BUDGET)
-                if late:
-                    log.warning("stop.cut_short", means="open claims stay in CouchDB; the next start looks at them")
-                await _end(late)
-            writing.cancel()
+            try:
+                async with receiving(ground, sockets) as fetchers:
+                    feed, workers = sending(ground, me)
+                    finders: list[Job] = [settings, feed, reload, chronicle, *credentials(ground), *fetchers]
+                    finding = [jobs.create_task(each.run(), name=type(each).__name__.lower()) for each in finders]
+                    working = [jobs.create_task(each.run(stop), name=type(each).__name__.lower()) for each in workers]
+                    status.watch([writer.pulse, settings.pulse], [writing, *finding, *working])
+                    finding.append(jobs.create_task(Watchdog(notifier, status).run()))
+                    try:
+                        notifier.ready()
+                        await stop.wait()
+                        notifier.stopping()
+                        await end(*finding)
+                        await _let_finish(working, config.rapidpro.timeout + _WRITE_BUDGET)
+                    finally:
+                        await end(*finding, *working)
+            finally:
+                await end(writing)
 
 
-async def _end(jobs: Collection[asyncio.Task[None]]) -> None:
-    """Cancels them until they have ended: aiohttp 3.14 swallows a cancel that meets with a time-out of its own."""
-    while left := [job for job in jobs if not job.done()]:
-        for job in left:
-            job.cancel()
-        await asyncio.wait(left, timeout=_CANCEL_AGAIN)
+async def _let_finish(working: Collection[asyncio.Task[None]], seconds: float) -> None:
+    _, late = await asyncio.wait(working, timeout=seconds)
+    if late:
+        log.warning("stop.cut_short", means="open claims stay in CouchDB; the next start looks at them")
 
 
 def _wall_clock() -> int:

@@ -21,6 +21,7 @@ from cht_rapidpro.config import Rapidpro
 from cht_rapidpro.config_values import Secret
 from cht_rapidpro.domain.budget import HOUR
 from cht_rapidpro.domain.outgoing import Doubtful, NotSent, Trouble
+from cht_rapidpro.tasks import raise_cancelled
 
 # RapidPro's usual server drops idle connections after a few seconds; a POST that meets a dropped one is in doubt.
 _KEEPALIVE: Final = 1.5
@@ -83,8 +84,10 @@ class Transport:
         except (aiohttp.ClientSSLError, aiohttp.ClientConnectorCertificateError, aiohttp.InvalidURL) as error:
             return Trouble(_name(error))
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError) as error:
+            raise_cancelled(error)
             return NotSent(_name(error))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise_cancelled(error)
             return Doubtful(_name(error))
 
 
@@ -123,7 +126,7 @@ def _retry_after(response: aiohttp.ClientResponse) -> float | None:
 def _date(response: aiohttp.ClientResponse) -> int | None:
     try:
         return round(parsedate_to_datetime(response.headers.get("Date", "")).timestamp() * 1000)
-    except ValueError:
+    except (ValueError, OverflowError, TypeError, IndexError, AttributeError):  # whatever the parser stumbles over
         return None
 
 
