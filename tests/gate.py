@@ -31,6 +31,8 @@ class Gate:
     requests: list[str] = field(default_factory=list)
     is_closed: bool = False  # every connection is cut
     loses_answers: bool = False  # writes take effect, their answers do not arrive
+    replies: Callable[[str, bytes], Awaitable[web.Response | None]] | None = None  # in CouchDB's place, to a request
+    rewrites: Callable[[str, web.Response], web.Response] | None = None  # what CouchDB has answered
     _before: dict[str, list[Hook]] = field(default_factory=dict)
 
     def before(self, request: str, hook: Hook, times: int = 1) -> None:
@@ -58,18 +60,22 @@ async def open_gate(couchdb: CouchDBServer) -> AsyncIterator[Gate]:
             await gate.arrive(name)
             if gate.cuts():
                 return _cut(request)
+            sent = await request.read()
+            if gate.replies is not None and (reply := await gate.replies(name, sent)) is not None:
+                return reply
             headers = {key: value for key, value in request.headers.items() if key not in {"Host", "Content-Length"}}
             async with session.request(
                 request.method,
                 f"{couchdb.url}{request.raw_path}",
                 headers=headers,
-                data=io.BytesIO(await request.read()),
+                data=io.BytesIO(sent),
             ) as answer:
                 body = await answer.read()
             if gate.cuts() or (gate.loses_answers and name == "POST _bulk_docs"):
                 return _cut(request)
             kept = {key: value for key, value in answer.headers.items() if key not in _HOP_BY_HOP}
-            return web.Response(status=answer.status, headers=kept, body=body)
+            response = web.Response(status=answer.status, headers=kept, body=body)
+            return response if gate.rewrites is None else gate.rewrites(name, response)
 
         async with serving(handle) as gate.url:
             yield gate

@@ -2,7 +2,8 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -54,12 +55,16 @@ def configure(
 
 @asynccontextmanager
 async def running(
-    config: Config, me: Instance | None = None, reload: Reload | None = None, sockets: Sequence[socket.socket] = ()
+    config: Config,
+    me: Instance | None = None,
+    reload: Reload | None = None,
+    sockets: Sequence[socket.socket] = (),
+    clock: Callable[[], int] = wall_clock,
 ) -> AsyncIterator[asyncio.Event]:
     """Runs it for the length of the block and then does what SIGTERM does: it sets the event that is yielded.
 
     A crash of the daemon ends the block. `sockets`: where its webhook listens; a test knows their ports.
-    Without a spool in the configuration it has one for the length of the block.
+    Without a spool in the configuration it has one for the length of the block. `clock`: its wall clock, ms.
     """
     stop = asyncio.Event()
     with TemporaryDirectory() as folder:
@@ -67,9 +72,7 @@ async def running(
         config = replace(config, incoming=replace(config.incoming, spool=spool))
         reloads = reload or Reload(config, lambda: config, asyncio.Event())
         async with asyncio.TaskGroup() as group:
-            group.create_task(
-                serve(config, me or Instance(uuid4().hex, "test"), stop, wall_clock, reloads, sockets=sockets)
-            )
+            group.create_task(serve(config, me or Instance(uuid4().hex, "test"), stop, clock, reloads, sockets=sockets))
             try:
                 yield stop
             finally:
@@ -98,3 +101,15 @@ async def reaches(medic: Database, doc_id: str, *expected: str, hurry: float = 0
 
     await until(there)
     return await medic.get(doc_id)
+
+
+async def passes(seconds: float, step: float, condition: Callable[[], Awaitable[bool]] | None = None) -> bool:
+    """Lets so much virtual time pass, with a moment for the daemon after each step; True once the condition holds."""
+    left, end = seconds, time.monotonic() + 60  # real seconds, for a laden machine
+    while left > 0 or (condition is not None and time.monotonic() < end):
+        jump(step if left > 0 else 0.0)
+        left -= step
+        await asyncio.sleep(0.05)
+        if condition is not None and await condition():
+            return True
+    return condition is None

@@ -167,6 +167,10 @@ def test_values_arrive_as_their_keys_and_units(write: Callable[[str], Path]) -> 
         ('[admin]\nlisten = "127.0.0.1:80860"', ['[admin] listen: found "127.0.0.1:80860"']),
         ('[outgoing]\nexpire_after = "never"', ['found "never"', 'or "off"']),
         (
+            '[rapidpro]\ntimeout = "61s"\n[outgoing]\nclaim_timeout = "20m"',
+            ["[outgoing] settle_time: found 120s", "at least 2 × [rapidpro] timeout = 122s"],
+        ),
+        (
             '[outgoing]\nclaim_timeout = "119s"',
             ["[outgoing] claim_timeout: found 119s", "at least 4 × [rapidpro] timeout = 120s"],
         ),

@@ -41,6 +41,7 @@ from cht_rapidpro.jobs.watchlist import Watchlist
 from cht_rapidpro.jobs.writer import Writer
 from cht_rapidpro.keyring import Keyring, Secrets
 from cht_rapidpro.metrics import Metrics
+from cht_rapidpro.tasks import end
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -88,8 +89,17 @@ def sending(ground: Ground, me: Instance) -> tuple[Feed, list[Outgoing | Deliver
     feed = Feed(couch, settings, backlog, ground.writer.copies, config.sweep_interval)
     claims = Claims(ground.writer, backlog, me, config, ground.wall_clock, ground.metrics)
     request_time = ground.config.rapidpro.timeout + _REQUEST_MARGIN
-    lookup = Lookup(couch, rapidpro, me.id, request_time, config.claim_timeout, ground.wall_clock)
-    doubts = Doubts(lookup, claims, settings, config.settle_time, request_time, config.claim_timeout, ground.metrics)
+    lookup = Lookup(couch, rapidpro, me.id, request_time, ground.wall_clock)
+    doubts = Doubts(
+        lookup,
+        claims,
+        settings,
+        config.settle_time,
+        request_time,
+        config.claim_timeout,
+        ground.wall_clock,
+        ground.metrics,
+    )
     limits = ground.config.rapidpro
     outgoing = Outgoing(claims, doubts, backlog, rapidpro, settings, config, limits, ground.keyring, ground.metrics)
     ground.reload.subscribe(lambda new: outgoing.limit(new.rapidpro))
@@ -109,6 +119,7 @@ def _watch_sending(ground: Ground, backlog: Backlog, claims: Claims, doubts: Dou
         "queue_oldest_seconds": lambda: (wall_clock() - backlog.oldest_due) / 1000 if backlog.oldest_due else None,
         "claimed_tasks": lambda: len(claims),
         "ambiguous_messages": lambda: len(doubts),
+        "held_documents": lambda: len(claims.held_back),
         "feed_lag_seconds": lambda: None if feed.heard is None else now() - feed.heard,
     }
 
@@ -154,11 +165,13 @@ async def receiving(ground: Ground, sockets: Sequence[socket.socket]) -> AsyncIt
         async with asyncio.TaskGroup() as jobs:
             recording = jobs.create_task(incoming.run(), name="incoming")
             status.watch(incoming.pulses, [recording])
-            async with webhook:
-                fetchers = _fetchers(ground, spool, incoming)
-                status.healths += [each.health for each in fetchers]
-                yield fetchers
-            recording.cancel()
+            try:
+                async with webhook:
+                    fetchers = _fetchers(ground, spool, incoming)
+                    status.healths += [each.health for each in fetchers]
+                    yield fetchers
+            finally:
+                await end(recording)
 
 
 def _fetchers(ground: Ground, spool: Spool, incoming: Incoming) -> list[Backfill]:

@@ -212,7 +212,13 @@ def _check_times(config: Config) -> None:
     outgoing, timeout = config.outgoing, config.rapidpro.timeout
     settle, claim = outgoing.settle_time, outgoing.claim_timeout
     for key, found, least, means, why in (
-        ("settle_time", settle, timeout, "[rapidpro] timeout", "a message is sent again while it may still be created"),
+        (
+            "settle_time",
+            settle,
+            2 * timeout,
+            "2 × [rapidpro] timeout",
+            "what takes effect late is sent twice",
+        ),
         ("claim_timeout", claim, 4 * timeout, "4 × [rapidpro] timeout", "what is being sent is taken over"),
         ("claim_timeout", claim, 2 * settle, "2 × settle_time", "two daemons take over each other's look-ups for ever"),
         ("claim_timeout", claim, outgoing.sweep_interval, "sweep_interval", "equal messages are decided about twice"),

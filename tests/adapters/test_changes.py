@@ -53,7 +53,7 @@ async def test_what_may_be_sent_and_the_settings_give_hints_and_nothing_else_doe
     await medic.bulk(
         [nothing, pending("a task"), data_record(doc_id="scheduled", scheduled_tasks=[task(message("x"))])]
     )
-    claim = ClaimTasks(ME, {MessageId("m-claimed")}, now=1, takeover_before=0)
+    claim = ClaimTasks(ME, {MessageId("m-claimed")}, now=1)
     await couch.write([claim((await couch.read([DocId("claimed")]))[DocId("claimed")])])
     await medic.put({"_id": "messages-fr", "type": "translations"})
     await medic.put({"_id": "messages", "tasks": "none"})

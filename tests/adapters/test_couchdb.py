@@ -69,7 +69,7 @@ ODD: Final = r"""{
   "scheduled_tasks": {"not": -0.0}
 }""".encode()
 OWNED: Final = ("state", "state_details", "state_history", "gateway_ref")
-CLAIM: Final = ClaimTasks(Instance("f" * 32, "test"), {MessageId("wanted")}, now=0, takeover_before=0)
+CLAIM: Final = ClaimTasks(Instance("f" * 32, "test"), {MessageId("wanted")}, now=0)
 ROW: Final = b'{"rows":[{"id":"report","key":"report","value":{"rev":"1-a"},"doc":%s}],"total_rows":1,"offset":0}'
 CHANGE: Final = b'{"results":[{"seq":"2-x","id":"report","changes":[{"rev":"1-a"}],"doc":%s}],"last_seq":"2-x"}'
 STORED: Final = Reply([{"ok": True, "id": "report", "rev": "2-b"}], 201)

@@ -1,5 +1,6 @@
 """Claims: whatever two instances do to one revision after another, never do both hold the task."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -12,8 +13,9 @@ from cht_rapidpro.domain.claim import (
     ClaimTasks,
     Instance,
     claim_of,
-    claimed_since,
     earlier_claim,
+    knows_claim,
+    past,
     release,
     renew,
     settle,
@@ -28,6 +30,7 @@ OTHER = Instance("f" * 32, "there")
 M1 = MessageId("m-1")
 NOW = 1795333065550
 TIMEOUT = 600_000
+DAY = 86_400_000
 QUEUED = Change(State.RECEIVED_BY_GATEWAY, "Queued", "17")
 REFUSED = Change(State.FAILED, "Invalid URN")
 
@@ -52,8 +55,10 @@ def document(*tasks: Task) -> Doc:
     return {"_id": "doc", "_rev": "1-a", "tasks": list(tasks)}
 
 
-def claim(now: int = NOW, me: Instance = ME, expire_before: int | None = None) -> ClaimTasks:
-    return ClaimTasks(me, {M1}, now, takeover_before=now - TIMEOUT, expire_before=expire_before)
+def claim(
+    now: int = NOW, me: Instance = ME, expire_before: int | None = None, stale: Sequence[Claim] = ()
+) -> ClaimTasks:
+    return ClaimTasks(me, {M1}, now, stale=stale, expire_before=expire_before)
 
 
 def the_task(doc: Doc) -> Task:
@@ -62,6 +67,9 @@ def the_task(doc: Doc) -> Task:
 
 PENDING = entry("pending")
 FOREIGN = entry("forwarded-to-gateway", "by CHT's own gateway")
+
+
+SEEN, FUTURE, UNDATED = Claim(OTHER.id, NOW - 7), Claim(OTHER.id, NOW + 365 * DAY), Claim(OTHER.id, 0)
 
 
 @pytest.mark.parametrize(
@@ -73,8 +81,10 @@ FOREIGN = entry("forwarded-to-gateway", "by CHT's own gateway")
         (a_task(FOREIGN, gateway_ref=9), ME, None),
         (a_task(claimed(OTHER), gateway_ref="9"), ME, Claim(OTHER.id, NOW)),
         (a_task(claimed(OTHER, NOW - TIMEOUT)), OTHER, None),
-        (a_task(claimed(OTHER, NOW - TIMEOUT - 1)), ME, Claim(OTHER.id, NOW - TIMEOUT - 1)),
-        (a_task({**claimed(OTHER), "timestamp": "broken"}), ME, Claim(OTHER.id, 0)),
+        (a_task(claimed(OTHER, 0)), OTHER, None),
+        (a_task(claimed(OTHER, NOW - 7)), ME, SEEN),
+        (a_task(claimed(OTHER, NOW + 365 * DAY)), ME, FUTURE),
+        (a_task({**claimed(OTHER), "timestamp": "broken"}), ME, UNDATED),
         (a_task(claimed(ME, NOW - 1)), ME, Claim(ME.id, NOW - 1)),
         (a_task(claimed(OTHER), PENDING), ME, None),
         (a_task(entry("sent")), None, None),
@@ -83,8 +93,9 @@ FOREIGN = entry("forwarded-to-gateway", "by CHT's own gateway")
     ],
 )
 def test_who_holds_a_task_after_our_claim(task: Task, holder: Instance | None, earlier: Claim | None) -> None:
+    """A stamp decides nothing: another instance's claim is taken over when it was seen unchanged for long enough."""
     before = document(task, a_task(PENDING, uuid="m-9"))
-    after = claim()(before)
+    after = claim(stale=(SEEN, FUTURE, Claim(OTHER.id, 0)) if earlier in (SEEN, FUTURE, UNDATED) else ())(before)
     found = after["tasks"][0]
     held = claim_of(found)
     assert (held.instance if held else None) == (holder.id if holder else None)
@@ -92,7 +103,7 @@ def test_who_holds_a_task_after_our_claim(task: Task, holder: Instance | None, e
     assert after["tasks"][1] is before["tasks"][1]
     if holder is ME:
         assert "gateway_ref" not in found
-        assert found["state_details"] == ME.details
+        assert found["state_details"] == (ME.lookup_details if earlier and "gateway_ref" not in task else ME.details)
         assert earlier_claim(found) == earlier
     else:
         assert after is before
@@ -110,13 +121,13 @@ def test_a_claim_names_its_instance_so_that_an_operator_finds_it() -> None:
         (a_task(due=NOW - 1), False),
         (a_task(due="unreadable"), False),
         (a_task(claimed(ME, NOW - 9), due=NOW - 2), False),
-        (a_task(claimed(OTHER, 0), due=NOW - 2), False),
+        (a_task(claimed(OTHER, 1), due=NOW - 2), False),
     ],
 )
 def test_only_a_task_that_nobody_has_claimed_expires(task: Task, expired: bool) -> None:
-    after = claim(expire_before=NOW - 1)(document(task))
-    state = ("failed", "Expired") if expired else ("forwarded-to-gateway", ME.details)
-    assert (the_task(after)["state"], the_task(after)["state_details"]) == state
+    after = claim(expire_before=NOW - 1, stale=[Claim(OTHER.id, 1)])(document(task))
+    assert the_task(after)["state"] == ("failed" if expired else "forwarded-to-gateway")
+    assert (the_task(after)["state_details"] == "Expired") == expired
 
 
 @pytest.mark.parametrize(
@@ -131,7 +142,7 @@ def test_only_a_task_that_nobody_has_claimed_expires(task: Task, expired: bool) 
 )
 def test_only_the_very_claim_that_is_held_is_renewed(task: Task, renewed: bool) -> None:
     before = document(task)
-    after = renew(ME, M1, NOW - 9, NOW)(before)
+    after = renew(ME, M1, NOW - 9, NOW, sends=True)(before)
     assert (claim_of(the_task(after)) == Claim(ME.id, NOW)) == renewed
     assert (after is not before) == renewed
 
@@ -140,16 +151,19 @@ def test_a_claim_that_changes_hands_for_days_fills_no_document() -> None:
     doc = document(a_task(PENDING))
     moments = range(NOW, NOW + 300 * (TIMEOUT + 1), TIMEOUT + 1)
     for number, now in enumerate(moments):
-        me = (ME, OTHER)[number % 2]
-        doc = claim(now, me)(doc)
+        me, other = (ME, OTHER) if number % 2 == 0 else (OTHER, ME)
+        doc = claim(now, me, stale=[Claim(other.id, now - TIMEOUT - 1)])(doc)
     task = the_task(doc)
     assert task["state_history"][0] == PENDING
-    assert len(task["state_history"]) == 4
-    assert claimed_since(task) == NOW, "what was sent under the first claim is looked for"
+    assert len(task["state_history"]) <= 6
+    assert past(task, doc).earliest == NOW, "what was sent under the first claim is looked for"
+    assert past(task, doc).last_sending == NOW, "under the later ones it was only looked up"
     assert claim_of(task) == Claim(OTHER.id, moments[-1])
     assert earlier_claim(task) == Claim(ME.id, moments[-2])
-    renewed = the_task(renew(OTHER, M1, moments[-1], moments[-1] + 1)(doc))
-    assert (len(renewed["state_history"]), claimed_since(renewed)) == (4, NOW)
+    assert all(knows_claim(task, Claim(me.id, moment)) for moment in moments[:-1] for me in (ME, OTHER))
+    renewed = the_task(renew(OTHER, M1, moments[-1], moments[-1] + 1, sends=True)(doc))
+    assert len(renewed["state_history"]) <= 6
+    assert past(renewed, doc).earliest == NOW
 
 
 def test_a_row_of_claims_began_at_its_earliest_moment_whichever_way_the_clocks_stepped() -> None:
@@ -157,8 +171,55 @@ def test_a_row_of_claims_began_at_its_earliest_moment_whichever_way_the_clocks_s
     doc = document(a_task(PENDING, claimed(ME, NOW + 5000), claimed(OTHER, NOW), claimed(ME, NOW + 1)))
     for now in range(NOW + 2, NOW + 6):
         doc = claim(now)(doc)
-        assert claimed_since(the_task(doc)) == NOW
-        assert len(the_task(doc)["state_history"]) == 4
+        assert past(the_task(doc), doc).earliest == NOW
+
+
+def test_a_renewed_claim_says_whether_a_post_may_begin_under_it() -> None:
+    doc = document(a_task(PENDING, claimed(ME, NOW)))
+    looking = renew(ME, M1, NOW, NOW + 1, sends=False)(doc)
+    assert past(the_task(looking), looking).last_sending == NOW
+    again = claim(NOW + 3)(renew(ME, M1, NOW + 1, NOW + 2, sends=True)(looking))
+    assert past(the_task(again), again).last_sending == NOW + 2
+
+
+HOUR = 3_600_000
+
+
+@pytest.mark.parametrize(
+    ("entries", "start"),
+    [
+        ([entry("pending", at=NOW - HOUR), claimed(ME, NOW - 60)], NOW - HOUR),
+        ([entry("pending", at=NOW - 9 * DAY), claimed(ME, NOW - HOUR)], NOW - HOUR - DAY),
+        ([entry("pending", at=NOW - HOUR), claimed(ME, NOW + 3 * HOUR)], NOW - HOUR),
+        ([entry("pending", at=NOW - HOUR), claimed(ME, NOW + 3 * HOUR), claimed(ME, NOW - 5)], NOW - HOUR),
+        (
+            [entry("scheduled", at=NOW - 9 * DAY), entry("pending", at=NOW + DAY), claimed(ME, NOW + HOUR)],
+            NOW - 9 * DAY,
+        ),
+        ([entry("pending", at=NOW - HOUR), {**claimed(ME), "timestamp": "broken"}], NOW - HOUR),
+        ([entry("pending", at=NOW), claimed(ME, NOW - HOUR)], NOW - HOUR),
+        ([claimed(ME, NOW + HOUR)], NOW - 2 * DAY),
+    ],
+)
+def test_a_look_begins_where_no_clock_can_have_hidden_the_send(entries: list[dict[str, object]], start: int) -> None:
+    """The window begins at the entry before the claims; a claim from the future does not shorten it."""
+    task = a_task(*entries, due=NOW - 2 * DAY)
+    doc = claim(NOW + 2)(document(task))
+    assert past(the_task(doc), doc).sent_after(NOW + 1) == start
+
+
+@pytest.mark.parametrize(
+    ("entries", "bound"),
+    [
+        ([PENDING, claimed(ME, NOW)], NOW),
+        ([PENDING, claimed(ME, NOW), claimed(OTHER, NOW + 5)], NOW + 5),
+        ([entry("pending", at=NOW), claimed(ME, NOW - 1)], None),
+        ([PENDING, {**claimed(ME), "timestamp": "broken"}], None),
+    ],
+)
+def test_a_stamp_that_cannot_be_true_bounds_no_attempt(entries: list[dict[str, object]], bound: int | None) -> None:
+    task = a_task(*entries, claimed(ME, NOW + 9))
+    assert past(task, document(task)).last_sending == bound
 
 
 @pytest.mark.parametrize(
@@ -177,12 +238,13 @@ def test_a_release_takes_the_claim_back_exactly(task: Task) -> None:
     assert release(ME, M1, NOW + 1)(claim()(before)) == expected
 
 
-@pytest.mark.parametrize("past", [[], [FOREIGN], [claimed(OTHER, 0)], [claimed(ME, NOW - 9)]])
+@pytest.mark.parametrize("past", [[], [FOREIGN], [claimed(OTHER, 1)], [claimed(ME, NOW - 9)]])
 def test_a_release_without_pending_before_it_is_a_history_entry(past: list[dict[str, object]]) -> None:
-    held = claim()(document(a_task(*past)))
+    held = claim(stale=[Claim(OTHER.id, 1)])(document(a_task(*past)))
     task = the_task(release(ME, M1, NOW + 1)(held))
     assert task["state"] == "pending"
-    assert task["state_history"] == [*past, claimed(ME), entry("pending", "Released by cht-rapidpro", NOW + 1)]
+    assert [one["state"] for one in task["state_history"]][:-1] == ["forwarded-to-gateway"] * (len(past) + 1)
+    assert task["state_history"][-1] == entry("pending", "Released by cht-rapidpro", NOW + 1)
 
 
 @pytest.mark.parametrize("past", [claimed(OTHER), PENDING, entry("muted"), entry("received-by-gateway", "Queued")])
@@ -225,7 +287,7 @@ def test_settling_again_after_a_lost_answer_leaves_a_task_of_the_same_uuid_alone
 EDITS: dict[str, Edit] = {
     "claim": claim(),
     "expire": claim(expire_before=NOW),
-    "renew": renew(ME, M1, NOW - 9, NOW),
+    "renew": renew(ME, M1, NOW - 9, NOW, sends=True),
     "release": release(ME, M1, NOW),
     "settle": settle(ME, M1, QUEUED, NOW),
     "refuse": settle(ME, M1, REFUSED, NOW),
@@ -266,6 +328,7 @@ class Store:
 
     doc: Doc
     revision: int = 1
+    now: int = NOW
 
     def write(self, doc: Doc, against: int) -> bool:
         if against == self.revision:
@@ -282,9 +345,13 @@ class Daemon:
     copy: Doc = field(default_factory=dict)
     revision: int = 0
     held_since: int | None = None
+    stamp: int = 0
+    seen: dict[Claim, int] = field(default_factory=dict)
 
     def read(self, store: Store) -> None:
         self.copy, self.revision = store.doc, store.revision
+        found = claim_of(the_task(store.doc))
+        self.seen = {found: self.seen.get(found, store.now)} if found else {}
 
     def apply(self, store: Store, edit: Edit, answer_is_lost: bool) -> Doc:
         """As the writer does it: again on the latest revision after a conflict and after a lost answer."""
@@ -317,6 +384,7 @@ class TwoDaemons(RuleBasedStateMachine):
     @initialize(task=st.sampled_from([a_task(), a_task(PENDING), a_task(FOREIGN, gateway_ref=9)]))
     def begin(self, task: Task) -> None:
         self.now = NOW
+        self.ahead = [0, 0]
         self.store = Store(document(task))
         self.daemons = [Daemon(ME), Daemon(OTHER)]
         for daemon in self.daemons:
@@ -330,19 +398,29 @@ class TwoDaemons(RuleBasedStateMachine):
     def claim(self, who: int, lost: bool) -> None:
         daemon = self.daemons[who]
         if daemon.held_since is None:
-            edit = claim(self.now, daemon.me)
-            self.believe(daemon, edit.won(daemon.apply(self.store, edit, lost)))
+            stale = [seen for seen, since in daemon.seen.items() if self.now - since > TIMEOUT]
+            edit = claim(self.clock(who), daemon.me, stale=stale)
+            self.believe(who, edit.won(daemon.apply(self.store, edit, lost)))
 
     @rule(who=either, lost=st.booleans())
     def renew(self, who: int, lost: bool) -> None:
         daemon = self.daemons[who]
         if daemon.held_since is not None:
-            edit = renew(daemon.me, M1, daemon.held_since, self.now)
+            edit = renew(daemon.me, M1, daemon.stamp, self.clock(who), sends=True)
             task = the_task(daemon.apply(self.store, edit, lost))
-            self.believe(daemon, [task] if claim_of(task) == Claim(daemon.me.id, self.now) else [])
+            self.believe(who, [task] if claim_of(task) == Claim(daemon.me.id, self.clock(who)) else [])
 
-    def believe(self, daemon: Daemon, held: list[Task]) -> None:
-        daemon.held_since = self.now if held else None
+    def believe(self, who: int, held: list[Task]) -> None:
+        self.daemons[who].held_since = self.now if held else None
+        self.daemons[who].stamp = self.clock(who)
+
+    def clock(self, who: int) -> int:
+        """The wall clock of one of the two: hours ahead, hours behind, set at any moment; each tick is another one."""
+        return self.now + self.ahead[who]
+
+    @rule(who=either, ms=st.sampled_from([0, 1, -3 * 3_600_000, 3_600_000, 12 * 60_000]))
+    def clock_is_set(self, who: int, ms: int) -> None:
+        self.ahead[who] = ms
 
     @rule(who=either, lost=st.booleans())
     def release(self, who: int, lost: bool) -> None:
@@ -367,6 +445,7 @@ class TwoDaemons(RuleBasedStateMachine):
     @rule(ms=st.sampled_from([1, TIMEOUT // 2, TIMEOUT, TIMEOUT + 1]))
     def time_passes(self, ms: int) -> None:
         self.now += ms
+        self.store.now = self.now
 
     def holds(self, daemon: Daemon) -> bool:
         """No POST starts on a claim that another instance may have taken over."""

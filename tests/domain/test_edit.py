@@ -27,8 +27,8 @@ def edits() -> st.SearchStrategy[list[Edit]]:
     now = st.integers(NOW, NOW + 2)
     return st.lists(
         st.one_of(
-            st.builds(lambda uuid, now: ClaimTasks(ME, [uuid], now, takeover_before=now), uuids, now),
-            st.builds(lambda uuid, now: renew(ME, uuid, now, now + 1), uuids, now),
+            st.builds(lambda uuid, now: ClaimTasks(ME, [uuid], now), uuids, now),
+            st.builds(lambda uuid, now: renew(ME, uuid, now, now + 1, sends=True), uuids, now),
             st.builds(lambda uuid, now: release(ME, uuid, now), uuids, now),
             st.builds(lambda uuid, change, now: settle(ME, uuid, change, now), uuids, change, now),
             st.builds(lambda uuid, ref, now: give_back(ME, uuid, ref, now), uuids, refs, now),

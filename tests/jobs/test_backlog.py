@@ -126,13 +126,30 @@ def test_a_held_message_comes_again_when_its_time_is_over_or_somebody_changed_it
     assert taken(backlog) == [2]
 
 
-def test_held_messages_are_bounded_and_the_first_to_come_again_makes_room() -> None:
-    backlog = Backlog()
-    for due in range(10_001):
-        backlog.hold(candidate(due).key, until=float(due))
-    for due in (0, 1, 10_000):
-        backlog.add(candidate(due))
-    assert taken(backlog) == [0]
+@pytest.mark.parametrize("documents", [1, 12_000])
+def test_messages_that_cannot_be_claimed_keep_no_other_from_being_reached(documents: int) -> None:
+    """More of them than are remembered stand at the head of the view."""
+    poison = [
+        Candidate(1, DocId(f"poison-{number % documents}"), MessageId(f"{number}"), 0) for number in range(12_000)
+    ]
+    good = Candidate(2, DocId("good"), MessageId("good"), 0)
+    backlog, now, reached = Backlog(), 0.0, False
+    for _ in range(20):
+        backlog.start_sweep(now)
+        for one in [*poison, good]:
+            if not backlog.add(one):
+                break
+        while found := backlog.take(64):
+            reached = reached or good in found
+            for one in found:
+                backlog.hold(one.key, now + 3600)
+        now += 10
+    assert reached
+    backlog.hint(Candidate(1, DocId("urgent"), MessageId("urgent"), 0))
+    assert [one.doc_id for one in backlog.take(64)] == ["urgent"], "the feed's messages come in at once"
+    backlog.start_sweep(now + 3600)
+    assert backlog.add(poison[0])
+    assert backlog.take(1) == [poison[0]], "it is tried again later"
 
 
 def test_a_sweep_is_wanted_only_when_the_view_has_more_and_little_is_left() -> None:

@@ -10,7 +10,7 @@ from cht_rapidpro.demo.database import Database, Doc
 from cht_rapidpro.demo.medic import data_record, message, task
 from cht_rapidpro.demo.rapidpro import Answer, Broadcast, Delay, Fault, HalfBody, Hang, RapidPro, Reset
 from cht_rapidpro.demo.rapidpro.faults import Trouble
-from cht_rapidpro.domain.claim import ClaimTasks, Instance
+from cht_rapidpro.domain.claim import Claim, ClaimTasks, Instance, claim_of
 from tests.clock import jump, wall_clock
 from tests.conftest import TOKEN
 from tests.gate import Gate, until
@@ -31,6 +31,18 @@ TROUBLE: dict[str, Trouble] = {
 
 def logged(logs: Any, event: str) -> list[Any]:
     return [entry for entry in logs if entry["event"] == event]
+
+
+async def claim_in(medic: Database, doc_id: str) -> Claim:
+    found = claim_of((await medic.get(doc_id))["tasks"][0])
+    assert found is not None
+    return found
+
+
+async def take_over(medic: Database, doc_id: str, by: Instance, seen: Claim) -> None:
+    """Another daemon takes the task over if its claim is still the one that it has seen."""
+    uuid = (await medic.get(doc_id))["tasks"][0]["messages"][0]["uuid"]
+    await medic.edit(doc_id, ClaimTasks(by, {uuid}, wall_clock(), stale=[seen]))
 
 
 def broadcast(rapidpro: RapidPro, text: str, to: str = "+254712345678") -> Broadcast:
@@ -141,15 +153,16 @@ async def test_a_claim_outlasts_a_long_look(gate: Gate, medic: Database, rapidpr
     config = configure(gate, medic, rapidpro, TOKEN, timeout=0.5, settle_time=20.0, claim_timeout=60.0)
 
     too_early = asyncio.Event()
+    seen: list[Claim] = []
 
     async def short() -> None:
         """The first look cannot tell yet that nothing was sent."""
+        seen.append(await claim_in(medic, record["_id"]))
         too_early.set()
 
     async def long() -> None:
         jump(40)
-        uuid = record["tasks"][0]["messages"][0]["uuid"]
-        await medic.edit(record["_id"], ClaimTasks(OTHER, {uuid}, wall_clock(), takeover_before=wall_clock() - 60_000))
+        await take_over(medic, record["_id"], OTHER, seen[0])
 
     gate.before("POST messages_by_gateway_ref", short)
     gate.before("POST messages_by_gateway_ref", long)
@@ -277,9 +290,7 @@ async def test_what_we_sent_before_we_lost_the_claim_is_found_when_we_have_it_ag
             await medic.put(record)
             await until(lambda: bool(logged(logs, "rapidpro.throttled")) and len(rapidpro.broadcasts) == 1)
             jump(62)
-            uuid = record["tasks"][0]["messages"][0]["uuid"]
-            theirs = ClaimTasks(OTHER, {uuid}, wall_clock(), takeover_before=wall_clock() - 60_000)
-            await medic.edit(record["_id"], theirs)
+            await take_over(medic, record["_id"], OTHER, await claim_in(medic, record["_id"]))
             await until(lambda: _hurry(0.5) and bool(logged(logs, "claim.lost")))
             await reaches(medic, record["_id"], "received-by-gateway", hurry=0.5)
     assert sorted(made.text for made in rapidpro.broadcasts) == ["one", "two"]

@@ -14,7 +14,7 @@ from cht_rapidpro.jobs.ready import Ready
 
 def turn(number: int, text: str = "hello", *, urn: str = "", company: int = 100, refused: bool = False) -> Turn:
     message = Message(MessageId(str(number)), "", text)
-    held = HeldTask(DocId(f"doc-{number}"), (message,), number, Moment(0, 0), 0, None, company=company)
+    held = HeldTask(DocId(f"doc-{number}"), (message,), number, Moment(0, 0), None, None, company=company)
     pair = Refused("too long") if refused else Pair(Urn(urn or f"tel:+2547123456{number:02}"), text)
     return Turn(number, number, held, message, pair)
 

@@ -250,5 +250,7 @@ async def test_a_document_that_no_decoder_takes_stops_no_other(gate: Gate, medic
         async with running(configure(gate, medic, rapidpro, TOKEN)):
             await medic.put(good)
             await reaches(medic, good["_id"], "received-by-gateway")
-            await until(lambda: any(entry["event"] == "document.unreadable" for entry in logs))
+            await until(
+                lambda: any(entry.get("doc") == deep["_id"] and entry["log_level"] == "error" for entry in logs)
+            )
     assert [made.text for made in rapidpro.broadcasts] == ["good"]

@@ -23,7 +23,7 @@ from tests.gateway import configure, states
 
 ME = Instance("f" * 32, "test")
 UUID = MessageId("m-1")
-CLAIM = ClaimTasks(ME, {UUID}, now=1_800_000_000_000, takeover_before=0)
+CLAIM = ClaimTasks(ME, {UUID}, now=1_800_000_000_000)
 READ, WRITE = "POST _all_docs", "POST _bulk_docs"
 
 
@@ -168,7 +168,7 @@ async def test_a_lost_answer_leaves_no_second_entry_in_the_history(
     assert doc == await medic.get("report")
     assert [entry["state"] for entry in doc["tasks"][0]["state_history"]] == history
     assert (states(doc), doc["_rev"][:2]) == (history[-1:], "2-")
-    assert gate.requests == [WRITE, READ], "it looks before it writes again"
+    assert [request for request in gate.requests if "POST" in request] == [WRITE, READ], "it looks before it writes"
 
 
 async def test_a_refusal_is_its_own_callers_alone(writer: Writer, medic: Database) -> None:

@@ -14,8 +14,9 @@ import aiohttp
 import msgspec
 import structlog
 
+from cht_rapidpro.adapters.bodies import TooLargeError, read_bounded
 from cht_rapidpro.adapters.couchdb import Couch, Seq
-from cht_rapidpro.adapters.couchdb_errors import raise_for_status
+from cht_rapidpro.adapters.couchdb_errors import UnreadableError, raise_for_status
 from cht_rapidpro.domain.settings import MEDIC, SETTINGS, TRANSLATIONS, concerns_settings
 from cht_rapidpro.domain.statuses import State
 from cht_rapidpro.domain.task import TASK_LISTS, Doc, DocId, tasks
@@ -39,11 +40,15 @@ _NO_SELECTOR: Final = frozenset({400, 405, 415, 501})
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """A changed document: its body as of that change (None: deleted) and the bytes of its JSON."""
+    """A changed document: its body as of that change (None: deleted) and the bytes of its JSON.
+
+    `has_branches`: it has conflicts, which the body does not show.
+    """
 
     doc_id: DocId
     doc: Doc | None
     size: int
+    has_branches: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,7 @@ class ChangesFeed:
     def __init__(self, couch: Couch) -> None:
         self._couch = couch
         self._selects = True
+        self._unreadable_at: Seq | None = None
 
     async def wait(self, since: Seq) -> Changes:
         """The next changes after `since` that matter to us; waits until there are any or the server ends the wait."""
@@ -90,16 +96,25 @@ class ChangesFeed:
         return answer
 
     async def _longpoll(self, since: Seq, *, selects: bool) -> Changes | None:
-        """None where the server does not understand the request; without documents where they are too large."""
+        """None where the server does not understand the request.
+
+        Where the documents are too large, or one of them can twice not be decoded, only their ids are read.
+        """
         try:
             return await self._request(since, selects=selects, docs=True)
-        except _TooLargeError:
-            return await self._request(since, selects=selects, docs=False)
+        except TooLargeError:
+            pass
+        except UnreadableError:
+            if self._unreadable_at != since:
+                self._unreadable_at = since
+                raise
+        return await self._request(since, selects=selects, docs=False)
 
     async def _request(self, since: Seq, *, selects: bool, docs: bool) -> Changes | None:
         params: dict[str, str | int] = {
             "feed": "longpoll",
             "include_docs": "true" if docs else "false",
+            "conflicts": "true" if docs else "false",
             "since": since,
             "limit": _ROWS,
             "timeout": _IDLE_MS,
@@ -116,26 +131,9 @@ class ChangesFeed:
                 if response.status in _NO_SELECTOR:
                     return None
                 raise_for_status(response, self._couch.config)
-                answer = await _read_bounded(response)
-                body = None if answer is None else _decoder.decode(answer)
-        if body is None:
-            raise _TooLargeError(f"CouchDB's feed brings more than {_BYTES} bytes at once")
+                body = _decoder.decode(await read_bounded(response, _BYTES))
         hints = [hint for row in body.results if _matters(hint := _hint(row))]
         return Changes(hints, Seq(str(body.last_seq)), is_complete=docs or not body.results)
-
-
-class _TooLargeError(TransientError):
-    """One answer is larger than what is read at once."""
-
-
-async def _read_bounded(response: aiohttp.ClientResponse) -> bytes | None:
-    """The body; None where it is longer than `_BYTES`."""
-    body = bytearray()
-    async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > _BYTES:
-            return None
-    return bytes(body)
 
 
 def _hint(row: _Row) -> Hint:
@@ -143,7 +141,8 @@ def _hint(row: _Row) -> Hint:
         doc = None if row.deleted else msgspec.json.decode(row.doc)
     except (ValueError, RecursionError):
         doc = None  # the sweep meets it, too, and names it
-    return Hint(DocId(row.id), doc, len(bytes(row.doc)))
+    has_branches = isinstance(doc, dict) and bool(doc.pop("_conflicts", None))
+    return Hint(DocId(row.id), doc if isinstance(doc, dict) else None, len(bytes(row.doc)), has_branches)
 
 
 def _matters(hint: Hint) -> bool:

@@ -8,11 +8,12 @@ document a `Rejected`.
 
 import io
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, NewType, Self
+from urllib.parse import quote
 
 import aiocouch
 import aiocouch.database
@@ -20,7 +21,8 @@ import aiohttp
 import msgspec
 import structlog
 
-from cht_rapidpro.adapters.couchdb_errors import UnreadableError, raise_for_status, translated, word_of
+from cht_rapidpro.adapters.bodies import TooLargeError, read_bounded
+from cht_rapidpro.adapters.couchdb_errors import AwayError, UnreadableError, raise_for_status, translated, word_of
 from cht_rapidpro.adapters.login import Login
 from cht_rapidpro.config import Couchdb
 from cht_rapidpro.domain.task import Doc, DocId
@@ -36,8 +38,14 @@ Rev = NewType("Rev", str)
 BULK_BYTES: Final = 4 * 1024 * 1024
 BULK_ROWS: Final = 500
 PAGE: Final = 500
+READ_BYTES: Final = 4 * 1024 * 1024  # of one answer with several documents or rows
+LONGEST_DOC: Final = 64 * 1024 * 1024  # of one document with what JSON adds; CouchDB's own limit is 8 MB by default
 OVERLAP: Final = 500  # rows; what the relay can settle while a page is on its way
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=60, sock_connect=10)
+_ACCEPTED: Final = 202
+_JSON: Final = {"Content-Type": "application/json"}
+_MOST_LEFT_OUT: Final = 100  # rows of one listing; more are no fault of single rows
+_LEFT_OUT: Final = "it is left as it is, and all else goes on: repair or remove it"
 _TOO_LARGE_OR_MALFORMED: Final = frozenset({400, 413})
 _REJECTING: Final = frozenset({"forbidden", "unauthorized", "document_too_large", "doc_validation", "bad_request"})
 
@@ -46,15 +54,21 @@ _encode = msgspec.json.Encoder().encode
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The document is stored as this revision; `size`: bytes of its JSON."""
+    """The document is stored as this revision; `size`: bytes of its JSON.
+
+    `has_quorum`: False where CouchDB answered 202: too few nodes have it, and another write may win on the others.
+    """
 
     rev: Rev
     size: int
+    has_quorum: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """The revision written against was not the latest."""
+    """The revision written against was not the latest; or, where `fault` names an error, CouchDB failed at this one."""
+
+    fault: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +99,31 @@ class MessageRow:
     value: Any
 
 
+class _Row(msgspec.Struct):
+    id: str | None = None
+    doc: dict[str, Any] | None = None
+
+
+class _Rows(msgspec.Struct):
+    rows: list[_Row]
+
+
+class _ViewRow(msgspec.Struct):
+    id: str
+    key: Any
+    value: Any = None
+
+
+class _ViewRows(msgspec.Struct):
+    rows: list[_ViewRow]
+
+
+_documents = msgspec.json.Decoder(_Rows)
+_view_rows = msgspec.json.Decoder(_ViewRows)
+_leaves = msgspec.json.Decoder(list[dict[str, Any]])
+_written = msgspec.json.Decoder(list[dict[str, Any]])
+
+
 class Couch:
     """One database. Every method raises TransientError (try again) or TroubleError (a human must act)."""
 
@@ -93,6 +132,7 @@ class Couch:
         self.health = Health("couchdb")
         self._login = Login(config)
         self.times = request_times("couchdb")
+        self.rows_at_once = PAGE  # documents; fewer where they are long
 
     async def __aenter__(self) -> Self:
         self._server = aiocouch.CouchDB(
@@ -156,24 +196,46 @@ class Couch:
         """The rows of a view from one key to another, paged by key; a row may come twice.
 
         Equal keys (a thousand reminders of one due time) are stepped over with `skip`, but for the last `OVERLAP` of
-        them: as many may leave the view between two pages without hiding others.
+        them: as many may leave the view between two pages without hiding others. A page that is too long, or that no
+        decoder takes, is asked for with fewer rows; a single such row is left out, with an ERROR.
         """
         skip, limit = 0, size
         order = {"descending": "true"} if descending else {}
+        left_out = 0
+        cap: int | None = None  # rows, where `limit` of them were too much
         while True:
-            with self.edge():
-                response = await self._database.view(*view).get(
-                    startkey=_json(start), endkey=_json(end), skip=skip, limit=limit, **order
-                )
-            page = response.rows
+            rows = limit if cap is None else min(limit, cap)
+            try:
+                page = await self._page(view, start, end, skip, rows, order)
+            except (TooLargeError, UnreadableError):
+                cap = max(1, rows // 2)
+                if rows == 1:
+                    await self.update_seq()  # where CouchDB is away, the failure says nothing of the row
+                    left_out += 1
+                    if left_out > _MOST_LEFT_OUT:
+                        raise
+                    log.error("view.row_unreadable", view="/".join(view), means=_LEFT_OUT)
+                    skip += 1
+                continue
             if page:
                 yield page
-            if len(page) < limit:
+            if len(page) < rows:
                 return
             last = page[-1]["key"]
             same = sum(1 for row in page if row["key"] == last) + (skip if last == start else 0)
-            start, skip = last, max(0, same - OVERLAP)
+            start, skip = last, same if cap else max(0, same - OVERLAP)
             limit = size + same - skip
+            cap = 2 * cap if cap and 2 * cap < size else None
+
+    async def _page(
+        self, view: View, start: object, end: object, skip: int, limit: int, order: Mapping[str, str]
+    ) -> list[dict[str, Any]]:
+        query = {"startkey": _json(start), "endkey": _json(end), "skip": str(skip), "limit": str(limit), **order}
+        with self.edge():
+            async with self.session.get(f"{self.url}/_design/{view[0]}/_view/{view[1]}", params=query) as response:
+                raise_for_status(response, self.config)
+                rows = _view_rows.decode(await read_bounded(response, READ_BYTES)).rows
+        return [{"id": row.id, "key": row.key, "value": row.value} for row in rows]
 
     async def holders(self, refs: Sequence[str]) -> dict[str, set[DocId]]:
         """The documents that hold these gateway_refs (`medic-sms/messages_by_gateway_ref`), incoming ones among them.
@@ -193,25 +255,78 @@ class Couch:
     async def read(self, ids: Sequence[DocId]) -> dict[DocId, Doc]:
         """The latest revisions of these documents; one that is deleted or never existed is not among them.
 
-        Nor is one that no decoder takes (a thousand levels deep, an integer of 5,000 digits): it is named in an ERROR
-        and must not keep its neighbours from being read.
+        Nor is one that CouchDB or the decoder fails at: it is named in an ERROR and keeps no other from being read.
         """
         return {doc_id: doc for doc_id, doc in (await self.look_up(ids)).items() if doc}
 
     async def look_up(self, ids: Sequence[DocId]) -> dict[DocId, Doc | None]:
         """Like `read`, with None for a document that is deleted; only one that never existed is not among them."""
+        found: dict[DocId, Doc | None] = {}
+        async for docs in self.documents(ids):
+            found |= docs
+        return found
+
+    async def documents(self, ids: Sequence[DocId]) -> AsyncGenerator[dict[DocId, Doc | None], None]:
+        """Like `look_up`, in pieces of at most `READ_BYTES` of JSON."""
+        waiting = [ids] if ids else []
+        while waiting:
+            part = waiting.pop()
+            if len(part) > self.rows_at_once:
+                waiting += [part[self.rows_at_once :], part[: self.rows_at_once]]
+                continue
+            try:
+                yield await self.fetch(part)
+            except AwayError:
+                raise
+            except TransientError as error:
+                if not isinstance(error, TooLargeError):
+                    await self.update_seq()  # where CouchDB is away, the failure says nothing of the documents
+                if len(part) > 1:
+                    waiting += [part[len(part) // 2 :], part[: len(part) // 2]]
+                else:
+                    log.error("document.unreadable", doc=part[0], error=str(error), means=_LEFT_OUT)
+
+    async def fetch(self, ids: Sequence[DocId], *, conflicts: bool = False) -> dict[DocId, Doc | None]:
+        """These documents, by one request; None for one that is deleted.
+
+        `conflicts`: also the revisions of losing branches, as `_conflicts`. Raises TooLargeError where fewer have to be
+        asked for, UnreadableError where one of them cannot be decoded.
+        """
         if not ids:
             return {}
-        try:
-            with self.edge():
-                response = await self._database.all_docs.post(list(ids), include_docs=True)
-                return {DocId(row["id"]): row.get("doc") for row in response.rows if "id" in row}
-        except UnreadableError:
-            middle = len(ids) // 2
-            if middle:
-                return await self.look_up(ids[:middle]) | await self.look_up(ids[middle:])
-            log.error("document.unreadable", doc=ids[0], means="it is left as it is: mend or remove it")
-            return {}
+        query = {"include_docs": "true"} | ({"conflicts": "true"} if conflicts else {})
+        body = msgspec.json.encode({"keys": ids})
+        with self.edge():
+            async with self.session.post(
+                f"{self.url}/_all_docs", params=query, data=io.BytesIO(body), headers=_JSON
+            ) as response:
+                raise_for_status(response, self.config)
+                limit = READ_BYTES if len(ids) > 1 else LONGEST_DOC
+                try:
+                    answer = await read_bounded(response, limit)
+                except TooLargeError:
+                    self.rows_at_once = max(1, len(ids) // 2)
+                    raise
+                found = _documents.decode(answer).rows
+        self._learn(len(ids), len(answer))
+        return {DocId(row.id): row.doc for row in found if row.id is not None}
+
+    def _learn(self, rows: int, size: int) -> None:
+        """Asks for as many documents at once as fit into half of `READ_BYTES`, if the next ones are like these."""
+        fitting = READ_BYTES // 2 // max(1, size // rows)
+        self.rows_at_once = max(1, min(fitting, 2 * self.rows_at_once, PAGE))
+
+    async def leaves(self, doc_id: DocId, revs: Sequence[str]) -> list[Doc]:
+        """These revisions of a document, where CouchDB has them; deleted ones are left out."""
+        query = {"open_revs": _json(list(revs))}
+        with self.edge():
+            async with self.session.get(
+                f"{self.url}/{quote(doc_id, safe='')}", params=query, headers={"Accept": "application/json"}
+            ) as response:
+                raise_for_status(response, self.config)
+                found = _leaves.decode(await read_bounded(response, LONGEST_DOC))
+        docs = [leaf["ok"] for leaf in found if isinstance(leaf.get("ok"), dict)]
+        return [doc for doc in docs if not doc.get("_deleted")]
 
     async def ids(self, first: str, last: str) -> list[DocId]:
         """Of the documents from `first` to `last`, in CouchDB's order."""
@@ -252,7 +367,7 @@ class Couch:
         the document that stands alone then: TransientError.
         """
         try:
-            rows = await self._bulk_docs(bodies)
+            rows, has_quorum = await self._bulk_docs(bodies)
         except PermanentError as error:
             if len(bodies) == 1:
                 return [Rejected(str(error))]
@@ -260,20 +375,22 @@ class Couch:
             if len(bodies) == 1:
                 raise
         else:
-            return [_result(row, len(body)) for row, body in zip(rows, bodies, strict=True)]
+            return [_result(row, len(body), has_quorum) for row, body in zip(rows, bodies, strict=True)]
         middle = len(bodies) // 2
         return [*await self._write(bodies[:middle]), *await self._write(bodies[middle:])]
 
-    async def _bulk_docs(self, bodies: list[bytes]) -> list[dict[str, Any]]:
+    async def _bulk_docs(self, bodies: list[bytes]) -> tuple[list[dict[str, Any]], bool]:
+        """A row a document, and whether enough nodes have stored them."""
         body = io.BytesIO(b'{"docs":[' + b",".join(bodies) + b"]}")  # aiohttp warns of megabytes of plain bytes
         with self.edge():
-            async with self.session.post(
-                f"{self.url}/_bulk_docs", data=body, headers={"Content-Type": "application/json"}
-            ) as response:
+            async with self.session.post(f"{self.url}/_bulk_docs", data=body, headers=_JSON) as response:
                 answer = await response.read()
                 if response.status not in _TOO_LARGE_OR_MALFORMED:
                     raise_for_status(response, self.config)
-                    return msgspec.json.decode(answer, type=list[dict[str, Any]])
+                    rows = _written.decode(answer)
+                    if len(rows) != len(bodies):
+                        raise TransientError(f"CouchDB answers {len(rows)} rows to {len(bodies)} documents")
+                    return rows, response.status != _ACCEPTED
                 word = word_of(answer)
                 if word is None:
                     where = f"CouchDB at {self.config.url}, database {self.config.database!r}"
@@ -301,12 +418,13 @@ def _chunks(bodies: list[bytes]) -> Iterator[list[bytes]]:
         yield chunk
 
 
-def _result(row: dict[str, Any], size: int) -> WriteResult:
-    if "rev" in row:
-        return Written(Rev(row["rev"]), size)
-    if row.get("error") in _REJECTING:
-        return Rejected(f"CouchDB answers {row.get('error')}: {row.get('reason')}")
-    return Conflict()  # or a fault of the moment: either way it is read and tried again
+def _result(row: dict[str, Any], size: int, has_quorum: bool) -> WriteResult:
+    if isinstance(row.get("rev"), str) and "error" not in row:
+        return Written(Rev(row["rev"]), size, has_quorum and row.get("accepted") is not True)
+    error = str(row.get("error"))
+    if error in _REJECTING:
+        return Rejected(f"CouchDB answers {error}: {row.get('reason')}")
+    return Conflict() if error == "conflict" else Conflict(fault=f"CouchDB answers {error}")
 
 
 def _json(value: object) -> str:

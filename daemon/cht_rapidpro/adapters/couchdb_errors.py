@@ -4,6 +4,7 @@ aiocouch's errors derive from KeyError, OSError and ValueError, aiohttp has its 
 A caller sees TransientError (try again) and TroubleError (a human must act), and no text that could quote a document.
 """
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,14 +14,19 @@ import aiocouch
 import aiohttp
 import msgspec
 
+from cht_rapidpro.adapters.bodies import TooLargeError
 from cht_rapidpro.config import Couchdb
 from cht_rapidpro.errors import DeniedError, GatewayError, TransientError, TroubleError
 from cht_rapidpro.health import Health
+from cht_rapidpro.tasks import raise_cancelled
 
 # aiocouch's errors have no root of their own (some are KeyErrors), and it takes any JSON for CouchDB's: that of a proxy
 # surfaces as one of the last three. msgspec's and json's errors are ValueErrors.
 _FOREIGN: Final = (aiohttp.ClientError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
+_UNDECODABLE: Final = (msgspec.DecodeError, json.JSONDecodeError, UnicodeDecodeError, RecursionError)
+
+_AWAY: Final = frozenset({429, 502, 503, 504})
 _WORD: Final = re.compile("[a-z_]+")
 
 
@@ -31,8 +37,12 @@ class _Refusal(msgspec.Struct):
     reason: str | None
 
 
+class AwayError(TransientError):
+    """CouchDB, or what stands in front of it, serves nothing at present: it is no fault of what was asked for."""
+
+
 class UnreadableError(TransientError):
-    """An answer holds JSON that Python's decoder does not take."""
+    """An answer holds what no decoder takes: half an emoji, a number of 5,000 digits, a thousand levels."""
 
 
 @contextmanager
@@ -40,19 +50,24 @@ def translated(health: Health, config: Couchdb) -> Iterator[None]:
     """Raises what goes wrong inside as a GatewayError, and tells `health` of it."""
     try:
         yield
+    except TooLargeError:
+        raise  # it is no fault: less has to be asked for
     except GatewayError as error:
         health.fails(error)
         raise
     except _FOREIGN as error:
+        raise_cancelled(error)
         meaning = _translate(error, config)
         health.fails(meaning)
         raise meaning from error
 
 
 def raise_for_status(response: aiohttp.ClientResponse, config: Couchdb) -> None:
-    """Raises what an HTTP status of 400 or above means."""
+    """Raises what an HTTP status of 400 or above means; TransientError for the page of a proxy with any other."""
     if response.status >= 400:
         raise _by_status(response.status, config)
+    if response.content_type == "text/html":
+        raise TransientError(f"{_where(config)}: HTTP {response.status} with a page of something in front of it")
 
 
 def word_of(answer: bytes) -> str | None:
@@ -76,12 +91,14 @@ def denied(config: Couchdb) -> DeniedError:
 def _by_status(status: int, config: Couchdb) -> GatewayError:
     if status == 401:
         return denied(config)
-    where = f"CouchDB at {config.url}, database {config.database!r}: HTTP {status}"
+    where = f"{_where(config)}: HTTP {status}"
     remedy = {
         403: f"the user {config.user!r} has no access, or is locked for minutes after wrong passwords",
         404: "the database or a view of CHT's is missing: check [couchdb] database",
     }.get(status)
-    return TroubleError(f"{where}, {remedy}", about=str(status)) if remedy else TransientError(where)
+    if remedy:
+        return TroubleError(f"{where}, {remedy}", about=str(status))
+    return AwayError(where) if status in _AWAY else TransientError(where)
 
 
 def _translate(error: BaseException, config: Couchdb) -> GatewayError:
@@ -94,9 +111,14 @@ def _translate(error: BaseException, config: Couchdb) -> GatewayError:
     if isinstance(error, aiohttp.ClientResponseError):
         return _by_status(error.status, config)
     name = type(error).__name__
-    if type(error) in (ValueError, RecursionError):  # Python's own limits of digits and depth
-        return UnreadableError(f"CouchDB at {config.url}: a document is too deep or has too long a number: {name}")
-    return TransientError(f"CouchDB at {config.url}, database {config.database!r}: {name}{_detail(error)}")
+    if isinstance(error, _UNDECODABLE) or type(error) is ValueError:  # Python's own limit of digits
+        return UnreadableError(f"{_where(config)}: its answer cannot be decoded: {name}{_detail(error)}")
+    kind = AwayError if isinstance(error, aiohttp.ClientConnectorError) else TransientError
+    return kind(f"{_where(config)}: {name}{_detail(error)}")
+
+
+def _where(config: Couchdb) -> str:
+    return f"CouchDB at {config.url}, database {config.database!r}"
 
 
 def _detail(error: BaseException) -> str:

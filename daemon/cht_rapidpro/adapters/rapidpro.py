@@ -147,9 +147,12 @@ class RapidPro:
         answer = await self._ask("GET", f"{base}/api/v2/workspace.json")
         return answer.get("anon") is True if isinstance(answer, Mapping) else _as_failure(_as_answer(answer))
 
-    async def list_broadcasts(self, base: str, after: int, cursor: str | None) -> Page | ListFailure:
-        """GET broadcasts.json: a page of those created at or after `after`, in ms of RapidPro's clock."""
-        page = await self.list_rows(base, Listing.BROADCASTS, {"after": timestamp(after)}, cursor)
+    async def list_broadcasts(
+        self, base: str, after: int, before: int | None, cursor: str | None
+    ) -> Page | ListFailure:
+        """GET broadcasts.json: a page of those created from `after` to `before` (None: now), ms of RapidPro's clock."""
+        query = {"after": timestamp(after)} | ({} if before is None else {"before": timestamp(before)})
+        page = await self.list_rows(base, Listing.BROADCASTS, query, cursor)
         if not isinstance(page, Rows):
             return page
         read = [listed for row in page.rows if (listed := read_listed(row))]

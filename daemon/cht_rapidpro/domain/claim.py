@@ -4,6 +4,9 @@ RapidPro has no idempotency key, so the intent to send is logged in the document
 to `forwarded-to-gateway` with `state_details` that name this instance, and CouchDB's revision check lets only one
 instance do so. Every edit decides anew on the document it is given and may be applied again to a newer revision (a
 conflict, a lost answer) without harm: it returns the same object where there is nothing left to do.
+
+The time stamp of a claim identifies the claim and is shown to people. It decides nothing alone: clocks step, and two
+daemons have two of them. How old another daemon's claim is, a daemon counts on its own loop clock.
 """
 
 import re
@@ -31,6 +34,8 @@ from cht_rapidpro.domain.task import (
 )
 
 _DETAILS: Final = re.compile(r"Claimed by cht-rapidpro (?P<instance>[0-9a-f]{32})\b")
+_LOOKUP: Final = ", looking up whether it was sent"
+_DAY: Final = 86_400_000  # ms
 EXPIRED: Final = Change(State.FAILED, "Expired")
 
 
@@ -43,15 +48,48 @@ class Instance:
 
     @property
     def details(self) -> str:
+        """`state_details` of a claim under which a POST may begin."""
         return f"Claimed by cht-rapidpro {self.id} on {self.name}"
+
+    @property
+    def lookup_details(self) -> str:
+        """`state_details` of a claim under which no POST begins: an earlier attempt is being looked up."""
+        return self.details + _LOOKUP
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A claim found in a task: whose it is and when it was made or last renewed (ms since the epoch)."""
+    """A claim found in a task: whose it is and its time stamp (ms since the epoch; 0 where it cannot be read)."""
 
     instance: str
     at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What the history of a task says about unsettled sends of earlier processes. Times: ms, by the clocks that wrote.
+
+    `earliest`: the first stamp of the unbroken row of claims, None where one cannot be read; `before`: the stamps of
+    the entries before that row, the last one first, and when the task was due; `last_sending`: the latest stamp of a
+    claim under which a POST may have begun, None where there is none or a stamp cannot be true: it cannot be read, or
+    is before that of the entry before it.
+    """
+
+    earliest: int | None
+    before: tuple[int, ...]
+    last_sending: int | None
+
+    def sent_after(self, now: int) -> int:
+        """The moment before which none of the sends can have begun; `now`: RapidPro's clock.
+
+        A clock may have been ahead when it wrote the claim. So the window begins at the entry before the claims, at
+        most a day before the first one; where the stamp lies in the future, at the latest entry that does not.
+        """
+        possible = [stamp for stamp in self.before if stamp <= now]
+        start = possible[0] if possible else 0
+        if self.earliest is None or self.earliest > now:
+            return start
+        return min(self.earliest, max(start, self.earliest - _DAY))
 
 
 def claim_of(task: Task) -> Claim | None:
@@ -67,12 +105,20 @@ def earlier_claim(task: Task) -> Claim | None:
     return _read_claim(entry.get("state_details"), entry.get("timestamp"))
 
 
-def claimed_since(task: Task) -> int:
-    """When the unbroken row of claims began, the present one being the last: ms since the epoch.
-
-    Every send that is not settled yet happened after it, whoever made it.
-    """
-    return claimed_before(task, len(history(task))) or 0
+def past(task: Task, doc: Doc) -> Past:
+    """What the history says of the claims that the present one, ours, followed directly."""
+    entries = history(task)
+    row = _row_of_claims(task, len(entries))
+    stamps = [claim.at for claim, _ in row]
+    sending = [claim.at for claim, sends in row[:-1] if sends]
+    before = [stamp for entry in reversed(entries[: len(entries) - len(row)]) if (stamp := _stamp(entry))]
+    is_plausible = all(sending) and (not before or min(sending, default=0) >= before[0])
+    moment = due(task, doc)
+    return Past(
+        min(stamps) if stamps and all(stamps) else None,
+        (*before, *([moment] if moment is not None else [])),
+        max(sending) if sending and is_plausible else None,
+    )
 
 
 def claimed_before(task: Task, index: int) -> int | None:
@@ -80,18 +126,40 @@ def claimed_before(task: Task, index: int) -> int | None:
 
     That is the earliest moment in it, since clocks step.
     """
-    return min((claim.at for claim in _row_of_claims(task, index)), default=None)
+    return min((claim.at for claim, _ in _row_of_claims(task, index)), default=None)
 
 
-def _row_of_claims(task: Task, end: int) -> list[Claim]:
-    """The claims that follow each other directly up to an entry of the history, the oldest first."""
-    row: list[Claim] = []
+def knows_claim(task: Task, claim: Claim) -> bool:
+    """Whether the history of a task has this claim, or a later one of the same instance."""
+    found = (_read_claim(entry.get("state_details"), entry.get("timestamp")) for entry in _entries(task))
+    return any(known is not None and known.instance == claim.instance and known.at >= claim.at for known in found)
+
+
+def _entries(task: Task) -> list[dict[str, object]]:
+    return [entry for entry in history(task) if isinstance(entry, dict)]
+
+
+def _row_of_claims(task: Task, end: int) -> list[tuple[Claim, bool]]:
+    """The claims that follow each other directly up to an entry of the history, the oldest first.
+
+    Beside each: whether a POST may have begun under it.
+    """
+    row: list[tuple[Claim, bool]] = []
     for entry in reversed(history(task)[:end]):
-        claim = _read_claim(entry.get("state_details"), entry.get("timestamp")) if isinstance(entry, dict) else None
+        details = entry.get("state_details") if isinstance(entry, dict) else None
+        claim = _read_claim(details, entry.get("timestamp")) if details is not None else None
         if claim is None:
             break
-        row.insert(0, claim)
+        row.insert(0, (claim, not str(details).endswith(_LOOKUP)))
     return row
+
+
+def _stamp(entry: object) -> int:
+    """The time stamp of a history entry in ms; 0 where it cannot be read."""
+    try:
+        return parse_timestamp(str(entry.get("timestamp"))) if isinstance(entry, dict) else 0
+    except (OverflowError, ValueError):
+        return 0
 
 
 def _entry(task: Task, index: int) -> dict[str, object]:
@@ -105,27 +173,23 @@ def _read_claim(details: object, moment: object) -> Claim | None:
     found = _DETAILS.match(str(details))
     if not found:
         return None
-    try:
-        at = parse_timestamp(str(moment))
-    except (OverflowError, ValueError):
-        at = 0
-    return Claim(found["instance"], at)
+    return Claim(found["instance"], _stamp({"timestamp": moment}))
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimTasks:
     """Claims the tasks of a document that hold one of the wanted messages and may be sent by us.
 
-    `now`: ms since the epoch, the moment of the claim. A claim of another instance is taken over when it was made
-    before `takeover_before`; one of our own is an earlier process's and is renewed. A task that nobody has claimed
-    and that was due before `expire_before` fails with details `Expired` instead. A task with one of the messages `held`
-    is this process's already.
+    `now`: ms since the epoch, the moment of the claim. `stale`: the claims of other instances that this process has
+    seen unchanged for long enough to take them over; one of our own is an earlier process's and is renewed. A task
+    without a claim that was due before `expire_before` fails with details `Expired` instead. A task with one of the
+    messages `held` is this process's already.
     """
 
     me: Instance
     wanted: Collection[MessageId]
     now: int
-    takeover_before: int
+    stale: Collection[Claim] = ()
     expire_before: int | None = None
     held: Collection[MessageId] = ()
 
@@ -143,40 +207,52 @@ class ClaimTasks:
     def _claim(self, task: Task, doc: Doc) -> Task:
         claim = claim_of(task)
         if claim is None:
-            return set_state(task, EXPIRED, self.now) if self._is_expired(task, doc) else self._enter(task)
-        if claim.instance == self.me.id:
-            return task if claim.at == self.now else self._enter(task)
-        return self._enter(task) if claim.at < self.takeover_before else task
-
-    def _enter(self, task: Task) -> Task:
-        return _enter_claim(task, self.me, self.now)
+            if self._is_expired(task, doc):
+                return set_state(task, EXPIRED, self.now)
+            return _enter_claim(task, self.me.details, self.now)
+        is_ours = claim.instance == self.me.id
+        if (is_ours and claim.at != self.now) or (not is_ours and claim in self.stale):
+            return _enter_claim(task, self.me.lookup_details, self.now)
+        return task
 
     def _is_expired(self, task: Task, doc: Doc) -> bool:
         moment = due(task, doc)
         return self.expire_before is not None and moment is not None and moment < self.expire_before
 
 
-def _enter_claim(task: Task, me: Instance, now: int) -> Task:
+def _enter_claim(task: Task, details: str, now: int) -> Task:
     """The task under a new claim of ours.
 
-    Of the claims that it follows directly only the earliest and the last are kept, which `claimed_since` and
-    `earlier_claim` read: a message that nobody can decide about for a day shall not fill its document with claims.
+    A message that stays undecided for a day must not fill its document with claims. Of the claims that the new one
+    follows directly these stay: the earliest, the last, and of each instance the latest claim and the latest one under
+    which a POST may have begun. `past`, `earlier_claim` and `knows_claim` read them.
     """
     entries = history(task)
     row = _row_of_claims(task, len(entries))
-    if len(row) > 2:
-        earliest = row.index(min(row, key=lambda claim: claim.at))
-        start, last = len(entries) - len(row), len(row) - 1
-        kept = [entries[start + place] for place in sorted({earliest, last})]
-        task = {**task, "state_history": [*entries[:start], *kept]}
-    return enter_state(task, Change(State.FORWARDED_TO_GATEWAY, me.details, gateway_ref=""), now)
+    latest: dict[tuple[str, bool], int] = {}
+    for place, (claim, sends) in enumerate(row):
+        for kind in {sends, False}:
+            before = latest.get((claim.instance, kind))
+            if before is None or row[before][0].at <= claim.at:
+                latest[claim.instance, kind] = place
+    kept = set(latest.values())
+    if row:
+        kept |= {min(range(len(row)), key=lambda place: row[place][0].at), len(row) - 1}
+    if len(kept) < len(row):
+        start = len(entries) - len(row)
+        task = {**task, "state_history": [*entries[:start], *(entries[start + place] for place in sorted(kept))]}
+    return enter_state(task, Change(State.FORWARDED_TO_GATEWAY, details, gateway_ref=""), now)
 
 
-def renew(me: Instance, uuid: MessageId, held_since: int, now: int) -> TaskEdit:
-    """Renews the claim of `held_since` on the task of a message; nothing where another instance has it by now."""
+def renew(me: Instance, uuid: MessageId, held_since: int, now: int, *, sends: bool) -> TaskEdit:
+    """Renews the claim of `held_since` on the task of a message; nothing where another instance has it by now.
+
+    `sends`: whether a POST may begin under the new claim.
+    """
+    details = me.details if sends else me.lookup_details
 
     def edit(task: Task) -> Task:
-        return _enter_claim(task, me, now) if claim_of(task) == Claim(me.id, held_since) else task
+        return _enter_claim(task, details, now) if claim_of(task) == Claim(me.id, held_since) else task
 
     return each(uuid, edit)
 
@@ -233,7 +309,7 @@ def give_back(me: Instance, uuid: MessageId, ref: str, now: int) -> TaskEdit:
             return task
         if _entry(task, -1).get("state") == task.get("state"):  # it was not true, and would hide the claims before it
             task = {**task, "state_history": history(task)[:-1]}
-        return _enter_claim(task, me, now)
+        return _enter_claim(task, me.lookup_details, now)
 
     return each(uuid, edit)
 

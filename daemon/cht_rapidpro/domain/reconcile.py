@@ -23,11 +23,30 @@ _NATIONAL_DIGITS: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A message in doubt. `earliest`: ms of RapidPro's clock; an older broadcast cannot be its."""
+    """A message in doubt. `earliest`, `latest`: ms of RapidPro's clock; a broadcast made outside cannot be its.
+
+    `latest` None: its last attempt may still take effect.
+    """
 
     key: Key
     pair: Pair
     earliest: int
+    latest: int | None = None
+
+    def spans(self, broadcast: "Listed") -> bool:
+        return self.earliest <= broadcast.created_on and (self.latest is None or broadcast.created_on <= self.latest)
+
+
+def windows(questions: Iterable[Question]) -> list[tuple[int, int | None]]:
+    """What has to be listed for these questions: windows that do not overlap, `None`: up to now."""
+    found: list[tuple[int, int | None]] = []
+    for question in sorted(questions, key=lambda question: question.earliest):
+        last = found[-1] if found else None
+        if last is None or (last[1] is not None and question.earliest > last[1]):
+            found.append((question.earliest, question.latest))
+        elif last[1] is not None and (question.latest is None or question.latest > last[1]):
+            found[-1] = last[0], question.latest
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +134,7 @@ def match(
             if question.key in verdicts:
                 continue
             for broadcast, urn in recipients.get((question.pair.text, alike(question.pair.urn)), ()):
-                is_free = broadcast.created_on >= question.earliest and (broadcast.id, urn) not in used
+                is_free = question.spans(broadcast) and (broadcast.id, urn) not in used
                 if is_free and fits(urn, question.pair.urn):
                     used.add((broadcast.id, urn))
                     verdicts[question.key] = Found(broadcast) if broadcast.created_on < adoptable_before else Young()
@@ -137,9 +156,7 @@ def _match_anonymous(
     for question in questions:
         asking[question.pair.text] += 1
     for question in questions:
-        fitting = [
-            broadcast for broadcast in by_text.get(question.pair.text, ()) if broadcast.created_on >= question.earliest
-        ]
+        fitting = [broadcast for broadcast in by_text.get(question.pair.text, ()) if question.spans(broadcast)]
         if not fitting:
             yield question.key, Absent()
         elif len(fitting) > 1 or asking[question.pair.text] > 1:

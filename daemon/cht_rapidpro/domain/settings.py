@@ -23,7 +23,9 @@ TRANSLATIONS: Final = (
 OUR_SERVICE: Final = "cht-rapidpro"
 BUILT_IN_SERVICE: Final = "rapidpro"
 _BUILT_IN_SINCE: Final = (3, 11, 0)
-_VERSION: Final = re.compile(r"(?:[a-z-]+:)*v?(\d+)\.(\d+)\.(\d+)")  # old builds are named medic:medic:3.10.2
+_VERSION: Final = re.compile(
+    r"(?:[a-z-]+:)*v?(\d{1,9})\.(\d{1,9})\.(\d{1,9})(?!\d)"
+)  # old builds are named medic:medic:3.10.2
 
 
 @dataclass(frozen=True, slots=True)

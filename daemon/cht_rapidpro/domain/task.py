@@ -19,6 +19,10 @@ MessageId = NewType("MessageId", str)
 Doc = dict[str, Any]
 Task = dict[str, Any]
 
+LATEST: Final = 8_640_000_000_000_000  # ms: the range of JavaScript's dates, on both sides of the epoch
+_FIRST: Final = -62_135_596_800_000
+_LAST: Final = 253_402_300_799_999
+
 TASK_LISTS: Final = ("tasks", "scheduled_tasks")
 SENDABLE: Final = (State.PENDING, State.FORWARDED_TO_GATEWAY)  # no set: a state in a document may be unhashable
 
@@ -92,13 +96,19 @@ def due(task: Task, doc: Doc) -> int | None:
     """When the task was to be sent, in ms since the epoch, as the view `messages_by_state` computes it."""
     for value in (task.get("due"), task.get("timestamp"), doc.get("reported_date")):
         if value is not None and value not in ("", 0):  # truthy to JavaScript, where {} and [] are
-            return _milliseconds(value)
+            return milliseconds(value)
     return None
 
 
-def _milliseconds(value: object) -> int | None:
+def milliseconds(value: object) -> int | None:
+    """A moment in ms since the epoch, of a number or an ISO-8601 text; None for anything that is no moment.
+
+    What lies outside of JavaScript's dates, a number of 400 digits say, counts as the nearest moment inside.
+    """
     try:
-        return int(value) if isinstance(value, int | float) else parse_timestamp(str(value))
+        if isinstance(value, int | float):
+            return int(min(max(value, -LATEST), LATEST)) if value == value else None
+        return parse_timestamp(str(value))
     except (OverflowError, ValueError):
         return None
 
@@ -110,7 +120,8 @@ def parse_timestamp(text: str) -> int:
 
 
 def timestamp(ms: int) -> str:
-    """A moment as CHT writes it: ISO-8601, UTC, milliseconds."""
+    """A moment as CHT writes it: ISO-8601, UTC, milliseconds; one outside of the years 1 to 9999 as the nearest."""
+    ms = min(max(ms, _FIRST), _LAST)
     moment = datetime.fromtimestamp(ms // 1000, UTC).replace(microsecond=ms % 1000 * 1000)
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
 

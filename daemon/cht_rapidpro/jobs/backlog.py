@@ -16,6 +16,7 @@ from cht_rapidpro.domain.task import DocId, MessageId
 
 CAPACITY: Final = 1000
 _HELD: Final = 10_000
+_ZONE_PAUSE: Final = 600.0  # seconds
 
 Key = tuple[DocId, MessageId]
 
@@ -43,8 +44,10 @@ class Backlog:
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity = capacity
         self._waiting: list[Candidate] = []
-        self._known: set[Key] = set()
+        self._known: dict[Key, int] = {}  # with their due
         self._held: dict[Key, float] = {}
+        self._zone: tuple[int, float] | None = None  # nothing due up to then comes in by a sweep, until then
+        self._swept = 0.0
         self._firm: set[Key] = set()
         self.more = False
         self.low = asyncio.Event()
@@ -70,22 +73,27 @@ class Backlog:
         """Takes in what the feed has just shown as `pending`, also if it was held: somebody has changed it."""
         if candidate.key not in self._firm:
             self._held.pop(candidate.key, None)
-        self.add(candidate)
+        self._take_in(candidate)
 
     def add(self, candidate: Candidate) -> bool:
         """Takes a candidate in unless it is known; False when there was no room for it (then `more` is set).
 
         In a full list an older one takes the place of the newest.
         """
+        if self._zone is not None and candidate.due <= self._zone[0]:
+            return True
+        return self._take_in(candidate)
+
+    def _take_in(self, candidate: Candidate) -> bool:
         if candidate.key in self._known or candidate.key in self._held:
             return True
         if len(self._waiting) >= self._capacity:
             self.more = True
             if candidate >= self._waiting[-1]:
                 return False
-            self._known.discard(self._waiting.pop().key)
+            self._known.pop(self._waiting.pop().key, None)
         insort(self._waiting, candidate)
-        self._known.add(candidate.key)
+        self._known[candidate.key] = candidate.due
         for listener in self._listeners:
             listener()
         return True
@@ -113,32 +121,45 @@ class Backlog:
     def know(self, keys: Iterable[Key]) -> None:
         """These are with the relay already: the messages of a claimed task, which may wait here one by one."""
         held = set(keys)
-        self._known |= held
+        self._known |= {key: self._known.get(key, 0) for key in held}
         self._waiting = [candidate for candidate in self._waiting if candidate.key not in held]
 
     def done(self, keys: Iterable[Key]) -> None:
         """The relay is done with these; if the view still has them they may come again."""
-        self._known.difference_update(keys)
+        for key in keys:
+            self._known.pop(key, None)
 
     def hold(self, key: Key, until: float, *, firmly: bool = False) -> None:
         """Not to come again before `until` (loop time, seconds): others have it, or it cannot be claimed.
 
         `firmly`: nor by a hint, which our own release of it gives.
         """
-        self._known.discard(key)
+        due = self._known.pop(key, 0)
         if len(self._held) >= _HELD:
-            del self._held[min(self._held, key=self._held.__getitem__)]
+            self._pass_over(due, until)
+            return
         self._held[key] = until
         if firmly:
             self._firm.add(key)
 
+    def _pass_over(self, due: int, until: float) -> None:
+        """There is no room to remember this one: for a while sweeps pass over all that is due as early as it.
+
+        So thousands of messages that cannot be claimed, all older than the rest, keep no other from being sent.
+        """
+        until = min(until, self._swept + _ZONE_PAUSE)
+        self._zone = (due, until) if self._zone is None else (max(due, self._zone[0]), max(until, self._zone[1]))
+
     def start_sweep(self, now: float) -> None:
         """Lets those held come again whose time is over; what finds no room from now on sets `more`."""
         self.more = False
+        self._swept = now
+        if self._zone is not None and self._zone[1] <= now:
+            self._zone = None
         self._held = {key: until for key, until in self._held.items() if until > now}
         self._firm &= self._held.keys()
 
     def clear(self) -> None:
         """Forgets everything that waits: sending is not ours at present."""
-        self._known.difference_update(candidate.key for candidate in self._waiting)
+        self.done(candidate.key for candidate in self._waiting)
         self._waiting = []

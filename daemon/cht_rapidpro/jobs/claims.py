@@ -5,8 +5,8 @@ anew on each revision (domain/claim.py), so that two daemons never both hold a t
 """
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 import structlog
@@ -18,9 +18,9 @@ from cht_rapidpro.domain.claim import (
     ClaimTasks,
     Instance,
     claim_of,
-    claimed_since,
     earlier_claim,
     give_back,
+    past,
     release,
     renew,
     settle,
@@ -28,24 +28,31 @@ from cht_rapidpro.domain.claim import (
 from cht_rapidpro.domain.edit import TaskEdit, each, holding
 from cht_rapidpro.domain.history import About
 from cht_rapidpro.domain.outgoing import settled
-from cht_rapidpro.domain.task import DocId, Task, messages
+from cht_rapidpro.domain.task import Doc, DocId, Task, messages, tasks
 from cht_rapidpro.errors import PermanentError
 from cht_rapidpro.jobs.backlog import Backlog, Candidate, Key
 from cht_rapidpro.jobs.held import HeldTask, Moment
-from cht_rapidpro.jobs.writer import Writer
+from cht_rapidpro.jobs.held_back import HeldBack
+from cht_rapidpro.jobs.writer import NoQuorumError, Writer
 from cht_rapidpro.metrics import Metrics, Outcome
 from cht_rapidpro.pulse import Pulse
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-_FRESH: Final = 2.0  # seconds; an older copy of a document is read again before its message is claimed
+FRESH: Final = 2.0  # seconds; an older copy of a document is read again before its message is claimed
 _PASSED_PAUSE: Final = 60.0  # seconds until a sweep may bring a message again that could not be claimed
 _REJECTED_PAUSE: Final = 3600.0
 _SETTLE_PAUSE: Final = 60.0
+_REMEMBERED: Final = 10_000
+_GIVEN_UP: Final = "given up for now: repair the document"
 
 
 class Claims:
-    """`wall_clock`: ms since the epoch, for what is written into documents; `backlog` is told what became of each."""
+    """`wall_clock`: ms since the epoch, for what is written into documents; `backlog` is told what became of each.
+
+    Another instance's claim is taken over when this process has itself seen it unchanged for `claim_timeout` of loop
+    time: what a stamp says of its age depends on two clocks.
+    """
 
     def __init__(
         self,
@@ -62,10 +69,13 @@ class Claims:
         self._wall_clock = wall_clock
         self._metrics = metrics
         self._held: dict[Key, HeldTask] = {}
+        self._seen: OrderedDict[DocId, dict[Claim, float]] = OrderedDict()  # claims of others: since when, loop time
+        self._lost: OrderedDict[Key, None] = OrderedDict()  # tasks that this process may have sent and gave up
+        self.held_back = HeldBack()
         self._listeners: list[Callable[[DocId, Task], None]] = []
         self.me = me
         self.pulse = Pulse("claim", writer.pulse.needs)
-        self.started = Moment(wall_clock(), _time())
+        self.started = _time()
 
     def __len__(self) -> int:
         return len(set(self._held.values()))
@@ -86,38 +96,66 @@ class Claims:
 
     async def _claim_in(self, doc_id: DocId, candidates: list[Candidate], moment: Moment) -> list[HeldTask]:
         now = moment.wall
+        expire_after = self._config.expire_after
         claim = ClaimTasks(
             self.me,
             wanted={candidate.uuid for candidate in candidates},
             held={uuid for held_in, uuid in self._held if held_in == doc_id},
             now=now,
-            takeover_before=now - _ms(self._config.claim_timeout),
-            expire_before=None if self._config.expire_after is None else now - _ms(self._config.expire_after),
+            stale=self._stale_in(doc_id),
+            expire_before=None if expire_after is None else now - round(expire_after * 1000),
         )
         try:
-            doc = await self._writer.apply(doc_id, claim, max_age=_FRESH)
-        except PermanentError as error:
-            log.error("claim.rejected", doc=doc_id, error=str(error), means="not sent: mend the document")
-            for candidate in candidates:
-                self._hold_back(candidate, _REJECTED_PAUSE)
+            doc = await self._writer.apply(doc_id, claim, max_age=FRESH, is_claim=True)
+        except NoQuorumError as error:
+            log.warning("claim.unconfirmed", doc=doc_id, why=str(error))
+            self._hold_all(candidates, _PASSED_PAUSE)
             return []
+        except PermanentError as error:
+            self.held_back.hold(doc_id, str(error))
+            self._hold_all(candidates, _REJECTED_PAUSE)
+            return []
+        self.held_back.free(doc_id)
         due = min(candidate.due for candidate in candidates)
-        held = [self._take(doc_id, task, due, moment) for task in (claim.won(doc) if doc else ())]
+        held = [self._take(doc_id, doc, task, due, moment) for task in claim.won(doc)] if doc else []
         self._keep(held)
         won = {key for task in held for key in task.keys}
         missed = [candidate for candidate in candidates if candidate.key not in won]
+        if missed and doc:
+            self._see(doc_id, doc)
         found = holding(doc, {candidate.uuid for candidate in missed}) if doc else {}
         for candidate in missed:
             self._pass_over(candidate, next(iter(found.get(candidate.uuid, [])), None))
         return held
 
-    def _take(self, doc_id: DocId, task: Task, due: int, moment: Moment) -> HeldTask:
-        held = HeldTask(doc_id, messages(task), due, moment, claimed_since(task), earlier_claim(task))
+    def _take(self, doc_id: DocId, doc: Doc, task: Task, due: int, moment: Moment) -> HeldTask:
+        earlier = earlier_claim(task)
+        held = HeldTask(doc_id, messages(task), due, moment, earlier, past(task, doc) if earlier else None)
+        held.is_earlier_process = (
+            earlier is not None and earlier.instance == self.me.id and self._lost.keys().isdisjoint(held.keys)
+        )
         log.info("task.claimed", doc=doc_id, message=held.uuid)
         return held
 
-    def _keep(self, tasks: Iterable[HeldTask]) -> None:
-        keys = {key: held for held in tasks for key in held.keys}
+    def _stale_in(self, doc_id: DocId) -> list[Claim]:
+        """The claims of other instances in a document that have not changed for `claim_timeout` before our eyes."""
+        first = _time() - self._config.claim_timeout
+        return [claim for claim, since in self._seen.get(doc_id, {}).items() if since <= first]
+
+    def _see(self, doc_id: DocId, doc: Doc) -> None:
+        """Notes which claims of other instances stand in the document now, and since when they do so unchanged."""
+        known, now = self._seen.pop(doc_id, {}), _time()
+        claims = (claim for task in tasks(doc) if (claim := claim_of(task)) and claim.instance != self.me.id)
+        self._seen[doc_id] = {claim: known.get(claim, now) for claim in claims}
+        if len(self._seen) > _REMEMBERED:
+            self._seen.popitem(last=False)
+
+    def _hold_all(self, candidates: Iterable[Candidate], pause: float) -> None:
+        for candidate in candidates:
+            self._hold_back(candidate, pause)
+
+    def _keep(self, held_tasks: Iterable[HeldTask]) -> None:
+        keys = {key: held for held in held_tasks for key in held.keys}
         self._backlog.know(keys)
         self._held |= keys
 
@@ -133,6 +171,9 @@ class Claims:
         log.warning("claim.lost", doc=held.doc_id, message=held.uuid)
         held.is_lost = True
         self._let_go(held)
+        self._lost |= dict.fromkeys(held.keys)
+        while len(self._lost) > _REMEMBERED:
+            self._lost.popitem(last=False)
 
     def _pass_over(self, candidate: Candidate, task: Task | None) -> None:
         """Another daemon has it, nobody wants it sent any more, or it has expired."""
@@ -140,7 +181,8 @@ class Claims:
         pause = _PASSED_PAUSE
         if claim is not None:
             log.debug("claim.missed", doc=candidate.doc_id, message=candidate.uuid, holder=claim.instance)
-            pause = self._config.claim_timeout - (self._wall_clock() - claim.at) / 1000
+            since = self._seen.get(candidate.doc_id, {}).get(claim, _time())
+            pause = max(0.0, since + self._config.claim_timeout - _time())
         elif task and (task.get("state"), task.get("state_details")) == (EXPIRED.state, EXPIRED.details):
             log.warning("task.expired", doc=candidate.doc_id, message=candidate.uuid)
             self._metrics.count(Outcome.EXPIRED, _about(candidate, task))
@@ -149,25 +191,38 @@ class Claims:
     def _hold_back(self, candidate: Candidate, seconds: float) -> None:
         self._backlog.hold(candidate.key, _time() + seconds)
 
-    async def renew(self, held: HeldTask) -> bool:
-        """Gives the claim a new date; False, and the task is given up, when it is not ours any more."""
+    async def renew(self, held: HeldTask, *, sends: bool) -> bool:
+        """Gives the claim a new date; False, and the task is given up, when it is not ours any more.
+
+        `sends`: whether a POST may begin under the new claim.
+        """
         async with held.renewing:
             if held.is_lost:
                 return False  # another of its messages has met with it
             moment = Moment(self._wall_clock(), _time())
-            edit = renew(self.me, held.uuid, held.claimed.wall, moment.wall)
+            edit = renew(self.me, held.uuid, held.claimed.wall, moment.wall, sends=sends)
             try:
-                found = await self._writer.apply_to_task(held.doc_id, edit)
+                found = await self._writer.apply_to_task(held.doc_id, edit, is_claim=True)
             except PermanentError as error:
-                log.error(
-                    "claim.rejected", doc=held.doc_id, error=str(error), means="given up for now: mend the document"
-                )
+                log.error("claim.rejected", doc=held.doc_id, error=str(error), means=_GIVEN_UP)
                 found = []
             if not self._is_ours(found, moment):
                 self._lose(held)
                 return False
-            held.claimed = moment
+            held.claimed, held.seen = moment, moment.loop
             return True
+
+    async def confirm(self, held_tasks: Collection[HeldTask]) -> None:
+        """Reads their documents again, at once, and gives up each task that is not ours or not wanted as it was."""
+        docs = await self._writer.latest({held.doc_id for held in held_tasks})
+        for held in held_tasks:
+            doc = docs.get(held.doc_id)
+            found = holding(doc, [held.uuid]).get(held.uuid, []) if doc else []
+            ours = [task for task in found if claim_of(task) == Claim(self.me.id, held.claimed.wall)]
+            if any(messages(task) == held.messages for task in ours):
+                held.seen = _time()
+            else:
+                self._lose(held)
 
     async def is_held(self, held: HeldTask) -> bool:
         """Whether the task is still under our claim; if not, it is given up."""
@@ -186,8 +241,15 @@ class Claims:
         return self._wall_clock()
 
     def age(self, held: HeldTask) -> float:
-        """Seconds since the claim was made or renewed; loop time alone would stand still in a suspended machine."""
+        """Seconds since the claim was made or renewed.
+
+        Loop time stands still in a suspended machine, so the wall clock may make the claim older, never younger.
+        """
         return max(_time() - held.claimed.loop, (self._wall_clock() - held.claimed.wall) / 1000)
+
+    def unseen_for(self, held: HeldTask) -> float:
+        """Seconds since CouchDB was last known to want it sent, under our claim."""
+        return _time() - held.seen
 
     async def release(self, held: HeldTask) -> None:
         """The task is `pending` again, for whoever comes first; in our backlog it keeps its place."""
@@ -222,7 +284,7 @@ class Claims:
         moment = Moment(self._wall_clock(), _time())
         try:
             edit = give_back(self.me, held.uuid, gateway_ref, moment.wall)
-            found = await self._writer.apply_to_task(held.doc_id, edit)
+            found = await self._writer.apply_to_task(held.doc_id, edit, is_claim=True)
         except PermanentError as error:
             log.error("claim.rejected", doc=held.doc_id, error=str(error), means="two tasks share one broadcast")
             return False
@@ -230,7 +292,7 @@ class Claims:
             return False
         log.warning("broadcast.given_back", doc=held.doc_id, message=held.uuid, gateway_ref=gateway_ref)
         self._keep([held])
-        held.claimed = moment
+        held.claimed, held.seen = moment, moment.loop
         return True
 
     async def _write_fact(self, doc_id: DocId, edit: TaskEdit, known: structlog.stdlib.BoundLogger) -> list[Task]:
@@ -248,10 +310,6 @@ class Claims:
 def _about(candidate: Candidate, task: Task) -> About:
     numbers = [message.to for message in messages(task) if message.uuid == candidate.uuid]
     return About(candidate.doc_id, candidate.uuid, *numbers)
-
-
-def _ms(seconds: float) -> int:
-    return round(seconds * 1000)
 
 
 def _time() -> float:

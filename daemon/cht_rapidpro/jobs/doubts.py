@@ -29,7 +29,9 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 _KNOWN: Final = 10_000
 _RETRY: Final = 5.0  # seconds until a listing that failed is tried again, doubling up to
 _LONGEST_RETRY: Final = 300.0
-_UNCLEAR_PAUSE: Final = 600.0
+_UNCLEAR_PAUSE: Final = 600.0  # seconds between two looks at what only a human can decide, doubling up to
+_LONGEST_UNCLEAR_PAUSE: Final = 6 * 3600.0
+_MOST: Final = 1000  # messages in doubt that may still be decided: with more of them nothing new is claimed
 _UNCLEAR: Final = (
     "RapidPro hides its numbers (anonymous workspace) and the text alone does not tell: look there whether this message"
     " was sent, and set the state of its task by hand"
@@ -44,7 +46,9 @@ _MOVED: Final = (
 class Doubt:
     """A message whose last attempt, at the RapidPro `base`, ended at `since`; `next_look`: both loop time.
 
-    `found`: the broadcast that it was given; `is_blocked`: another daemon was at a message like it in the last look.
+    `found`: the broadcast that it was given; `is_blocked`: another daemon was at a message like it in the last look;
+    `sent_by`: the stamp (ms) of the last claim of an earlier process of ours under which it may have been sent, None
+    where that is not known or this process has tried it; `told`: how often a human was needed.
     """
 
     held: HeldTask
@@ -53,7 +57,8 @@ class Doubt:
     base: str
     since: float
     next_look: float
-    is_told: bool = False
+    sent_by: int | None = None
+    told: int = 0
     is_blocked: bool = False
     found: Listed | None = None
 
@@ -67,7 +72,10 @@ Repeat = Callable[[Doubt], None]
 
 
 class Doubts:
-    """`settle_time`, `request_time` (what a request may take, with a margin), `claim_timeout`: seconds."""
+    """`settle_time`, `request_time` (what a request may take, with a margin), `claim_timeout`: seconds.
+
+    `wall_clock`: ms since the epoch.
+    """
 
     def __init__(
         self,
@@ -77,6 +85,7 @@ class Doubts:
         settle_time: float,
         request_time: float,
         claim_timeout: float,
+        wall_clock: Callable[[], int],
         metrics: Metrics,
     ) -> None:
         self._lookup = lookup
@@ -85,7 +94,9 @@ class Doubts:
         self._settle_time = settle_time
         self._request_time = request_time
         self._claim_timeout = claim_timeout
+        self._wall_clock = wall_clock
         self._metrics = metrics
+        self._is_full = False
         self._open: dict[Key, Doubt] = {}
         self._known: OrderedDict[Key, Place] = OrderedDict()  # one place a message: what was thought before is gone
         self._retry = _RETRY
@@ -96,12 +107,35 @@ class Doubts:
     def __len__(self) -> int:
         return len(self._open)
 
-    def add(self, held: HeldTask, message: Message, pair: Pair, base: str, since: float) -> None:
+    @property
+    def is_full(self) -> bool:
+        """Whether so many may still be decided that nothing new is to be claimed; said once."""
+        was, self._is_full = self._is_full, sum(not doubt.told for doubt in self._open.values()) >= _MOST
+        if self._is_full and not was:
+            log.warning(
+                "ambiguous.limit_reached", messages=_MOST, means="no new message is claimed until some are decided"
+            )
+        return self._is_full
+
+    def add(
+        self, held: HeldTask, message: Message, pair: Pair, base: str, since: float, sent_by: int | None = None
+    ) -> None:
         """This message may have been sent to the RapidPro at `base`, at `since` (loop time) at the latest."""
-        first_look = min(since + self._request_time, since + self._settle_time)
-        doubt = Doubt(held, message, pair, base, since, first_look)
+        doubt = Doubt(held, message, pair, base, since, since, sent_by)
+        if not self._has_ended(doubt, self._wall_clock()):
+            doubt.next_look = since + min(self._request_time, self._settle_time)
         self._open[doubt.key] = doubt
         self._changed.set()
+
+    def _has_ended(self, doubt: Doubt, *clocks: int | None) -> bool:
+        """Whether all these clocks (ms) say that the attempts of earlier processes ended `settle_time` ago.
+
+        No POST begins under a claim older than half of `claim_timeout`, so the claim's stamp bounds the last of them.
+        """
+        if doubt.sent_by is None:
+            return False
+        after = self._claim_timeout / 2 + self._request_time + self._settle_time
+        return all(clock is not None and clock >= doubt.sent_by + after * 1000 for clock in clocks)
 
     @contextmanager
     def posting(self, pairs: Collection[Pair]) -> Iterator[None]:
@@ -162,7 +196,7 @@ class Doubts:
 
     async def _look(self, adopt: Adopt, repeat: Repeat) -> None:
         """One listing for all that is due, or soon will be; a message that cannot be told widens it for no other."""
-        started = self._time()
+        started, clocks = self._time(), (self._wall_clock(), self._lookup.rapidpro_time())
         due = [doubt for doubt in self._open.values() if doubt.next_look <= started + self._request_time]
         await self._outlast(due)
         verdicts = await self._ask([doubt for doubt in due if self._is_open(doubt) and not self._in_flight[doubt.pair]])
@@ -175,7 +209,9 @@ class Doubts:
                     del self._open[doubt.key]
                     doubt.found = verdict.broadcast
                     adopt(doubt, self._created(doubt, verdict))
-                elif isinstance(verdict, Absent) and started >= doubt.since + self._settle_time:
+                elif isinstance(verdict, Absent) and (
+                    started >= doubt.since + self._settle_time or self._has_ended(doubt, *clocks)
+                ):
                     del self._open[doubt.key]
                     group.create_task(self._send_again(doubt, repeat))
                 elif isinstance(verdict, Unclear):
@@ -192,13 +228,13 @@ class Doubts:
         human, or RapidPro when it answers again, can help: each renewal is a revision that replicates to phones.
         """
         if self._retry == _RETRY:
-            hopeful = {doubt.held for doubt in asking if not (doubt.is_blocked or doubt.is_told)}
+            hopeful = {doubt.held for doubt in asking if not (doubt.is_blocked or doubt.told)}
             await self._renew([held for held in hopeful if self._claims.age(held) > self._claim_timeout / 4])
 
     async def _renew(self, tasks: Collection[HeldTask]) -> None:
         """Forgets those that are another daemon's by now."""
         async with asyncio.TaskGroup() as group:
-            renewing = {held: group.create_task(self._claims.renew(held)) for held in tasks}
+            renewing = {held: group.create_task(self._claims.renew(held, sends=False)) for held in tasks}
         for held, renewed in renewing.items():
             if not renewed.result():
                 self.forget(held)
@@ -210,7 +246,11 @@ class Doubts:
     async def _ask(self, asking: list[Doubt]) -> dict[Key, Verdict | Blocked]:
         """The verdicts on those of the present RapidPro; none at all when it could not be asked."""
         base, settings = self._settings.target, self._settings.settings
-        asked = [Asked(doubt.key, doubt.pair, doubt.held.since) for doubt in asking if doubt.base == base]
+        asked = [
+            Asked(doubt.key, doubt.pair, doubt.held, until=doubt.since + self._settle_time)
+            for doubt in asking
+            if doubt.base == base
+        ]
         if not asked or base is None or settings is None:
             return {}
         answer = await self._lookup.ask(base, asked, self._known, settings.values)
@@ -223,7 +263,7 @@ class Doubts:
         return {}
 
     async def _send_again(self, doubt: Doubt, repeat: Repeat) -> None:
-        if await self._claims.renew(doubt.held):
+        if await self._claims.renew(doubt.held, sends=True):
             log.warning("broadcast.repeated", doc=doubt.held.doc_id, message=doubt.message.uuid)
             self._metrics.count(Outcome.REPEATED, doubt.held.about(doubt.message))
             repeat(doubt)
@@ -232,9 +272,9 @@ class Doubts:
 
     async def _tell(self, doubt: Doubt, means: str) -> None:
         """Says once that a human must look, and asks again later, as long as the task is still under our claim."""
-        doubt.next_look = self._time() + _UNCLEAR_PAUSE
-        if not doubt.is_told:
-            doubt.is_told = True
+        doubt.next_look = self._time() + min(_UNCLEAR_PAUSE * 2.0**doubt.told, _LONGEST_UNCLEAR_PAUSE)
+        doubt.told = min(doubt.told + 1, 10)
+        if doubt.told == 1:
             log.error("broadcast.unclear", doc=doubt.held.doc_id, message=doubt.message.uuid, means=means)
         elif not await self._claims.is_held(doubt.held):
             self.forget(doubt.held)
@@ -243,13 +283,14 @@ class Doubts:
         now = self._time()
         match verdict:
             case Absent():
-                return doubt.since + self._settle_time
+                has_ended = self._has_ended(doubt, self._wall_clock(), self._lookup.rapidpro_time())
+                return now if has_ended else doubt.since + self._settle_time
             case Young():
                 return now + self._request_time
             case Blocked():
                 return now + self._claim_timeout / 4
             case None:
-                return now + (_UNCLEAR_PAUSE if doubt.is_told else self._retry)
+                return now + (_UNCLEAR_PAUSE if doubt.told else self._retry)
 
     def _created(self, doubt: Doubt, found: Found) -> Created:
         broadcast = found.broadcast

@@ -18,12 +18,13 @@ from cht_rapidpro.adapters.changes import Changes, ChangesFeed, Hint
 from cht_rapidpro.adapters.couchdb import Couch, MessageRow, Seq
 from cht_rapidpro.domain.settings import concerns_settings
 from cht_rapidpro.domain.statuses import State
-from cht_rapidpro.domain.task import Doc, due, messages, read_message, tasks
+from cht_rapidpro.domain.task import Doc, due, messages, milliseconds, read_message, tasks
 from cht_rapidpro.jobs.backlog import Backlog, Candidate
 from cht_rapidpro.jobs.retry import until_it_works
 from cht_rapidpro.jobs.settings import SettingsWatch
 from cht_rapidpro.jobs.writer import Copies
 from cht_rapidpro.pulse import Pulse
+from cht_rapidpro.tasks import end
 
 _SENDABLE: Final = "pending-or-forwarded"  # the view's own name for it
 _SETTINGS_EVERY: Final = 10  # sweeps
@@ -43,35 +44,42 @@ class Feed:
         self._interval = sweep_interval
         self.sweeping = Pulse("sweep", couch.health)
         self.following = Pulse("feed", couch.health)
+        self._follower: asyncio.Task[NoReturn] | None = None
         self._answered = -math.inf  # loop time: when the follower last learned a position
         self.heard: float | None = None  # loop time: when CouchDB last told what there is to send
         settings.subscribe(backlog.low.set)
 
     async def run(self) -> NoReturn:
         async with asyncio.TaskGroup() as group:
+            try:
+                await self._sweep_for_ever(group)
+            finally:
+                if self._follower is not None:
+                    await end(self._follower)
+        raise AssertionError("unreachable: the sweeps have no end")
+
+    async def _sweep_for_ever(self, group: asyncio.TaskGroup) -> NoReturn:
+        with self.sweeping.step():
+            await self._sweep_and_follow(group)
+        for sweeps in itertools.count(2):
+            began = _time()
+            await self._until_next_sweep()
             with self.sweeping.step():
-                follower = await self._sweep_and_follow(group, None)
-            for sweeps in itertools.count(2):
-                began = _time()
-                await self._until_next_sweep()
-                with self.sweeping.step():
-                    if self._answered > began:
-                        await self._sweep()
-                    else:
-                        follower = await self._sweep_and_follow(group, follower)
-                if sweeps % _SETTINGS_EVERY == 0:
-                    self._settings.refresh()
+                if self._answered > began:
+                    await self._sweep()
+                else:
+                    await self._sweep_and_follow(group)
+            if sweeps % _SETTINGS_EVERY == 0:
+                self._settings.refresh()
         raise AssertionError("unreachable: the loop above has no end")
 
-    async def _sweep_and_follow(
-        self, group: asyncio.TaskGroup, follower: asyncio.Task[NoReturn] | None
-    ) -> asyncio.Task[NoReturn]:
+    async def _sweep_and_follow(self, group: asyncio.TaskGroup) -> None:
         """A sweep, and in place of the follower one that goes on from before it."""
         position = await until_it_works(self._couch.update_seq)
-        follower = follower or group.create_task(self._follow(position))
+        self._follower = self._follower or group.create_task(self._follow(position))
         await self._sweep()
-        follower.cancel()
-        return group.create_task(self._follow(position))
+        await end(self._follower)
+        self._follower = group.create_task(self._follow(position))
 
     async def _until_next_sweep(self) -> None:
         with suppress(TimeoutError):
@@ -114,7 +122,10 @@ class Feed:
         if concerns_settings(hint.doc_id):
             self._settings.refresh()
         elif hint.doc is not None and self._settings.target is not None:
-            self._copies.put(hint.doc, hint.size, _time())
+            if hint.has_branches:
+                self._copies.drop(hint.doc_id)
+            else:
+                self._copies.put(hint.doc, hint.size, _time())
             for candidate in _candidates(hint.doc):
                 self._backlog.hint(candidate)
 
@@ -127,8 +138,8 @@ def _candidate(row: MessageRow) -> Candidate | None:
     """The message of a view row, or None where it cannot be sent (CHT emits such rows, too)."""
     value = row.value if isinstance(row.value, dict) else {}
     found = read_message({"uuid": value.get("id"), "to": value.get("to"), "message": value.get("content")})
-    moment = row.due if isinstance(row.due, int | float) else 0
-    return Candidate(int(moment), row.doc_id, found.uuid, hash(found.text)) if found else None
+    moment = milliseconds(row.due) if isinstance(row.due, int | float) else 0
+    return Candidate(moment or 0, row.doc_id, found.uuid, hash(found.text)) if found else None
 
 
 def _candidates(doc: Doc) -> Iterator[Candidate]:

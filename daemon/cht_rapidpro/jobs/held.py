@@ -6,7 +6,7 @@ The unit of a claim is the task: one with several messages sends each, and is se
 import asyncio
 from dataclasses import dataclass, field
 
-from cht_rapidpro.domain.claim import Claim
+from cht_rapidpro.domain.claim import Claim, Past
 from cht_rapidpro.domain.history import About
 from cht_rapidpro.domain.outgoing import Created, Pair, Refused
 from cht_rapidpro.domain.task import DocId, Message, MessageId
@@ -25,22 +25,30 @@ class Moment:
 class HeldTask:
     """A task under our claim, made or last renewed at `claimed` (before the write, so that it is older than it seems).
 
-    `earlier`: the claim that ours followed directly; whoever held it may have sent the messages. `since`: ms since the
-    epoch; what was sent and is not settled was sent after it.
+    `earlier`: the claim that ours followed directly; its holder may have sent the messages. `past`: what the document
+    says of such sends, None where there is no earlier claim. `began`: when this process claimed the task first, and
+    `rapidpro_began` the same on RapidPro's clock (ms), None where RapidPro had not told it.
     """
 
     doc_id: DocId
     messages: tuple[Message, ...]
     due: int
     claimed: Moment
-    since: int
     earlier: Claim | None
+    past: Past | None
+    rapidpro_began: int | None = None
     results: dict[MessageId, Created | Refused] = field(default_factory=dict)
     attempts: int = 0  # that may have had an effect: in flight, in doubt ever since, or an earlier holder's
     is_lost: bool = False
+    is_earlier_process: bool = False  # whether `earlier` is of a process of ours that ended before this one began
     pause: float = 0.0  # seconds to stay away once released: it met with trouble, others shall be tried
     company: int = 1  # how many messages of the same text a broadcast with one of these may have
     renewing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    began: Moment = field(init=False)
+    seen: float = field(init=False)  # loop time: when the document was last known to want it sent
+
+    def __post_init__(self) -> None:
+        self.began, self.seen = self.claimed, self.claimed.loop
 
     @property
     def uuid(self) -> MessageId:

@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mappi
 from dataclasses import dataclass
 from typing import Any, Final
 
-from cht_rapidpro.adapters.couchdb import PAGE, Couch
+from cht_rapidpro.adapters.couchdb import Couch
 from cht_rapidpro.adapters.rapidpro import Page, RapidPro
 from cht_rapidpro.domain.claim import claim_of
-from cht_rapidpro.domain.outgoing import BroadcastId, Pair, pair_of
+from cht_rapidpro.domain.outgoing import BroadcastId, Pair, Throttled, pair_of
 from cht_rapidpro.domain.reconcile import (
     Absent,
     Holder,
@@ -25,14 +25,17 @@ from cht_rapidpro.domain.reconcile import (
     first_of,
     match,
     taken_by,
+    windows,
 )
 from cht_rapidpro.domain.statuses import State
 from cht_rapidpro.domain.task import Doc, DocId, gateway_ref, messages, read_message, tasks
+from cht_rapidpro.jobs.held import HeldTask
 from cht_rapidpro.jobs.retry import until_it_works
 
 SKEW: Final = 900_000  # ms by which clocks may differ: ours then and now, RapidPro's, another daemon's
 _PAGES: Final = 1000
 _REFS: Final = 200  # refs a view request
+_DOCS: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +45,16 @@ class Blocked:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A message in doubt. `since`: ms of our clock; it was not sent before."""
+    """A message in doubt, of a task that we hold. `until`: loop time; a broadcast made later is not its."""
 
     key: Key
     pair: Pair
-    since: int
+    held: HeldTask
+    until: float
 
 
 class Lookup:
-    """`request_time`: seconds a request may take; `claim_timeout`: s; `me`: the instance id of our own claims."""
+    """`request_time`: seconds a request may take; `me`: the instance id of our own claims."""
 
     def __init__(
         self,
@@ -58,14 +62,12 @@ class Lookup:
         rapidpro: RapidPro,
         me: str,
         request_time: float,
-        claim_timeout: float,
         wall_clock: Callable[[], int],
     ) -> None:
         self._couch = couch
         self._rapidpro = rapidpro
         self._me = me
         self._request_time = request_time
-        self._claim_timeout = claim_timeout
         self._wall_clock = wall_clock
 
     async def ask(
@@ -81,11 +83,14 @@ class Lookup:
         so yet or not. Open claims are read before the settled tasks: what is settled in between is seen there.
         """
         now = await self._clock(base)
-        ahead = now - self._wall_clock()
-        questions = [Question(item.key, item.pair, item.since + ahead - SKEW) for item in asked]
-        listed = await self._list(base, min(question.earliest for question in questions))
-        if isinstance(listed, str):
-            return listed
+        questions = [self._question(item, now) for item in asked]
+        found: dict[BroadcastId, Listed] = {}
+        for after, before in windows(questions):
+            part = await self._list(base, after, before)
+            if isinstance(part, str):
+                return part
+            found |= part
+        listed = list(found.values())
         blocked = await self._foreign_pairs({item.pair for item in asked}, settings)
         holders = await self._holders(listed, settings)
         # A claim drops the gateway_ref: who holds one again was settled by another instance, and wants no place more.
@@ -96,6 +101,29 @@ class Lookup:
         verdicts |= match(open_questions, listed, taken, adoptable_before=now - round(self._request_time * 1000))
         return {item.key: Blocked() if item.pair in blocked else verdicts[item.key] for item in asked}
 
+    def _question(self, item: Asked, now: int) -> Question:
+        """The window in which the broadcast was made. `now`: RapidPro's clock.
+
+        It is bounded by RapidPro's clock and by the loop time that has passed. What documents and our wall clock say
+        only widens it.
+        """
+        loop_now = asyncio.get_running_loop().time()
+        began = item.held.began
+        start = now - round((loop_now - began.loop) * 1000)
+        if item.held.rapidpro_began is not None:
+            start = min(start, item.held.rapidpro_began)
+        else:
+            start = min(start, now - (self._wall_clock() - began.wall))
+        if item.held.past is not None:
+            written = item.held.past.sent_after(now)
+            start = min(start, written, written + now - self._wall_clock())
+        latest = now - round((loop_now - item.until) * 1000) + SKEW
+        return Question(item.key, item.pair, start - SKEW, latest if latest < now else None)
+
+    def rapidpro_time(self) -> int | None:
+        """RapidPro's present time in ms, None before its first answer."""
+        return self._rapidpro.clock()
+
     async def _clock(self, base: str) -> int:
         """RapidPro's present time, which bounds the listing; ours, which may differ, where it does not tell."""
         if self._rapidpro.clock() is None:
@@ -104,23 +132,28 @@ class Lookup:
         return self._rapidpro.clock() or self._wall_clock()
 
     async def _turn(self) -> None:
-        """Waits until the budget has room."""
-        await asyncio.sleep(self._rapidpro.budget.delay(asyncio.get_running_loop().time()))
+        """Waits until the budget has room; a 429 closes it for as long as RapidPro says."""
+        while pause := self._rapidpro.budget.delay(asyncio.get_running_loop().time()):  # noqa: ASYNC110 - no event
+            await asyncio.sleep(pause)
 
-    async def _list(self, base: str, after: int) -> list[Listed] | str:
-        """Every broadcast since `after`, ms of RapidPro's clock, or why the listing is not complete."""
+    async def _list(self, base: str, after: int, before: int | None) -> dict[BroadcastId, Listed] | str:
+        """Every broadcast of a window, ms of RapidPro's clock, or why the listing is not complete."""
         found: dict[BroadcastId, Listed] = {}
         cursor: str | None = None
+        seen: set[str] = set()
         for _ in range(_PAGES):
             await self._turn()
-            page = await self._rapidpro.list_broadcasts(base, after, cursor)
+            page = await self._rapidpro.list_broadcasts(base, after, before, cursor)
+            if isinstance(page, Throttled):
+                continue
             if not isinstance(page, Page):
                 return str(page)
             found.update((broadcast.id, broadcast) for broadcast in page.broadcasts)
             if page.cursor is None:
-                return list(found.values())
-            if page.cursor == cursor:
+                return found
+            if page.cursor in seen:
                 return "RapidPro's paging repeats itself"
+            seen.add(page.cursor)
             cursor = page.cursor
         return f"the listing has more than {_PAGES} pages"
 
@@ -137,8 +170,8 @@ class Lookup:
     async def _docs(self, ids: Collection[DocId]) -> AsyncIterator[Doc]:
         """A part of them at a time: a campaign of minutes is thousands of documents."""
         ordered = sorted(ids)
-        for start in range(0, len(ordered), PAGE):
-            docs = await until_it_works(self._couch.read, ordered[start : start + PAGE])
+        for start in range(0, len(ordered), _DOCS):
+            docs = await until_it_works(self._couch.read, ordered[start : start + _DOCS])
             for doc in docs.values():
                 yield doc
 
@@ -148,7 +181,11 @@ class Lookup:
         return sum(first_of(holder, broadcast)[1] == pair for holder in holders)
 
     async def _foreign_pairs(self, pairs: Collection[Pair], settings: Mapping[str, Any]) -> set[Pair]:
-        """Those pairs of which another instance holds an unsettled claim that is not too old."""
+        """Those pairs of which another instance holds an unsettled claim, however old.
+
+        What it knows of its broadcast stands nowhere yet. Its claim is settled, renewed, or taken over by us in the
+        end; then the two messages are looked up together.
+        """
         alike = await until_it_works(self._forwarded_alike, pairs, settings)
         return {pair async for doc in self._docs(alike) for pair in self._foreign_in(doc, settings) if pair in pairs}
 
@@ -162,11 +199,9 @@ class Lookup:
         }
 
     def _foreign_in(self, doc: Doc, settings: Mapping[str, Any]) -> Iterable[Pair]:
-        # One that is older than claim_timeout is about to be taken over, by us as likely as by somebody else.
-        oldest = self._wall_clock() - round(2 * self._claim_timeout * 1000)
         for task in tasks(doc):
             claim = claim_of(task)
-            if claim is not None and claim.instance != self._me and claim.at > oldest:
+            if claim is not None and claim.instance != self._me:
                 yield from (pair_of(message, settings) for message in messages(task))
 
 

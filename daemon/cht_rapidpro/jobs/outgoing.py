@@ -43,12 +43,12 @@ from cht_rapidpro.jobs.settings import SettingsWatch
 from cht_rapidpro.jobs.troubled import Troubled
 from cht_rapidpro.keyring import Keyring
 from cht_rapidpro.metrics import Metrics, Outcome
+from cht_rapidpro.tasks import end
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 AHEAD: Final = 4  # broadcasts claimed and not posted, as a multiple of max_concurrency: it stays busy (measured)
 RELEASE_AFTER: Final = 5.0  # seconds that sending may stand still before unused claims are given back
-MAX_DOUBTS: Final = 1000
 
 
 class Outgoing:
@@ -105,9 +105,10 @@ class Outgoing:
                 self._work.create_task(self._steer()),
                 self._work.create_task(self._doubts.run(self._adopt, self._repeat)),
             ]
-            await stop.wait()
-            for loop in loops:
-                loop.cancel()  # the claims of messages in doubt stay: the next start looks at them
+            try:
+                await stop.wait()
+            finally:
+                await end(*loops)  # the claims of messages in doubt stay: the next start looks at them
             self._stopping = True
             self._release_ready()
 
@@ -177,7 +178,7 @@ class Outgoing:
 
     def _room(self) -> int:
         """How many broadcasts to claim for now: in batches, never far ahead of the sends, none beyond the budget."""
-        if len(self._doubts) >= MAX_DOUBTS:
+        if self._doubts.is_full:
             return 0
         width = self._valve.width
         limit = min(self._max_ahead, AHEAD * width) if width > 1 else 1
@@ -197,10 +198,12 @@ class Outgoing:
         self._work.create_task(work).add_done_callback(lambda _: self._wake.set())
 
     async def _claim(self, candidates: list[Candidate], company: int, base: str) -> None:
+        rapidpro_began = self._rapidpro.clock()
         with self._claims.pulse.step():
             held = await self._claims.claim(candidates)
         self._claiming = False
         for task in held:
+            task.rapidpro_began = rapidpro_began
             task.company = self._troubled.company(task, company)
             if task.earlier is not None:
                 self._doubt_earlier(task, task.earlier, base)
@@ -275,17 +278,17 @@ class Outgoing:
 
     def _doubt_earlier(self, held: HeldTask, earlier: Claim, base: str) -> None:
         """An earlier process of ours ended before our start, another daemon's last attempt may be as late as now."""
-        started = self._claims.started
-        is_own = earlier.instance == self._claims.me.id and earlier.at <= started.wall
-        since = started.loop if is_own else self._time()
+        is_own = held.is_earlier_process
+        since = self._claims.started if is_own else self._time()
+        sent_by = held.past.last_sending if is_own and held.past else None
         held.attempts += 1
         for message in held.messages:
             pair = self._prepare(message)
             if isinstance(pair, Pair):
-                self._doubts.add(held, message, pair, base, since)
+                self._doubts.add(held, message, pair, base, since, sent_by)
             else:
                 self._queue(held, message)
-        if not is_own:
+        if earlier.instance != self._claims.me.id:
             self._start(self._doubts.keep_alike(held))
 
     def _repeat(self, doubt: Doubt) -> None:

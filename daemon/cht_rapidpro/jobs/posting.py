@@ -1,7 +1,8 @@
 """Posts one broadcast: under claims that are young enough, and with a note of what it may have brought about.
 
-No POST begins under an old claim, which another daemon may be about to take over; and a message whose answer leaves it
-open whether it was sent is in doubt before anything else can happen to it.
+No POST begins under an old claim, which another daemon may be about to take over, nor for a message that the document
+does not want sent any more. A message whose answer leaves it open whether it was sent is in doubt before anything else
+can happen to it.
 """
 
 import asyncio
@@ -9,7 +10,7 @@ import asyncio
 from cht_rapidpro.adapters.rapidpro import RapidPro
 from cht_rapidpro.domain.outgoing import Again, Answer, Doubtful, Pair, Refused, join, share
 from cht_rapidpro.domain.valve import Valve
-from cht_rapidpro.jobs.claims import Claims
+from cht_rapidpro.jobs.claims import FRESH, Claims
 from cht_rapidpro.jobs.doubts import Doubts
 from cht_rapidpro.jobs.held import HeldTask, Turn
 from cht_rapidpro.jobs.settings import SettingsWatch
@@ -36,7 +37,8 @@ class Posting:
 
     async def post(self, turns: list[Turn]) -> list[tuple[Turn, Answer | Again]]:
         """What RapidPro's answer means for each of the messages; one that is not ours to send any more is left out."""
-        turns = await self._renewed(turns)
+        turns = [turn for turn in turns if not turn.task.is_lost]
+        turns = await self._confirmed(turns)
         pairs = [turn.pair for turn in turns if isinstance(turn.pair, Pair)]
         if not pairs:
             return [(turn, turn.pair) for turn in turns if isinstance(turn.pair, Refused)]
@@ -52,16 +54,26 @@ class Posting:
         self._valve.learn(answer, now)
         return list(zip(turns, share(answer, len(turns)), strict=True))
 
-    async def _renewed(self, turns: list[Turn]) -> list[Turn]:
-        """Those whose claim is young enough to post under it, which the others' first have to become."""
-        while stale := [turn for turn in turns if self._is_stale(turn.task)]:
-            async with asyncio.TaskGroup() as group:
-                renewing = {turn: group.create_task(self._claims.renew(turn.task)) for turn in stale}
-            for turn, renewed in renewing.items():
-                if not renewed.result():
+    async def _confirmed(self, turns: list[Turn]) -> list[Turn]:
+        """Those that are still ours to send, under claims young enough to post under them.
+
+        An old claim is renewed first. What was claimed longer ago than a moment is read again, in one request: others
+        may have cleared it, deleted it or changed it meanwhile.
+        """
+        while turns:
+            if stale := {turn.task for turn in turns if self._is_stale(turn.task)}:
+                async with asyncio.TaskGroup() as group:
+                    for held in stale:
+                        group.create_task(self._claims.renew(held, sends=True))
+            elif unseen := {turn.task for turn in turns if self._claims.unseen_for(turn.task) > FRESH}:
+                await self._claims.confirm(unseen)
+            else:
+                break
+            for turn in turns:
+                if turn.task.is_lost:
                     self._doubts.forget(turn.task)
-                    turns = [other for other in turns if other is not turn]
+            turns = [turn for turn in turns if not turn.task.is_lost]
         return turns
 
     def _is_stale(self, held: HeldTask) -> bool:
-        return held.is_lost or self._claims.age(held) > self._claim_timeout / 2
+        return self._claims.age(held) > self._claim_timeout / 2

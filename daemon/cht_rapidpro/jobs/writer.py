@@ -1,27 +1,49 @@
 """Writes edits of documents into CouchDB, gathered: what waits while a write is in flight goes with the next one.
 
 An edit is a pure function of the document that may be applied again. On a conflict, or when the answer of a write is
-lost, the document is read again and the edit decides anew, for as long as it takes: a claim then sees that it is too
-late, and what became of a message is a fact that has to be written. One write is in flight at a time.
+lost, the document is read again and the edit decides anew: a claim then sees that it is too late, and what became of a
+message is a fact that has to be written. Before an edit a document gets what its losing branches know of its messages.
+One write is in flight at a time. A document that CouchDB fails at is tried alone, so that it stops no other.
 """
 
 import asyncio
 import math
 import random
 from collections import OrderedDict
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
+from cht_rapidpro.adapters.bodies import TooLargeError
 from cht_rapidpro.adapters.couchdb import Conflict, Couch, Rejected, WriteResult, Written
+from cht_rapidpro.adapters.couchdb_errors import AwayError
+from cht_rapidpro.domain.branches import adopt
 from cht_rapidpro.domain.edit import Edit, TaskEdit, edited, holding
 from cht_rapidpro.domain.task import Doc, DocId, MessageId, Task
-from cht_rapidpro.errors import GatewayError, PermanentError
+from cht_rapidpro.errors import GatewayError, PermanentError, TransientError
 from cht_rapidpro.jobs.retry import until_it_works
 from cht_rapidpro.pulse import Pulse
 
 _ROWS: Final = 200  # documents a round
 _COPIES_BYTES: Final = 1024 * 1024
 _LONGEST_PAUSE: Final = 2.0
+_TRIES: Final = 5  # of a document that CouchDB fails at while it works for others
+
+
+class NoQuorumError(PermanentError):
+    """The write was accepted by too few nodes: on the others another write may win."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Base:
+    """A document to be edited, and what its losing branches hold."""
+
+    doc: Doc
+    leaves: Sequence[Doc] = ()
+
+    @property
+    def merged(self) -> Doc:
+        return adopt(self.leaves)(self.doc) if self.leaves else self.doc
 
 
 @dataclass(slots=True, eq=False)
@@ -31,6 +53,8 @@ class _Waiting:
     done: asyncio.Future[Any]  # the document, or the tasks that hold `uuid`
     uuid: MessageId | None = None
     conflicts: int = 0
+    faults: int = 0
+    is_claim: bool = False  # it is worth nothing without a quorum, and is not tried for ever
 
 
 class Copies:
@@ -71,27 +95,53 @@ class Writer:
         self.copies = Copies()
         self.pulse = Pulse("writer", couch.health)
 
-    async def apply(self, doc_id: DocId, edit: Edit, *, max_age: float | None = None) -> Doc | None:
+    async def apply(
+        self, doc_id: DocId, edit: Edit, *, max_age: float | None = None, is_claim: bool = False
+    ) -> Doc | None:
         """The document as it is stored after the edit; None when it is deleted or never existed.
 
         `max_age`: seconds; an older copy is not written against but read again. Raises PermanentError when CouchDB
-        will not take the edited document. Waits for as long as CouchDB is away.
+        will not take the edited document or fails at it again and again, and, for a claim, NoQuorumError. Waits for as
+        long as CouchDB is away.
         """
-        stored: Doc | None = await self._apply(doc_id, edit, max_age, None)
+        stored: Doc | None = await self._apply(doc_id, edit, max_age, None, is_claim)
         return stored
 
-    async def apply_to_task(self, doc_id: DocId, edit: TaskEdit, *, max_age: float | None = None) -> list[Task]:
+    async def apply_to_task(
+        self, doc_id: DocId, edit: TaskEdit, *, max_age: float | None = None, is_claim: bool = False
+    ) -> list[Task]:
         """Like `apply`: the tasks with the message as they are stored after the edit; none when they are gone."""
-        stored: list[Task] = await self._apply(doc_id, edit, max_age, edit.uuid)
+        stored: list[Task] = await self._apply(doc_id, edit, max_age, edit.uuid, is_claim)
         return stored
 
-    async def _apply(self, doc_id: DocId, edit: Edit, max_age: float | None, uuid: MessageId | None) -> Any:
+    async def _apply(
+        self, doc_id: DocId, edit: Edit, max_age: float | None, uuid: MessageId | None, is_claim: bool
+    ) -> Any:
         loop = asyncio.get_running_loop()
         if max_age is not None and self.copies.get(doc_id, loop.time() - max_age) is None:
             self.copies.drop(doc_id)
-        item = _Waiting(doc_id, edit, loop.create_future(), uuid)
+        item = _Waiting(doc_id, edit, loop.create_future(), uuid, is_claim=is_claim)
         self._queue(item)
         return await item.done
+
+    async def latest(self, ids: Collection[DocId]) -> dict[DocId, Doc]:
+        """The documents as they are now, with what their losing branches know of their messages.
+
+        One that is deleted, or that CouchDB fails at, is not among them. Waits for as long as CouchDB is away.
+        """
+        found: dict[DocId, Doc] = {}
+        waiting = [sorted(ids)] if ids else []
+        while waiting:
+            part = waiting.pop()
+            try:
+                bases = await self._fetch(part)
+            except TransientError as error:
+                await self._blame(error)
+                if len(part) > 1:
+                    waiting += _halves(part)
+            else:
+                found |= {doc_id: base.merged for doc_id, base in bases.items()}
+        return found
 
     def _queue(self, item: _Waiting) -> None:
         self._waiting.append(item)
@@ -118,7 +168,34 @@ class Writer:
 
     async def _commit(self, edits: dict[DocId, list[_Waiting]]) -> None:
         """One try; what is finished is taken out of `edits`, so that another try does the rest."""
-        changed = self._edit(edits, await self._bases(list(edits)))
+        waiting = [list(edits)]
+        while waiting:
+            part = [doc_id for doc_id in waiting.pop() if doc_id in edits]
+            if len(part) > self._couch.rows_at_once:
+                waiting += [part[self._couch.rows_at_once :], part[: self._couch.rows_at_once]]
+                continue
+            try:
+                await self._commit_part(edits, part)
+            except TransientError as error:
+                await self._blame(error)
+                if len(part) > 1:
+                    waiting += _halves(part)
+                else:
+                    self._try_faulty_again(edits.pop(part[0]), str(error))
+
+    async def _blame(self, error: TransientError) -> None:
+        """Returns where CouchDB works for others, so that the failure is about these documents; raises where not."""
+        if isinstance(error, TooLargeError):
+            return
+        if isinstance(error, AwayError):
+            raise error
+        try:
+            await self._couch.update_seq()
+        except GatewayError:
+            raise error from None
+
+    async def _commit_part(self, edits: dict[DocId, list[_Waiting]], ids: Sequence[DocId]) -> None:
+        changed = self._edit(edits, ids, await self._bases(ids))
         try:
             results = await self._couch.write(changed)
         except GatewayError:
@@ -128,19 +205,27 @@ class Writer:
         for doc, result in zip(changed, results, strict=True):
             self._conclude(edits.pop(doc["_id"]), doc, result)
 
-    async def _bases(self, ids: list[DocId]) -> dict[DocId, Doc]:
-        copies = {doc_id: doc for doc_id in ids if (doc := self.copies.get(doc_id, -math.inf))}
-        return copies | await self._couch.read([doc_id for doc_id in ids if doc_id not in copies])
+    async def _bases(self, ids: Sequence[DocId]) -> dict[DocId, _Base]:
+        copies = {doc_id: _Base(doc) for doc_id in ids if (doc := self.copies.get(doc_id, -math.inf))}
+        return copies | await self._fetch([doc_id for doc_id in ids if doc_id not in copies])
 
-    def _edit(self, edits: dict[DocId, list[_Waiting]], bases: dict[DocId, Doc]) -> list[Doc]:
+    async def _fetch(self, ids: Sequence[DocId]) -> dict[DocId, _Base]:
+        bases: dict[DocId, _Base] = {}
+        for doc_id, doc in (await self._couch.fetch(ids, conflicts=True)).items():
+            if doc is not None:
+                revs = doc.pop("_conflicts", None)
+                bases[doc_id] = _Base(doc, await self._couch.leaves(doc_id, revs) if revs else ())
+        return bases
+
+    def _edit(self, edits: dict[DocId, list[_Waiting]], ids: Sequence[DocId], bases: dict[DocId, _Base]) -> list[Doc]:
         """The documents that the edits change; those that they leave as they are, or that are gone, are finished."""
         changed = []
-        for doc_id, items in list(edits.items()):
-            base = bases.get(doc_id)
-            doc = edited(base, [item.edit for item in items]) if base is not None else None
-            if doc is not None and doc is not base:
+        for doc_id in ids:
+            items, base = edits[doc_id], bases.get(doc_id)
+            doc = edited(base.merged, [item.edit for item in items]) if base is not None else None
+            if base is not None and doc is not None and doc is not base.doc:
                 changed.append(doc)
-            elif base is not None and base is self.copies.get(doc_id, -math.inf):
+            elif base is not None and base.doc is self.copies.get(doc_id, -math.inf):
                 self.copies.drop(doc_id)  # "nothing to do" is true of the latest revision only
                 self._requeue(edits.pop(doc_id))
             else:
@@ -153,28 +238,58 @@ class Writer:
 
     def _conclude(self, items: list[_Waiting], doc: Doc, result: WriteResult) -> None:
         match result:
-            case Written(rev, size):
+            case Written(rev, size, has_quorum):
                 doc["_rev"] = rev
-                self.copies.put(doc, size, asyncio.get_running_loop().time())
+                if has_quorum:
+                    self.copies.put(doc, size, asyncio.get_running_loop().time())
+                else:
+                    self.copies.drop(doc["_id"])
+                    _fail([item for item in items if item.is_claim], NoQuorumError("CouchDB answers 202: no quorum"))
                 _finish(items, doc)
-            case Conflict():
+            case Conflict(fault):
                 self.copies.drop(doc["_id"])
-                for item in items:
-                    self._try_again(item)
+                if fault:
+                    self._try_faulty_again(items, fault)
+                else:
+                    for item in items:
+                        self._try_again(item)
             case Rejected(reason):
                 self.copies.drop(doc["_id"])
-                for item in items:
-                    if not item.done.done():
-                        item.done.set_exception(PermanentError(reason))
+                _fail(items, PermanentError(reason))
 
     def _try_again(self, item: _Waiting) -> None:
-        """The first conflict is tried again at once, later ones ever more slowly: somebody is writing in a row."""
+        """The first conflict is tried again at once, later ones ever more slowly: another program writes in a row."""
         item.conflicts += 1
         if item.conflicts == 1:
             self._queue(item)
+        elif item.is_claim and item.conflicts > 2 * _TRIES:
+            _fail([item], PermanentError(f"{item.conflicts} conflicts in a row"))
         else:
-            pause = min(0.01 * 2.0**item.conflicts, _LONGEST_PAUSE) * random.uniform(0.5, 1)  # noqa: S311 - jitter
-            asyncio.get_running_loop().call_later(pause, self._queue, item)
+            self._queue_later(item, 0.01 * 2.0**item.conflicts)
+
+    def _try_faulty_again(self, items: list[_Waiting], fault: str) -> None:
+        """CouchDB failed at this document and works for others."""
+        for item in items:
+            item.faults += 1
+            if item.faults < _TRIES:
+                self._queue_later(item, 0.05 * 2.0**item.faults)
+            else:
+                _fail([item], PermanentError(fault))
+
+    def _queue_later(self, item: _Waiting, pause: float) -> None:
+        jittered = min(pause, _LONGEST_PAUSE) * random.uniform(0.5, 1)  # noqa: S311 - jitter
+        asyncio.get_running_loop().call_later(jittered, self._queue, item)
+
+
+def _halves(ids: Sequence[DocId]) -> list[list[DocId]]:
+    middle = len(ids) // 2
+    return [list(ids[middle:]), list(ids[:middle])]
+
+
+def _fail(items: Iterable[_Waiting], error: PermanentError) -> None:
+    for item in items:
+        if not item.done.done():
+            item.done.set_exception(error)
 
 
 def _generation(doc: Doc) -> int:

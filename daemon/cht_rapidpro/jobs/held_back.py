@@ -1,0 +1,45 @@
+"""The documents that cannot be used as they are: each is named once, and all else goes on.
+
+CouchDB may fail at one document for ever, refuse it, or hold what no decoder takes. Its messages wait and are tried
+again from time to time; an operator has to see which ones, and why. The list is bounded, the count is not.
+"""
+
+from collections import OrderedDict
+from typing import Final
+
+import structlog
+
+from cht_rapidpro.domain.task import DocId
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+_REMEMBERED: Final = 10_000
+
+
+class HeldBack:
+    """`len()` is the number of documents that are held back at present."""
+
+    def __init__(self) -> None:
+        self._reasons: OrderedDict[DocId, str] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._reasons)
+
+    def hold(self, doc_id: DocId, reason: str) -> None:
+        """Names the document in one ERROR, unless it is held for this reason already. `reason` quotes no document."""
+        known = self._reasons.get(doc_id)
+        self._reasons[doc_id] = reason
+        if known != reason:
+            log.error(
+                "claim.rejected", doc=doc_id, error=reason, means="its messages are not sent: repair the document"
+            )
+        if len(self._reasons) > _REMEMBERED:
+            self._reasons.popitem(last=False)
+
+    def free(self, doc_id: DocId) -> None:
+        """CouchDB has taken a change of it."""
+        self._reasons.pop(doc_id, None)
+
+    def examples(self, most: int) -> list[tuple[DocId, str]]:
+        """Some of them with the reason, the latest first."""
+        return list(reversed(self._reasons.items()))[:most]
