@@ -64,13 +64,16 @@ async def open_gate(couchdb: CouchDBServer) -> AsyncIterator[Gate]:
             if gate.replies is not None and (reply := await gate.replies(name, sent)) is not None:
                 return reply
             headers = {key: value for key, value in request.headers.items() if key not in {"Host", "Content-Length"}}
-            async with session.request(
-                request.method,
-                f"{couchdb.url}{request.raw_path}",
-                headers=headers,
-                data=io.BytesIO(sent),
-            ) as answer:
-                body = await answer.read()
+            try:
+                async with session.request(
+                    request.method,
+                    f"{couchdb.url}{request.raw_path}",
+                    headers=headers,
+                    data=io.BytesIO(sent),
+                ) as answer:
+                    body = await answer.read()
+            except aiohttp.ClientError:
+                return _cut(request)  # as from CouchDB itself
             if gate.cuts() or (gate.loses_answers and name == "POST _bulk_docs"):
                 return _cut(request)
             kept = {key: value for key, value in answer.headers.items() if key not in _HOP_BY_HOP}

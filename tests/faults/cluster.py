@@ -7,6 +7,7 @@ to the verdict.
 
 import asyncio
 import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from cht_rapidpro.demo.medic import create_medic
 from cht_rapidpro.demo.process import Daemon
 from cht_rapidpro.demo.rapidpro import RapidPro
 from tests.faults.times import sections
+from tests.gate import Gate, open_gate
 
 TOKEN: Final = "soak"
 DATABASE: Final = "medic"
@@ -33,6 +35,8 @@ class Cluster:
     medic: Database
     rapidpro: RapidPro
     daemons: list[Daemon]
+    gates: list[Gate]
+    clocks: list[Path]
     exits: list[int] = field(default_factory=list)
 
     async def kill_daemon(self, index: int, away: float) -> None:
@@ -54,6 +58,25 @@ class Cluster:
         await (self.couchdb.kill() if kill else self.couchdb.stop())
         await asyncio.sleep(away)
         await self.couchdb.start()
+
+    async def lose_answers(self, index: int, seconds: float) -> None:
+        """What this daemon writes is stored, and it is not told."""
+        self.gates[index].loses_answers = True
+        await asyncio.sleep(seconds)
+        self.gates[index].loses_answers = False
+
+    async def delay_answers(self, index: int, seconds: float) -> None:
+        """Its next requests take so long."""
+
+        async def wait() -> None:
+            await asyncio.sleep(seconds)
+
+        for request in ("POST _bulk_docs", "POST _all_docs", "GET messages_by_state"):
+            self.gates[index].before(request, wait)
+        await asyncio.sleep(seconds)
+
+    def set_clock(self, index: int, seconds: float) -> None:
+        self.clocks[index].write_text(str(seconds))
 
     async def restart_daemons(self) -> None:
         """In good order; it ends every pause that they have made for themselves."""
@@ -82,11 +105,18 @@ async def cluster(folder: Path, daemons: int, coalesce: str) -> AsyncIterator[Cl
         await create_medic(couchdb, DATABASE)
         medic = await stack.enter_async_context(Database(couchdb, DATABASE))
         rapidpro = await stack.enter_async_context(RapidPro(TOKEN))
-        made = [
-            Daemon(folder / f"daemon-{number}", couchdb, DATABASE, {"url": rapidpro.url}, TOKEN, sections(coalesce))
-            for number in range(daemons)
-        ]
-        for daemon in made:
+        made, gates, clocks = [], [], []
+        for number in range(daemons):
+            gate = await stack.enter_async_context(open_gate(couchdb))
+            home = folder / f"daemon-{number}"
+            daemon = Daemon(home, gate, DATABASE, {"url": rapidpro.url}, TOKEN, sections(coalesce))
+            clock = home / "clock"
+            clock.write_text("0")
+            daemon.command = [sys.executable, "-m", "tests.faults.launcher", str(clock), *daemon.command]
+            daemon.environ["PYTHONPATH"] = str(Path(__file__).parents[2])
             stack.push_async_callback(daemon.kill)
             await daemon.start()
-        yield Cluster(couchdb, medic, rapidpro, made)
+            made.append(daemon)
+            gates.append(gate)
+            clocks.append(clock)
+        yield Cluster(couchdb, medic, rapidpro, made, gates, clocks)

@@ -94,6 +94,12 @@ class Injector:
                 await self._cluster.stop_daemon(injection.daemon, injection.seconds)
             case Kind.COUCHDB_KILLED | Kind.COUCHDB_STOPPED as kind:
                 await self._cluster.restart_couchdb(injection.seconds, kill=kind is Kind.COUCHDB_KILLED)
+            case Kind.COUCHDB_LOSES:
+                await self._cluster.lose_answers(injection.daemon, injection.seconds)
+            case Kind.COUCHDB_LATE:
+                await self._cluster.delay_answers(injection.daemon, injection.seconds)
+            case Kind.CLOCK_SET:
+                self._cluster.set_clock(injection.daemon, injection.seconds)
             case _:
                 await self._trouble_rapidpro(injection)
                 return

@@ -21,6 +21,9 @@ class Kind(StrEnum):
     DAEMON_STOPPED = "daemon stopped (SIGSTOP) and continued"
     COUCHDB_KILLED = "CouchDB killed and started"
     COUCHDB_STOPPED = "CouchDB stopped and started"
+    COUCHDB_LOSES = "CouchDB's answers to writes lost"
+    COUCHDB_LATE = "CouchDB's answers late"
+    CLOCK_SET = "clock of a daemon set, hours off"
     RESET_BEFORE = "reset, nothing created"
     RESET_AFTER = "reset, broadcast created"
     ERROR_BEFORE = "500, nothing created"
@@ -42,12 +45,16 @@ class Kind(StrEnum):
 PAUSING: Final = frozenset({Kind.FORBIDDEN, Kind.MOVED, Kind.NOT_FOUND, Kind.PROXY_PAGE})
 
 _DAEMON: Final = frozenset({Kind.DAEMON_KILLED, Kind.DAEMON_STOPPED})
-_COUCHDB: Final = frozenset({Kind.COUCHDB_KILLED, Kind.COUCHDB_STOPPED})
+_COUCHDB: Final = frozenset({Kind.COUCHDB_KILLED, Kind.COUCHDB_STOPPED, Kind.COUCHDB_LOSES, Kind.COUCHDB_LATE})
+_LONGEST_STEP: Final = 5 * 3600.0  # seconds by which a clock is wrong
 _SECONDS: Final[Mapping[Kind, tuple[float, float]]] = {
     Kind.DAEMON_KILLED: (0.0, 1.0),
     Kind.DAEMON_STOPPED: (0.2, 1.5 * CLAIM_TIMEOUT),
     Kind.COUCHDB_KILLED: (0.0, 1.0),
     Kind.COUCHDB_STOPPED: (0.0, 1.0),
+    Kind.COUCHDB_LOSES: (0.1, 0.6),
+    Kind.COUCHDB_LATE: (0.2, 1.5 * TIMEOUT),
+    Kind.CLOCK_SET: (-_LONGEST_STEP, _LONGEST_STEP),
     Kind.SILENCE_BEFORE: (2 * TIMEOUT, 3 * TIMEOUT),
     Kind.SILENCE_AFTER: (2 * TIMEOUT, 3 * TIMEOUT),
     Kind.LATE_ANSWER: (1.2 * TIMEOUT, 1.8 * TIMEOUT),
@@ -59,7 +66,8 @@ _MOST_REQUESTS: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Injection:
-    """`rest`: seconds before it; `seconds`: how long the trouble lasts; `daemon`: which one, where it is one's.
+    """`rest`: seconds before it; `seconds`: how long the trouble lasts, or how wrong a clock is; `daemon`: which one,
+    where it is one's.
 
     `requests`: how many of RapidPro's requests it happens to, where it happens there.
     """
@@ -92,7 +100,7 @@ def _cards(kind: Kind, daemons: int) -> int:
 
 
 def _injection(kind: Kind, source: random.Random, daemons: int) -> Injection:
-    is_at_rapidpro = kind not in _DAEMON | _COUCHDB | PAUSING
+    is_at_rapidpro = kind not in _DAEMON | _COUCHDB | PAUSING | {Kind.CLOCK_SET}
     return Injection(
         kind,
         rest=source.uniform(0, _LONGEST_REST),

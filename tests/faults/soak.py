@@ -121,7 +121,9 @@ async def _documents(medic: Database) -> dict[str, Doc]:
 
 
 def _cost(messages: int, running: Cluster, models: Mapping[str, Model], docs: Mapping[str, Doc]) -> dict[str, float]:
-    ours = sum(int(docs[doc_id]["_rev"].partition("-")[0]) - model.writes for doc_id, model in models.items())
+    ours = sum(
+        int(docs[doc_id]["_rev"].partition("-")[0]) - model.writes for doc_id, model in models.items() if doc_id in docs
+    )
     return {"requests to RapidPro": len(running.rapidpro.calls) / messages, "revisions": ours / messages}
 
 

@@ -4,6 +4,7 @@ Counted in multisets of (URN, text), which for texts that are all different mean
 when the writer's model of it is pending; what it cleared, muted or left scheduled must not have been sent.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +14,14 @@ from cht_rapidpro.demo.database import Doc
 from cht_rapidpro.demo.rapidpro import Broadcast
 from tests.faults.documents import foreign, tasks_of
 from tests.faults.population import Pair, pair
+from tests.faults.times import CLAIM_TIMEOUT, TIMEOUT
 from tests.faults.writer import Model
 
 _WANTED: Final = "pending"  # in the model, which knows nothing of claims
+_WITHDRAWN: Final = "withdrawn"
+# Seconds from the last look at a document to its broadcast: what is believed without a look, a daemon that is stopped
+# in between, an answer that takes effect late.
+_GRACE: Final = 2.0 + 1.5 * CLAIM_TIMEOUT + 2 * TIMEOUT
 
 
 @dataclass(frozen=True)
@@ -38,11 +44,15 @@ class Verdict:
 def judge(models: Mapping[str, Model], docs: Mapping[str, Doc], broadcasts: Sequence[Broadcast]) -> Verdict:
     """`docs`: the latest revisions of the documents, by id."""
     messages = [
-        (task["state"], pair(each)) for model in models.values() for task in model.tasks for each in task["messages"]
+        (_will(model, task), pair(each))
+        for model in models.values()
+        for task in model.tasks
+        for each in task["messages"]
     ]
     wanted = Counter(known for state, known in messages if state == _WANTED)
+    perhaps = Counter(known for state, known in messages if state == _WITHDRAWN)
     sent = Counter((urn, broadcast.text) for broadcast in broadcasts for urn in broadcast.urns)
-    surplus = sent - wanted
+    surplus = sent - wanted - perhaps
     unwanted = Counter({each: count for each, count in surplus.items() if each not in wanted})
     return Verdict(
         Counter(state for state, _ in messages),
@@ -50,6 +60,7 @@ def judge(models: Mapping[str, Model], docs: Mapping[str, Doc], broadcasts: Sequ
         {
             "duplicates": _each(surplus - unwanted),
             "sent though cleared, muted or scheduled": _each(unwanted),
+            "sent long after it was withdrawn": list(_too_late(models, wanted, broadcasts)),
             "lost": _each(wanted - sent),
             "wrong refs": list(_wrong_refs(models, docs, broadcasts)),
             "changed documents": list(_changed(models, docs)),
@@ -57,8 +68,27 @@ def judge(models: Mapping[str, Model], docs: Mapping[str, Doc], broadcasts: Sequ
     )
 
 
-def _is_wanted(task: Doc) -> bool:
-    return bool(task["state"] == _WANTED)
+def _will(model: Model, task: Doc) -> str:
+    """The state that CHT left the task in; `withdrawn`: it was claimed before, and may have been sent by then."""
+    return _WITHDRAWN if task["messages"][0]["uuid"] in model.withdrawn else str(task["state"])
+
+
+def _too_late(
+    models: Mapping[str, Model], wanted: Mapping[Pair, int], broadcasts: Sequence[Broadcast]
+) -> Iterator[str]:
+    """What was sent although its document had said for a long time that it shall not be."""
+    withdrawn = {
+        pair(each): model.withdrawn[task["messages"][0]["uuid"]]
+        for model in models.values()
+        for task in model.tasks
+        if _will(model, task) == _WITHDRAWN
+        for each in task["messages"]
+    }
+    for broadcast in broadcasts:
+        for urn in broadcast.urns:
+            known = (urn, broadcast.text)
+            if known not in wanted and broadcast.created_on.timestamp() > withdrawn.get(known, math.inf) + _GRACE:
+                yield f"{urn}: {broadcast.text!r}"
 
 
 def _each(counted: Counter[Pair]) -> list[str]:
@@ -71,7 +101,9 @@ def _wrong_refs(models: Mapping[str, Model], docs: Mapping[str, Doc], broadcasts
     seen: set[object] = set()
     for doc_id, task, stored in _tasks(models, docs):
         ref = stored.get("gateway_ref")
-        if _is_wanted(task):
+        if _will(models[doc_id], task) == _WITHDRAWN:
+            continue
+        if task["state"] == _WANTED:
             own = pair(task["messages"][0])
             is_its_own = (ref, own) not in seen and own in sent.get(ref, ())
             right = is_its_own and stored["state"] == "received-by-gateway"
@@ -94,13 +126,17 @@ def _tasks(models: Mapping[str, Model], docs: Mapping[str, Doc]) -> Iterator[tup
 def _changed(models: Mapping[str, Model], docs: Mapping[str, Doc]) -> Iterator[str]:
     """What is not the gateway's; what the writer wrote into a history is still there, in its order."""
     for doc_id, model in models.items():
-        if doc_id not in docs:
-            yield f"{doc_id}: not there"
+        if (doc_id in docs) == model.is_deleted:
+            yield f"{doc_id}: not there, or brought back"
+        elif model.is_deleted:
+            continue
         elif foreign(docs[doc_id]) != foreign(model.doc):
             yield f"{doc_id}: {foreign(docs[doc_id])} instead of {foreign(model.doc)}"
     for doc_id, task, stored in _tasks(models, docs):
+        if _will(models[doc_id], task) == _WITHDRAWN:
+            continue
         entries = iter(stored["state_history"])
         if not all(entry in entries for entry in task["state_history"]):
             yield f"{doc_id}: history {stored['state_history']} instead of {task['state_history']}"
-        if not _is_wanted(task) and stored["state"] != task["state"]:
+        if task["state"] != _WANTED and stored["state"] != task["state"]:
             yield f"{doc_id}: {stored['state']} instead of {task['state']}"

@@ -8,8 +8,9 @@ revision that it writes against: then nobody had claimed it, and nobody may ever
 import asyncio
 import copy
 import random
+import time
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 
@@ -27,14 +28,25 @@ _NEW_ONES: Final = 30  # documents that are interesting, because their messages 
 _AWAY: Final = (aiohttp.ClientError, OSError, TimeoutError)
 _PAUSE: Final = 0.1
 _CONFLICT: Final = 409
+_GONE: Final = 404
+_DELETED: Final = 0.1  # of the rounds
+_OFFLINE: Final = 3.0  # seconds
 
 
 @dataclass
 class Model:
-    """A document as the writer alone has made it; `writes`: the revisions that are its."""
+    """A document as the writer alone has made it; `writes`: the revisions that are its.
+
+    `withdrawn`: when (seconds since the epoch) it cleared a task that was claimed already, by the uuid of its first
+    message; that one may have been sent before. `is_offline`: a phone works on it; `has_branches`: one has done so.
+    """
 
     doc: Doc
     writes: int = 1
+    withdrawn: dict[str, float] = field(default_factory=dict)
+    is_offline: bool = False
+    has_branches: bool = False
+    is_deleted: bool = False
 
     @property
     def tasks(self) -> list[Doc]:
@@ -50,6 +62,7 @@ class Writer:
         self._messages = messages
         self._source = random.Random(seed)  # noqa: S311 - no secret
         self._added = 0
+        self._phones: set[asyncio.Task[None]] = set()
 
     async def run(self, messages: int, seconds: float, faults: asyncio.Task[None]) -> None:
         """Adds so many messages, evenly over the time, and as many more as come until the faults have ended."""
@@ -58,14 +71,15 @@ class Writer:
         while self._added < messages or not faults.done():
             share = (loop.time() - start) / seconds
             await self._add(int(messages * share) - self._added)
-            for work in (self._withdraw, self._edit, self._promote) if self.models else ():
-                await work()
+            for work in _WORKS if self._new_ones() else ():
+                await work(self)
             await asyncio.sleep(_ROUND)
+        await asyncio.gather(*self._phones)
 
     async def finish(self) -> None:
         """Makes every other document's scheduled tasks pending; the rest stay scheduled and must never be sent."""
         async with asyncio.TaskGroup() as group:
-            for model in list(self.models.values())[::2]:
+            for model in [model for model in self.models.values() if not model.is_deleted][::2]:
                 group.create_task(
                     self._change(model, lambda doc: _enter(doc, {"scheduled"}, "pending", all_tasks=True))
                 )
@@ -105,8 +119,73 @@ class Writer:
     async def _promote(self) -> None:
         await self._change(self._new_one(), lambda doc: _enter(doc, {"scheduled"}, "pending"))
 
+    async def _withdraw_late(self) -> None:
+        """Clears a task that a daemon has claimed and not settled: from then on it is not wanted."""
+        model = self._new_one()
+
+        def choose(doc: Doc) -> Edit | None:
+            claimed = [task for task in tasks_of(doc) if task["state"] == "forwarded-to-gateway"]
+            if not claimed:
+                return None
+            model.withdrawn.setdefault(claimed[0]["messages"][0]["uuid"], time.time())
+            return _enter(doc, {"forwarded-to-gateway"}, "cleared")
+
+        await self._change(model, choose)
+
+    async def _delete(self) -> None:
+        """A document with its messages in whatever state; now and then, for most shall be sent."""
+        if self._source.random() > _DELETED:
+            return
+        model = self._new_one()
+        if model.has_branches or model.is_offline or model.is_deleted:
+            return  # to delete one branch would bring the other one back
+        model.is_deleted = True
+        for each in model.tasks:
+            model.withdrawn[each["messages"][0]["uuid"]] = time.time()
+        while True:
+            try:
+                await _until_answered(self._medic.delete, model.doc["_id"])
+            except DatabaseError as error:
+                if error.status == _CONFLICT:
+                    continue
+                if error.status != _GONE:
+                    raise
+            return
+
+    async def _edit_offline(self) -> None:
+        """A phone edits the document as it is now and syncs seconds later: its branch wins."""
+        model = self._new_one()
+        if model.is_offline or model.is_deleted:
+            return
+        model.is_offline = model.has_branches = True
+        base = await _until_answered(self._medic.get, model.doc["_id"])
+        phone = asyncio.create_task(self._sync(model, base, self._source.uniform(0.2, _OFFLINE)))
+        self._phones.add(phone)
+        phone.add_done_callback(self._phones.discard)
+
+    async def _sync(self, model: Model, base: Doc, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        start, own = base["_rev"].split("-")
+        now = await _until_answered(self._medic.get, model.doc["_id"])
+        edits = int(now["_rev"].partition("-")[0]) - int(start) + 1
+        for changed in (base, model.doc):
+            _annotate(changed)
+        ids = ["f" * 32, *(f"{number:032x}" for number in range(1, edits)), own]
+        number = int(start) + edits
+        leaf = {**base, "_rev": f"{number}-{ids[0]}", "_revisions": {"start": number, "ids": ids}}
+        await _until_answered(self._put_leaf, leaf)
+        model.writes += 1
+        model.is_offline = False
+
+    async def _put_leaf(self, leaf: Doc) -> None:
+        await self._medic.request("POST", "_bulk_docs", body={"docs": [leaf], "new_edits": False})
+
+    def _new_ones(self) -> list[Model]:
+        newest = list(self.models.values())[-_NEW_ONES:]
+        return [model for model in newest if not (model.is_offline or model.is_deleted)]
+
     def _new_one(self) -> Model:
-        return self._source.choice(list(self.models.values())[-_NEW_ONES:])
+        return self._source.choice(self._new_ones() or list(self.models.values())[-1:])
 
     async def _change(self, model: Model, choose: Callable[[Doc], Edit | None]) -> None:
         """Makes the edit that `choose` finds for the latest revision, if it finds one; again after each conflict."""
@@ -161,3 +240,13 @@ def _enter(doc: Doc, states: set[str], state: str, *, all_tasks: bool = False) -
                 each["state_history"] = [*each["state_history"], {"state": state, "timestamp": timestamp}]
 
     return edit if chosen else None
+
+
+_WORKS: Final = (
+    Writer._withdraw,
+    Writer._edit,
+    Writer._promote,
+    Writer._withdraw_late,
+    Writer._edit_offline,
+    Writer._delete,
+)

@@ -48,6 +48,7 @@ class Daemon:
         self.config = folder / "config.toml"
         self.log = folder / "daemon.log"
         self.environ: dict[str, str] = {}
+        self.command = [COMMAND]
         self._webhook = webhook
         self._process: asyncio.subprocess.Process | None = None
         folder.mkdir(parents=True, exist_ok=True)
@@ -90,7 +91,7 @@ class Daemon:
         Its environment is `environ` and nothing of the caller's: a token or a proxy that a shell exports for a real
         gateway would make this one talk to the wrong side.
         """
-        command, descriptors = [COMMAND, "run", "--config", str(self.config)], []
+        command, descriptors = [*self.command, "run", "--config", str(self.config)], []
         if self._webhook is not None:
             descriptors = [self._webhook.fileno()]
             command = [sys.executable, "-c", HAND_OVER, str(descriptors[0]), *command]
