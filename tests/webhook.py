@@ -84,9 +84,8 @@ async def receiving(config: Config) -> AsyncIterator[Flow]:
 
 async def records(medic: Database) -> list[Doc]:
     """The documents of incoming messages, in the order of their ids."""
-    params = {"startkey": '"rapidpro-sms:"', "endkey": '"rapidpro-sms:\ufff0"', "include_docs": "true"}
-    answer = await medic.request("GET", "_all_docs", **params)
-    return [row["doc"] for row in answer["rows"]]
+    answer = await medic.request("GET", "_all_docs", include_docs="true")
+    return [row["doc"] for row in answer["rows"] if "sms_message" in row["doc"]]
 
 
 async def texts(medic: Database) -> list[str]:

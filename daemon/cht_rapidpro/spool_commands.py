@@ -84,4 +84,4 @@ def _act(file: SpoolFile, action: str, number: int) -> int:
 def _whole(row: Row) -> dict[str, object]:
     state = {"state": "rejected", "reason": row.rejected} if row.rejected else {"state": "waiting"}
     arrival = asdict(row.arrival) | {"at": timestamp(row.arrival.at)}
-    return {"number": row.number, **state, **arrival, "doc": doc_id(row.arrival.id)}
+    return {"number": row.number, **state, **arrival, "doc": doc_id(row.arrival.id, row.arrival.at)}

@@ -11,12 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cht_rapidpro.domain.incoming import (
+    DAY,
     Arrival,
+    days_around,
     doc_id,
+    former_id,
     id_text,
-    is_legacy,
+    is_incoming,
+    is_near_midnight,
     is_of,
-    is_repetition,
     legacy_keys,
     read_arrival,
     second_id,
@@ -28,10 +31,12 @@ JSON = st.recursive(
     max_leaves=5,
 )
 IDS = st.text(min_size=1) | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
-OURS = re.compile(r"rapidpro-sms:[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+OURS = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 NO_IDS: list[object] = ["", 0, 0.0, None, True, False, [], {}, math.inf, -math.inf, math.nan]
 NO_TEXTS: list[object] = ["", 1, None, True, ["x"]]
 NO_BODIES: list[object] = [None, [], "text", 3, {}]
+AT = 1_795_334_400_000  # 08:00 UTC
+TODAY = "01a20200-0000-7000-8000-00000000000f"
 RUN = "0192AAAA-0000-7000-8000-00000000000f"
 
 
@@ -59,24 +64,40 @@ def test_reading_never_raises(body: Any) -> None:
     assert isinstance(read_arrival(body, 0), str)
 
 
-@given(IDS, st.text(min_size=1))
-def test_every_id_has_two_ids_that_couchdb_and_cht_take(given_id: str | int | float, content: str) -> None:
-    first, second = doc_id(given_id), second_id(given_id, content)
+@given(IDS, st.text(min_size=1), st.integers(0, 2**48))
+def test_every_id_has_two_ids_that_couchdb_and_cht_take(given_id: str | int | float, content: str, at: int) -> None:
+    first, second = doc_id(given_id, at), second_id(Arrival(given_id, "+1", content, at))
     assert OURS.fullmatch(first)
     assert OURS.fullmatch(second)
     assert first != second
-    assert not first.endswith("-info")
 
 
 @given(st.text(st.characters()), st.text(st.characters()))
 def test_two_texts_are_two_ids(one: str, other: str) -> None:
-    assert (doc_id(one) == doc_id(other)) == (id_text(one) == id_text(other))
-    assert second_id("x", one) != second_id("x" + one, "") or not one
+    assert (doc_id(one, AT) == doc_id(other, AT)) == (id_text(one) == id_text(other))
 
 
-@given(st.uuids())
-def test_a_uuid_stays_readable_and_in_its_order(uuid: UUID) -> None:
-    assert doc_id(str(uuid)) == doc_id(str(uuid).upper()) == f"rapidpro-sms:{uuid}"
+@given(st.binary(min_size=16, max_size=16), st.integers(0, 2**48))
+def test_a_time_ordered_uuid_is_the_id_whenever_it_comes(data: bytes, at: int) -> None:
+    uuid = UUID(bytes=data, version=4).hex
+    given_id = str(UUID(f"{uuid[:12]}7{uuid[13:]}"))
+    assert doc_id(given_id, at) == doc_id(given_id.upper(), at) == given_id
+
+
+@given(st.uuids(version=4) | st.uuids(version=1) | IDS, st.integers(0, 2**48), st.integers(0, 2**48))
+def test_every_other_id_sorts_by_its_day(given_id: UUID | str | float, one: int, other: int) -> None:
+    """CHT words its replies after the first registration in the order of the ids."""
+    text = str(given_id) if isinstance(given_id, UUID) else given_id
+    days = one // DAY, other // DAY
+    ids = doc_id(text, one), doc_id(text, other)
+    assert (ids[0] == ids[1], ids[0] < ids[1]) == (days[0] == days[1], days[0] < days[1])
+    assert int(ids[0].replace("-", "")[:12], 16) == days[0] * DAY
+
+
+def test_a_uuid_that_only_looks_like_version_7_is_hashed() -> None:
+    for bad in (RUN.replace("-8", "-c"), RUN + "0", "{" + RUN + "}", RUN.replace("-", ""), RUN + "\n"):
+        assert doc_id(bad, AT) != bad.lower()
+        assert doc_id(bad, AT).startswith("01a2008d-7400-7"), "the day of arrival"
 
 
 @pytest.mark.parametrize(
@@ -84,20 +105,57 @@ def test_a_uuid_stays_readable_and_in_its_order(uuid: UUID) -> None:
     [(41, "41"), (41.0, 41), (-3, "-3"), ("\ud800", "\udfff"), (RUN, RUN.lower()), (10**30, "1" + "0" * 30)],
 )
 def test_one_id_in_two_spellings(one: str | int, other: str | int) -> None:
-    assert doc_id(one) == doc_id(other)
+    assert doc_id(one, AT) == doc_id(other, AT)
 
 
 @pytest.mark.parametrize(
     ("one", "other"), [("41", "041"), ("41", " 41"), (0.5, "5"), (f"{RUN} ", RUN), (f"{{{RUN}}}", RUN), ("٤١", "41")]
 )
 def test_two_ids_that_look_alike(one: str | float, other: str | float) -> None:
-    assert doc_id(one) != doc_id(other)
+    assert doc_id(one, AT) != doc_id(other, AT)
 
 
 def test_the_ids_never_change() -> None:
     """They are in databases: a new version that computed others would store everything again."""
-    assert doc_id(41) == "rapidpro-sms:fc4ac38e-a88b-53ae-b0e8-51482bada6a7"
-    assert second_id(41, "hi") == "rapidpro-sms:c600eb21-021e-516d-9558-02d305cafd86"
+    assert doc_id(41, AT) == "01a2008d-7400-7d91-8f93-48c9cc0ff8a7"
+    assert second_id(Arrival(41, "+254712345678", "hi", AT)) == "01a2008d-7400-7fcd-bd48-a2cbf3a57327"
+    assert second_id(Arrival(RUN, "+254712345678", "hi", AT)) == "01a2008d-7400-775d-83e0-1306273754f3"
+    assert former_id(41) == "rapidpro-sms:fc4ac38e-a88b-53ae-b0e8-51482bada6a7"
+    assert former_id(RUN) == f"rapidpro-sms:{RUN.lower()}"
+
+
+def test_the_second_id_knows_id_sender_and_content() -> None:
+    arrivals = [
+        Arrival(given_id, sender, content, AT)
+        for given_id in ("a", "b")
+        for sender in ("+254712345678", "+254712345679", "M-PESA")
+        for content in ("YES", "NO")
+    ]
+    assert len(set(map(second_id, arrivals))) == len(arrivals)
+    alike = [Arrival("a", "+254712345678", "YES", AT), Arrival("a", 254712345678, " YES\n", AT + 1)]
+    assert second_id(alike[0]) == second_id(alike[1])
+
+
+def test_the_second_id_sorts_with_the_first() -> None:
+    """Not before what has the id itself, and by its own day on a later one."""
+    second = second_id(Arrival(TODAY, "+1", "x", AT))
+    assert TODAY[:14] < second < doc_id("a", AT + DAY)
+    assert second_id(Arrival(TODAY, "+1", "x", AT + DAY)) > doc_id("a", AT + DAY)[:13]
+    far = "ffffffff-ffff-7000-8000-00000000000f"
+    assert second_id(Arrival(far, "+1", "x", AT)) < doc_id("a", AT + DAY), "a time of the future is not believed"
+
+
+@given(IDS, st.integers(8 * DAY, 2**47), st.integers(0, 7))
+def test_a_repetition_looks_where_the_first_one_is(given_id: str | int | float, at: int, days: int) -> None:
+    first, again = Arrival(given_id, "+1", "x", at), Arrival(given_id, "+1", "x", at + days * DAY)
+    assert doc_id(first.id, first.at) in {doc_id(each.id, each.at) for each in days_around(again, later=1)}
+    assert doc_id(again.id, again.at) in {doc_id(each.id, each.at) for each in days_around(first, later=7)}
+    assert days_around(first, later=1)[0] == first
+
+
+@pytest.mark.parametrize(("minutes", "near"), [(0, True), (10, True), (11, False), (720, False), (1430, True)])
+def test_what_is_near_midnight(minutes: int, near: bool) -> None:
+    assert is_near_midnight(Arrival("a", "+1", "x", 20_000 * DAY + minutes * 60_000)) == near
 
 
 @pytest.mark.parametrize(
@@ -138,15 +196,6 @@ def test_whether_a_document_is_of_a_message(doc: dict[str, Any], same: bool) -> 
     assert is_of(doc, Arrival("id", "+254712345678", "hello", 0)) == same
 
 
-def test_whether_two_arrivals_are_one() -> None:
-    first = Arrival("id", "+254712345678", "hello", 0)
-    assert is_repetition(first, Arrival("id", 254712345678, "hello ", 9))
-    assert not is_repetition(first, Arrival("id", 254712345678, "hullo", 0))
-    assert not is_repetition(first, Arrival("id", "M-PESA", "hello", 0))
-    assert is_repetition(Arrival("id", "M-PESA", "x", 0), Arrival("id", "M-PESA", "x", 0))
-
-
-def test_what_the_view_of_refs_shows_of_the_old_gateway() -> None:
-    assert is_legacy(stored("hello", "+254712345678"))
-    assert not is_legacy(stored("hello", "+254712345678", _id=doc_id("41")))
-    assert not is_legacy({"_id": "report", "tasks": [{"gateway_ref": "41"}]})
+def test_what_the_view_of_refs_shows() -> None:
+    assert is_incoming(stored("hello", "+254712345678"))
+    assert not is_incoming({"_id": "report", "tasks": [{"gateway_ref": "41"}]})

@@ -113,7 +113,7 @@ async def test_kept_it_sends_what_the_pasted_command_writes(tmp_path: Path) -> N
         for _ in range(2):  # it can be repeated
             await settled(read, (await curl(write))["id"])
         received = await curl(receive)
-        await recorded(read, f"rapidpro-sms:{received['uuid']}")
+        await recorded(read, received["uuid"])
         shown = [message["text"] for message in await curl(phones)]
         assert shown.count("Hello from the shell") == 2
         process.send_signal(signal.SIGINT)

@@ -130,7 +130,7 @@ async def test_missed_messages_are_recovered_once(
     docs = {doc["sms_message"]["message"]: doc for doc in await records(medic)}
     for message in missed:
         doc = docs[message.text]
-        assert doc["_id"] == doc_id(id_of(rapidpro, message, id_is))
+        assert doc["_id"] == doc_id(id_of(rapidpro, message, id_is), doc["reported_date"])
         assert doc["reported_date"] == round(message.created_on.timestamp() * 1000)
         assert doc["sms_message"]["from"] == message.urn.removeprefix("tel:")
 
@@ -181,7 +181,7 @@ async def test_what_chts_own_gateway_has_stored_counts_as_stored(
     await medic.put({"_id": "legacy", "type": "data_record", "sms_message": sms})
     jump(120)
     async with start():
-        await holds(medic, missed.text)
+        await holds(medic, legacy.text, missed.text)
 
 
 async def test_a_page_that_fails_leaves_the_look_where_it_was(
@@ -265,14 +265,14 @@ async def test_a_message_that_the_webhook_stores_meanwhile_is_one_document(
 
             async def post_from_elsewhere() -> None:
                 sms = {"message": message.text, "from": "254712345678", "gateway_ref": given}
-                await medic.put({"_id": doc_id(given), "type": "data_record", "sms_message": sms})
+                await medic.put({"_id": doc_id(given, 0), "type": "data_record", "sms_message": sms})
 
             gate.before("POST _bulk_docs", post_from_elsewhere)
             await holds(medic, message.text)
             stored.append((await flow.post(given, message.text)).saved)
     assert stored == [0]
     assert named(lines, "incoming.recovered") == []
-    assert (await medic.get(doc_id(given)))["_rev"].startswith("1-")
+    assert (await medic.get(doc_id(given, 0)))["_rev"].startswith("1-")
 
 
 async def test_webhook_spool_and_backfill_make_one_document(
@@ -403,7 +403,7 @@ async def test_a_run_with_several_messages(start: Start, medic: Database, rapidp
     assert {doc["reported_date"] for doc in of_run if doc["sms_message"]["message"] != "second"} == {
         round(message.created_on.timestamp() * 1000) for message in (first, third, last)
     }
-    assert next(doc for doc in of_run if doc["_id"] == doc_id(given))["sms_message"]["message"] == "second"
+    assert next(doc for doc in of_run if doc["_id"] == doc_id(given, 0))["sms_message"]["message"] == "second"
 
 
 @pytest.mark.parametrize("id_is", ["run"], indirect=True)

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from structlog.testing import capture_logs
@@ -17,7 +18,8 @@ from cht_rapidpro.config_values import Secret
 from cht_rapidpro.demo.database import Database, Doc
 from cht_rapidpro.demo.medic import SETTINGS
 from cht_rapidpro.demo.rapidpro import RapidPro
-from cht_rapidpro.domain.incoming import AlreadyStored, Arrival, Saved, Spooled, Stored, doc_id
+from cht_rapidpro.demo.rapidpro.records import uuid7
+from cht_rapidpro.domain.incoming import DAY, AlreadyStored, Arrival, Saved, Spooled, Stored, doc_id, former_id
 from cht_rapidpro.jobs.incoming import Incoming, Unavailable
 from cht_rapidpro.jobs.settings import SettingsWatch
 from cht_rapidpro.metrics import Metrics
@@ -28,6 +30,7 @@ from tests.gateway import configure
 from tests.scripted import Raw, Reply, Request, couchdb_at, scripted
 from tests.webhook import SENDER, receiving, records, section, texts
 
+AT = 1_795_334_400_000  # 08:00 UTC
 RUN = "0192aaaa-0000-7000-8000-00000000000f"
 
 
@@ -60,8 +63,8 @@ def spool(tmp_path: Path) -> Path:
     return tmp_path / "spool.sqlite3"
 
 
-def arrival(given: str | int, content: str = "hello", sender: str | int = SENDER) -> Arrival:
-    return Arrival(given, sender, content, 1795334400000)
+def arrival(given: str | int, content: str = "hello", sender: str | int = SENDER, at: int = AT) -> Arrival:
+    return Arrival(given, sender, content, at)
 
 
 async def counts(spool: Path) -> Counts:
@@ -90,7 +93,7 @@ async def test_a_message_becomes_the_record_that_cht_would_have_written(
         assert (await flow.post(RUN.upper(), "PREG Amina 12", 254712345678)).body == {"saved": 1}
         await until(lambda: _stored(medic))
     [doc] = await records(medic)
-    assert doc["_id"] == f"rapidpro-sms:{RUN}"
+    assert doc["_id"] == RUN
     assert doc["type"] == "data_record"
     sms = doc["sms_message"]
     assert (sms["message"], sms["gateway_ref"]) == ("PREG Amina 12", RUN.upper())
@@ -107,14 +110,125 @@ async def test_ten_simultaneous_posts_of_one_id_are_one_document(gate: Gate, med
     assert await texts(medic) == ["hello"]
 
 
+MIDNIGHT = AT - AT % DAY + DAY
+
+
+async def test_ten_equal_posts_around_midnight_to_two_daemons_are_one_document(
+    gate: Gate, medic: Database, tmp_path: Path
+) -> None:
+    """Each daemon takes its own day, has looked under the other one, and found nothing there."""
+    both = asyncio.Event()
+
+    async def wait_for_both() -> None:
+        if gate.requests.count("POST _bulk_docs") == 2:
+            both.set()
+        await both.wait()
+
+    async with (
+        incoming(gate, medic, tmp_path / "one.sqlite3") as one,
+        incoming(gate, medic, tmp_path / "other.sqlite3") as other,
+    ):
+        gate.before("POST _bulk_docs", wait_for_both, times=2)
+        posts = [(one, -1), (other, 0), (one, 1), (other, -2), (one, 0), (other, 1), *[(one, -1), (other, 0)] * 2]
+        stored = await asyncio.gather(*(job.store(arrival("a", at=MIDNIGHT + ms)) for job, ms in posts))
+        assert Spooled() not in stored
+        [doc] = await records(medic)
+        assert doc["_id"] == doc_id("a", MIDNIGHT - 1), "the earlier one"
+        assert await one.store(arrival("a", at=MIDNIGHT + 5000)) == AlreadyStored()
+        assert len(await records(medic)) == 1
+
+
+async def test_posts_of_one_batch_on_both_sides_of_midnight_are_one_document(
+    gate: Gate, medic: Database, spool: Path
+) -> None:
+    async with incoming(gate, medic, spool) as job:
+        posts = [job.store(arrival("a", at=MIDNIGHT - 5 + number)) for number in range(10)]
+        assert sorted(map(str, await asyncio.gather(*posts))) == sorted(map(str, [Saved()] + [AlreadyStored()] * 9))
+    assert await texts(medic) == ["hello"]
+
+
+@pytest.mark.parametrize("given", ["a", 41, str(uuid4())], ids=["text", "number", "version 4"])
+async def test_a_repetition_on_another_day_is_known(gate: Gate, medic: Database, spool: Path, given: str | int) -> None:
+    """By a webhook; and by the spool, which may bring the first one last."""
+    async with incoming(gate, medic, spool) as job:
+        assert await job.store(arrival(given)) == Saved()
+        for days in (0, 1, 3, 7):
+            assert await job.store(arrival(given, at=AT + days * DAY)) == AlreadyStored()
+        async with Spool(spool) as file:
+            await file.put([arrival(given, at=AT - 2 * DAY)])
+        await drained(spool)
+    assert [doc["_id"] for doc in await records(medic)] == [doc_id(given, AT)]
+
+
+async def test_three_people_under_one_id_are_three_documents(gate: Gate, medic: Database, spool: Path) -> None:
+    senders = [f"+25471234567{number}" for number in range(3)]
+    async with incoming(gate, medic, spool) as job:
+        for given in ("same", RUN):
+            assert [await job.store(arrival(given, "YES", sender)) for sender in senders] == [Saved()] * 3
+            assert [await job.store(arrival(given, "YES", sender)) for sender in senders] == [AlreadyStored()] * 3
+    assert sorted(doc["from"] for doc in await records(medic)) == sorted(senders * 2)
+
+
+async def test_what_was_deleted_hides_no_other_message_of_its_id(gate: Gate, medic: Database, spool: Path) -> None:
+    """The flow sends one id for everyone, and somebody has deleted the first one's record."""
+    async with incoming(gate, medic, spool) as job:
+        assert await job.store(arrival("same", "one")) == Saved()
+        await medic.delete(doc_id("same", AT))
+        assert await job.store(arrival("same", "two")) == Saved()
+    assert await texts(medic) == ["two"]
+
+
+async def test_cht_meets_the_registrations_in_the_order_in_which_they_came(
+    gate: Gate, medic: Database, spool: Path
+) -> None:
+    """CHT replies by the first row of such a view; the rows of one key are in the order of the ids."""
+    index = "function (doc) { if (doc.form === 'PREG') emit(doc.fields.patient_name, doc.reported_date); }"
+    await medic.put({"_id": "_design/registrations", "views": {"by_name": {"map": index}}})
+    await medic.put(
+        {"_id": "5f1b0c52-88ff-45b7-9c85-27e5e8a3ee8c", "form": "PREG", "fields": {"patient_name": "Amina"}}
+    )
+    days: dict[str | int, int] = {
+        "f" * 8 + "-1b0c-45b7-9c85-27e5e8a3ee8c": 0,
+        "0" * 8 + "-1b0c-45b7-9c85-27e5e8a3ee8c": 1,
+        99: 2,
+        "z": 3,
+    }
+    async with incoming(gate, medic, spool) as job:
+        for given, day in reversed(list(days.items())):
+            assert await job.store(arrival(given, "PREG Amina 12", at=AT + day * DAY)) == Saved()
+        ordered = uuid7((AT + DAY) / 1000 + 3600)
+        assert await job.store(arrival(ordered, "PREG Amina 12", at=AT + DAY + 3_600_000)) == Saved()
+    rows = await medic.view("registrations", "by_name", key="Amina")
+    dates = [row["value"] for row in rows]
+    assert dates[:-1] == [AT, AT + DAY, AT + DAY + 3_600_000, AT + 2 * DAY, AT + 3 * DAY]
+
+
+async def test_what_an_earlier_version_has_stored_counts_as_stored(gate: Gate, medic: Database, spool: Path) -> None:
+    for given in ("a", RUN):
+        sms = {"message": "hello", "from": SENDER, "gateway_ref": given}
+        await medic.put({"_id": former_id(given), "type": "data_record", "sms_message": sms})
+    async with Spool(spool) as file:
+        await file.put([arrival("a"), arrival(RUN)])
+    async with incoming(gate, medic, spool):
+        await drained(spool)
+    assert {doc["_id"] for doc in await records(medic)} == {former_id("a"), former_id(RUN)}
+
+
+async def test_time_ordered_ids_cost_no_look_up(gate: Gate, medic: Database, spool: Path) -> None:
+    async with incoming(gate, medic, spool) as job:
+        gate.requests.clear()
+        await job.store(arrival(RUN, at=MIDNIGHT))
+        assert gate.requests == ["POST _bulk_docs"]
+
+
 async def test_a_repetition_is_known_also_when_its_number_is_written_otherwise(
     gate: Gate, medic: Database, spool: Path
 ) -> None:
     async with incoming(gate, medic, spool) as job:
         assert await job.store(arrival("a")) == Saved()
-        revision = (await medic.get(doc_id("a")))["_rev"]
+        revision = (await medic.get(doc_id("a", AT)))["_rev"]
         assert await job.store(arrival("a", sender=254712345678)) == AlreadyStored()
-    assert (await medic.get(doc_id("a")))["_rev"] == revision
+    assert (await medic.get(doc_id("a", AT)))["_rev"] == revision
 
 
 async def test_another_message_under_a_used_id_is_stored_under_a_second_one(
@@ -138,7 +252,7 @@ async def test_what_waits_while_a_write_is_in_flight_goes_with_the_next(
 ) -> None:
     async with incoming(gate, medic, spool) as job:
         gate.requests.clear()
-        others = [job.store(arrival(f"id-{number}")) for number in range(99)]
+        others = [job.store(arrival(uuid7(number))) for number in range(99)]
         waiting: list[asyncio.Task[Stored]] = []
 
         async def arrive() -> None:
@@ -146,7 +260,7 @@ async def test_what_waits_while_a_write_is_in_flight_goes_with_the_next(
             await asyncio.sleep(0)
 
         gate.before("POST _bulk_docs", arrive)
-        await job.store(arrival("first"))
+        await job.store(arrival(RUN))
         await asyncio.gather(*waiting)
     assert gate.requests == ["POST _bulk_docs"] * 2, "and nothing is looked up"
     assert len(await records(medic)) == 100
@@ -157,23 +271,24 @@ async def test_a_lost_answer_is_read_again(gate: Gate, medic: Database, spool: P
         gate.loses_answers = True
         assert await job.store(arrival("a")) == Spooled()
         assert await texts(medic) == ["hello"], "it had taken effect"
-        revision = (await medic.get(doc_id("a")))["_rev"]
+        revision = (await medic.get(doc_id("a", AT)))["_rev"]
         gate.loses_answers = False
         await drained(spool)
         assert await job.store(arrival("a")) == AlreadyStored()
-    assert (await medic.get(doc_id("a")))["_rev"] == revision
+    assert (await medic.get(doc_id("a", AT)))["_rev"] == revision
 
 
 async def test_couchdb_away_and_back(gate: Gate, medic: Database, spool: Path) -> None:
+    ids = [uuid7(number) for number in range(5)]
     with capture_logs() as logs:
         async with incoming(gate, medic, spool) as job:
             gate.is_closed = True
             for number in range(5):
-                assert await job.store(arrival(number + 1, f"text {number}")) == Spooled()
+                assert await job.store(arrival(ids[number], f"text {number}")) == Spooled()
             asked = gate.requests.count("POST _bulk_docs")
             assert asked == 1, "only the first has waited for CouchDB"
             await until(lambda: job.spooled.waiting == 5)
-            assert await job.store(arrival(1, "text 0")) == Spooled()
+            assert await job.store(arrival(ids[0], "text 0")) == Spooled()
             gate.is_closed = False
             await drained(spool)
             await until(lambda: any(entry["event"] == "incoming.resumed" for entry in logs))
@@ -182,7 +297,7 @@ async def test_couchdb_away_and_back(gate: Gate, medic: Database, spool: Path) -
     for event in ("incoming.diverted", "incoming.resumed"):
         assert [entry["log_level"] for entry in logs if entry["event"] == event] == ["warning"]
     stored = [entry["doc"] for entry in logs if entry["event"] == "incoming.stored"]
-    assert stored[:5] == [doc_id(number + 1) for number in range(5)], "in the order in which they came"
+    assert stored[:5] == ids, "in the order in which they came"
 
 
 async def test_a_couchdb_that_says_nothing_is_not_waited_for(gate: Gate, medic: Database, spool: Path) -> None:
@@ -217,14 +332,14 @@ async def test_before_the_settings_were_read_all_is_spooled_and_built_afterwards
     async with incoming(gate, medic, spool):
         await drained(spool)
     [doc] = await records(medic)
-    assert doc["reported_date"] == 1795334400000
+    assert doc["reported_date"] == AT
 
 
 async def test_what_was_deleted_meanwhile_stays_deleted(gate: Gate, medic: Database, spool: Path) -> None:
     async with incoming(gate, medic, spool) as job:
         gate.loses_answers = True
         assert await job.store(arrival("a")) == Spooled()
-        await medic.delete(doc_id("a"))
+        await medic.delete(doc_id("a", AT))
         gate.loses_answers = False
         await drained(spool)
     assert await records(medic) == []
@@ -356,7 +471,7 @@ async def test_a_row_that_couchdb_refuses_is_kept_and_does_not_fail_its_neighbou
         ):
             await until(lambda: any(entry["event"] == "spool.opened" for entry in logs))
     [told] = [entry for entry in logs if entry["event"] == "incoming.rejected"]
-    assert (told["log_level"], told["doc"]) == ("error", doc_id("id-3"))
+    assert (told["log_level"], told["doc"]) == ("error", doc_id("id-3", AT))
     [opened] = [entry for entry in logs if entry["event"] == "spool.opened"]
     assert (opened["log_level"], opened["rejected"]) == ("error", 1)
 

@@ -129,7 +129,7 @@ class Webhook:
         if isinstance(arrival, str):
             raise web.HTTPBadRequest(reason=_NOT_SAVED)
         if request.headers.get("X-Mailroom-Mode") == "simulation" and not self._config.accept_simulated:
-            log.info("incoming.simulated", doc=doc_id(arrival.id), gateway_ref=id_text(arrival.id))
+            log.info("incoming.simulated", doc=doc_id(arrival.id, arrival.at), gateway_ref=id_text(arrival.id))
             return web.json_response({"saved": 1})
         try:
             stored = await self._store(arrival)

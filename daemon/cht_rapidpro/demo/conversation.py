@@ -15,7 +15,6 @@ from cht_rapidpro.demo.rapidpro import RapidPro
 from cht_rapidpro.demo.scene import Scene, Sms
 
 _FLOW: Final = "Relay to CHT"
-_PREFIX: Final = "rapidpro-sms:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +67,8 @@ class Conversation:
 
     async def _send(self, inbound: Inbound) -> Scene:
         received = await self.rapidpro.relay.receive(f"tel:{inbound.answer.to}", inbound.text, flow=_FLOW)
-        self.sent[_PREFIX + received.uuid] = inbound
-        return Scene(tasks=[[inbound.answer]], doc_id=_PREFIX + received.uuid)
+        self.sent[received.uuid] = inbound
+        return Scene(tasks=[[inbound.answer]], doc_id=received.uuid)
 
     async def _answer(self, doc_id: str) -> None:
         """What Sentinel does with a report that it has understood."""
@@ -79,10 +78,8 @@ class Conversation:
         self.answered.add(doc_id)
 
     async def _read(self) -> Sequence[Doc]:
-        answer = await self.database.request(
-            "GET", "_all_docs", startkey=f'"{_PREFIX}"', endkey=f'"{_PREFIX}\ufff0"', include_docs="true"
-        )
-        return [row["doc"] for row in answer["rows"]]
+        answer = await self.database.request("GET", "_all_docs", include_docs="true")
+        return [row["doc"] for row in answer["rows"] if "sms_message" in row["doc"]]
 
     @property
     def is_right(self) -> bool:

@@ -1,25 +1,38 @@
 """An incoming SMS before it is a document: what is taken, and the ids that make a repetition harmless.
 
-The invariant: one message id, one `_id`. Webhooks are repeated, spooled rows are replayed, the backfill meets what the
-webhook has stored; all of them arrive at the same `_id`, where CouchDB lets only the first one in. Without it each
+The invariant: one message id, one document. Webhooks are repeated, spooled rows are replayed, the backfill meets what
+the webhook has stored; all of them arrive at the same `_id`, where CouchDB lets only the first one in. Without it each
 of these would be a second report of the same birth.
+
+CHT words its replies after the first registration in the order of the `_id`s, so these sort by time as CHT's own do:
+each is a UUID of version 7, whose first 48 bits are milliseconds since the epoch (CHT.md, "Incoming records").
 """
 
+import hashlib
 import json
 import math
 import re
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from cht_rapidpro.domain.task import Doc, DocId
 
 Id = str | int | float
 
-PREFIX: Final = "rapidpro-sms:"
-_NAMESPACE: Final = uuid.UUID("5b1d2c0e-6a3f-5f3c-9d55-0f7a3c1b8e42")  # never to change: every `_id` hangs on it
-_UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
+DAY: Final = 86_400_000
+REPEATED_WITHIN: Final = 7  # days after which the same id is another message, unless it is time-ordered itself
+_MIDNIGHT: Final = 600_000  # ms around midnight UTC in which two daemons may take two days for today
+_MAX_MS: Final = 2**48 - 1
+_HASH_BYTES: Final = 10
+_FORMER: Final = "rapidpro-sms:"
+_NAMESPACE: Final = uuid.UUID("5b1d2c0e-6a3f-5f3c-9d55-0f7a3c1b8e42")
+_HEX: Final = "[0-9a-f]"
+_UUID: Final = re.compile(f"{_HEX}{{8}}-{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{12}}", re.IGNORECASE | re.ASCII)
+_VERSION_7: Final = re.compile(
+    f"{_HEX}{{8}}-{_HEX}{{4}}-7{_HEX}{{3}}-[89ab]{_HEX}{{3}}-{_HEX}{{12}}", re.IGNORECASE | re.ASCII
+)
 _LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _NO_DIGIT: Final = re.compile(r"\D")
 _EXACT: Final = 10**15  # a number up to here is written alike by every language
@@ -89,20 +102,64 @@ def id_text(given: Id) -> str:
     return whole_text(given) if isinstance(given, str) else str(given)
 
 
-def doc_id(given: Id) -> DocId:
-    """The `_id` of the message. RapidPro's own ids are time-ordered, which CouchDB's B-tree takes twice as fast."""
+def is_ordered(given: Id) -> bool:
+    """Whether the id is a UUID of version 7, as current versions of RapidPro make them: it is the `_id` then."""
+    return _VERSION_7.fullmatch(id_text(given)) is not None
+
+
+def doc_id(given: Id, at: int) -> DocId:
+    """The `_id` of the message. `at`: ms since the epoch, of which the day counts where the id has no time of its own.
+
+    These never change: they are in databases, and a version that computed others would store everything again.
+    """
     text = id_text(given)
-    return DocId(PREFIX + (text.lower() if _UUID.fullmatch(text) else str(uuid.uuid5(_NAMESPACE, text))))
+    return DocId(text.lower()) if is_ordered(given) else _shaped(_day(at), text)
 
 
-def second_id(given: Id, content: str) -> DocId:
-    """The `_id` of another message under an id that is taken: a flow that waits sends one `run.uuid` several times."""
-    name = json.dumps([id_text(given), whole_text(content)])
-    return DocId(PREFIX + str(uuid.uuid5(_NAMESPACE, name)))
+def second_id(arrival: Arrival) -> DocId:
+    """The `_id` of another message under an id that is taken: of its id, sender and content.
+
+    A flow that waits sends one `run.uuid` several times, a miswired one the same id for everyone. On the day of a
+    time-ordered id it sorts after what has that id.
+    """
+    text, day = id_text(arrival.id), _day(arrival.at)
+    own = int(text[:8] + text[9:13], 16) if is_ordered(arrival.id) else day
+    name = json.dumps([text.lower() if is_ordered(arrival.id) else text, _who(arrival.sender), arrival.content.strip()])
+    return _shaped(own if day <= own < day + DAY else day, name)
+
+
+def days_around(arrival: Arrival, *, later: int) -> list[Arrival]:
+    """The arrival as it would have been on the days on which the same message may have come, its own day first."""
+    days = (*range(-REPEATED_WITHIN, 0), *range(1, later + 1))
+    return [arrival, *(replace(arrival, at=arrival.at + day * DAY) for day in days)]
+
+
+def is_near_midnight(arrival: Arrival) -> bool:
+    """Whether another daemon, or a repetition a moment later, may take another day for the day of arrival."""
+    return min(arrival.at % DAY, -arrival.at % DAY) <= _MIDNIGHT
+
+
+def former_id(given: Id) -> DocId:
+    """The `_id` that this program gave before its `_id`s sorted by time."""
+    text = id_text(given)
+    return DocId(_FORMER + (text.lower() if _UUID.fullmatch(text) else str(uuid.uuid5(_NAMESPACE, text))))
+
+
+def _day(at: int) -> int:
+    return at - at % DAY
+
+
+def _shaped(ms: int, name: str) -> DocId:
+    """A UUID of version 7's shape, with this time, whose other bits are a hash of the name."""
+    time = min(max(ms, 0), _MAX_MS).to_bytes(6)
+    data = bytearray(time + hashlib.sha256(name.encode()).digest()[:_HASH_BYTES])
+    data[6] = 0x70 | (data[6] & 0x0F)
+    data[8] = 0x80 | (data[8] & 0x3F)
+    return DocId(str(uuid.UUID(bytes=bytes(data))))
 
 
 def legacy_keys(given: Id) -> tuple[Id, ...]:
-    """The keys of the view `medic-sms/messages_by_gateway_ref` under which CHT's own gateway may have put the id."""
+    """The keys of the view `medic-sms/messages_by_gateway_ref` under which a record of the id may stand."""
     text = id_text(given)
     if isinstance(given, float):
         return (text, given)
@@ -110,12 +167,9 @@ def legacy_keys(given: Id) -> tuple[Id, ...]:
     return (text,) if number is None or str(number) != text else (text, number)
 
 
-def is_legacy(doc: Doc) -> bool:
-    """Whether the document, found by such a key, is an incoming record of CHT's own gateway.
-
-    The view has outgoing tasks, too, and our own records.
-    """
-    return isinstance(doc.get("sms_message"), dict) and not str(doc.get("_id")).startswith(PREFIX)
+def is_incoming(doc: Doc) -> bool:
+    """Whether the document, found by such a key, is an incoming record; the view has outgoing tasks, too."""
+    return isinstance(doc.get("sms_message"), dict)
 
 
 def is_of(doc: Doc, arrival: Arrival) -> bool:
@@ -130,12 +184,10 @@ def is_of(doc: Doc, arrival: Arrival) -> bool:
     return stored.strip() == arrived.strip() and _same_number(sms.get("from", doc.get("from")), arrival.sender)
 
 
-def is_repetition(first: Arrival, second: Arrival) -> bool:
-    """Whether two arrivals of one id are one message."""
-    return first.content.strip() == second.content.strip() and _same_number(first.sender, second.sender)
-
-
 def _same_number(first: object, second: object) -> bool:
-    one, other = str(first), str(second)
-    digits = _NO_DIGIT.sub("", one), _NO_DIGIT.sub("", other)
-    return digits[0] == digits[1] if all(digits) else one == other
+    return _who(first) == _who(second)
+
+
+def _who(sender: object) -> str:
+    """The digits of a number, however it is written; the text of a sender that has none."""
+    return _NO_DIGIT.sub("", str(sender)) or str(sender)

@@ -134,7 +134,7 @@ class Backfill:
         if arrival:
             stored = await self._incoming.store(arrival)
             if not isinstance(stored, AlreadyStored):
-                log.info("incoming.recovered", doc=doc_id(missed.id), message=missed.id)
+                log.info("incoming.recovered", doc=doc_id(missed.id, missed.at), message=missed.id)
         elif message is None:
             self._tell(missed, "none of its contact's messages is the one that this run took", told)
         elif message.urn is None:

@@ -114,7 +114,7 @@ class Drain:
 def tell_rejected(arrival: Arrival, reason: str) -> None:
     log.error(
         "incoming.rejected",
-        doc=doc_id(arrival.id),
+        doc=doc_id(arrival.id, arrival.at),
         gateway_ref=id_text(arrival.id),
         reason=reason,
         remedy="it is kept: cht-rapidpro spool list",

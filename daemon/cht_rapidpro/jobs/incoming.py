@@ -158,7 +158,7 @@ class Incoming:
     async def _put(self, arrivals: Sequence[Arrival]) -> Sequence[Stored]:
         await self._spool.put(arrivals)
         for arrival in arrivals:
-            log.info("incoming.spooled", doc=doc_id(arrival.id), gateway_ref=id_text(arrival.id))
+            log.info("incoming.spooled", doc=doc_id(arrival.id, arrival.at), gateway_ref=id_text(arrival.id))
         self._drain.wake()
         return [Spooled()] * len(arrivals)
 
@@ -181,7 +181,7 @@ class Incoming:
 
 
 def _about(arrival: Arrival) -> About:
-    return About(doc_id(arrival.id), number=str(arrival.sender), gateway_ref=id_text(arrival.id))
+    return About(doc_id(arrival.id, arrival.at), number=str(arrival.sender), gateway_ref=id_text(arrival.id))
 
 
 def _unavailable() -> Unavailable:

@@ -42,7 +42,7 @@ class MissedMessages:
 
     async def find(self, base: str, rows: list[object], before: int) -> AsyncGenerator[Missed, None]:
         inputs = [message for message in read_inputs(rows, self._flow) if message.at <= before]
-        known = await self._recorded.known([message.uuid for message in inputs])
+        known = await self._recorded.known({message.uuid: message.at for message in inputs})
         for message in inputs:
             if message.uuid not in known:
                 yield Missed(message.uuid, message.at, message)
@@ -67,7 +67,7 @@ class MissedRuns:
 
     async def find(self, base: str, rows: list[object], before: int) -> AsyncGenerator[Missed, None]:
         runs = [run for run in read_runs(rows, self._flow) if run.responded and run.modified <= before]
-        known = await self._recorded.known([run.uuid for run in runs])
+        known = await self._recorded.known({run.uuid: run.started for run in runs})
         contacts: dict[str, list[Run]] = {}
         for run in runs:
             if run.uuid not in known or run.may_have_taken_several:
@@ -90,14 +90,16 @@ class MissedRuns:
         runs = await self._with_texts([run for run in read_runs(rows, self._flow) if run.started <= now])
         wanted = {run.uuid: run for run in asked}
         found = [(run, message) for run, message in unrecorded(runs, inputs) if run.uuid in wanted]
-        seconds = await self._recorded.seconds([(run.uuid, message.text) for run, message in found])
+        posted = {arrival for run, message in found if (arrival := message.posted_as(run.uuid))}
+        seconds = await self._recorded.seconds(posted)
         lost = wanted.keys() - {run.uuid for run, _ in found} - {each.run.uuid for each in runs if each.exists}
         return [
-            *(Missed(run.uuid, at.at, at) for run, at in found if (run.uuid, at.text) not in seconds),
+            *(Missed(run.uuid, at.at, at) for run, at in found if at.posted_as(run.uuid) not in seconds),
             *(Missed(uuid, wanted[uuid].started, None) for uuid in sorted(lost)),
         ]
 
     async def _with_texts(self, runs: Collection[Run]) -> list[Recorded]:
         ids = [run.uuid for run in runs]
-        known, texts = await self._recorded.known(ids), await self._recorded.texts(ids)
+        known = await self._recorded.known({run.uuid: run.started for run in runs})
+        texts = await self._recorded.texts(ids)
         return [Recorded(run, run.uuid in known, tuple(texts[run.uuid])) for run in runs]

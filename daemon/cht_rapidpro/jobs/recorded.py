@@ -4,13 +4,13 @@ The backfill leaves alone what is known here. The spool is asked before CouchDB:
 seen there.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from cht_rapidpro.adapters.couchdb import Couch
 from cht_rapidpro.adapters.received import ReceivedMessages
 from cht_rapidpro.adapters.spool import Spool
-from cht_rapidpro.domain.incoming import doc_id, second_id
-from cht_rapidpro.domain.task import Doc
+from cht_rapidpro.domain.incoming import REPEATED_WITHIN, Arrival, days_around, doc_id, former_id, second_id
+from cht_rapidpro.domain.task import Doc, DocId
 
 
 class RecordedMessages:
@@ -21,29 +21,39 @@ class RecordedMessages:
         self._received = received
         self._spool = spool
 
-    async def known(self, ids: Collection[str]) -> set[str]:
-        """The ids under which there is, or was, anything."""
-        known = {str(arrival.id) for arrival in await self._spool.under(ids)}
-        existing = await self._received.existing([doc_id(each) for each in ids])
-        known |= {each for each in ids if doc_id(each) in existing}
-        return known | (await self._couch.holders([each for each in ids if each not in known])).keys()
+    async def known(self, came: Mapping[str, int]) -> set[str]:
+        """The ids under which there is, or was, anything. `came`: when each did, ms since the epoch."""
+        known = {str(arrival.id) for arrival in await self._spool.under(came)}
+        places = {each: _places(each, at) for each, at in came.items()}
+        existing = await self._received.existing(set().union(*places.values()))
+        known |= {each for each, ids in places.items() if ids & existing}
+        return known | (await self._couch.holders([each for each in came if each not in known])).keys()
 
     async def texts(self, ids: Collection[str]) -> dict[str, list[str]]:
         """The messages under each of these ids that are not deleted: several where one id came with several."""
         texts: dict[str, list[str]] = {each: [] for each in ids}
         for arrival in await self._spool.under(ids):
-            texts[str(arrival.id)].append(arrival.content)
+            texts[str(arrival.id)].append(str(arrival.content))
         holders = await self._couch.holders(list(ids))
-        owners = {each: {doc_id(each), *holders.get(each, ())} for each in ids}
+        owners = {each: {doc_id(each, 0), *holders.get(each, ())} for each in ids}
         docs = await self._couch.read(sorted(set().union(*owners.values())))
         for each, owned in owners.items():
             texts[each] += [_text(docs[owner]) for owner in sorted(owned) if owner in docs]
         return texts
 
-    async def seconds(self, messages: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
-        """Those of these ids and texts that have, or had, a document as the second message of their id."""
-        existing = await self._received.existing([second_id(*each) for each in messages])
-        return {each for each in messages if second_id(*each) in existing}
+    async def seconds(self, arrivals: Collection[Arrival]) -> set[Arrival]:
+        """Those that have, or had, a document as another message than the first one of their id."""
+        places = {each: set(map(second_id, _days(each))) for each in arrivals}
+        existing = await self._received.existing(set().union(*places.values()))
+        return {each for each, ids in places.items() if ids & existing}
+
+
+def _places(given: str, at: int) -> set[DocId]:
+    return {former_id(given), *(doc_id(given, each.at) for each in _days(Arrival(given, "", "", at)))}
+
+
+def _days(arrival: Arrival) -> list[Arrival]:
+    return days_around(arrival, later=REPEATED_WITHIN)
 
 
 def _text(doc: Doc) -> str:

@@ -4,26 +4,31 @@ The `_id` comes from the message id, so CouchDB itself refuses a second document
 message is stored already, another one under the same id (a flow that waits sends one `run.uuid` several times) gets
 the second id that belongs to it. Without the look a reused id would swallow a message.
 
-A webhook's first message is written straight away. Whatever may be a repetition, a row of the spool or a message
-of the backfill, is looked up first: a write to the `_id` of a deleted document would bring it back, and deleted counts
-as stored. A look-up for each webhook would halve their pace to guard against what RapidPro does not do: it tries
-once.
+A webhook's message whose id is time-ordered is written straight away. Every other message is looked up first: one of
+the spool or of the backfill, since a write to the `_id` of a deleted document would bring it back, and deleted counts
+as stored; and one whose `_id` has the day of arrival, since it may have come on the day before.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
 
 from cht_rapidpro.adapters.couchdb import Conflict, Couch, Rejected, WriteResult, Written
 from cht_rapidpro.domain.incoming import (
+    REPEATED_WITHIN,
     AlreadyStored,
     Arrival,
     Saved,
+    days_around,
     doc_id,
+    former_id,
     id_text,
-    is_legacy,
+    is_incoming,
+    is_near_midnight,
     is_of,
+    is_ordered,
     legacy_keys,
     second_id,
 )
@@ -39,6 +44,19 @@ _ROUNDS: Final = 5  # two ids, and a fault of the moment with each
 _UNDECIDED: Final = Rejected("CouchDB neither stores the document nor has one of its id")
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a message belongs, and under which other ids it may stand already: those of other days, a former one."""
+
+    own: DocId
+    others: set[DocId]
+    is_second: bool = False
+
+    @property
+    def ids(self) -> set[DocId]:
+        return {self.own, *self.others}
+
+
 class Recorder:
     """`check_legacy_ids`: what CHT's own gateway has stored under an `_id` of its own counts as stored, too."""
 
@@ -52,10 +70,10 @@ class Recorder:
         Raises TransientError or TroubleError; then none, some or all are stored, and they are to be recorded again as
         `repeated`.
         """
-        batch = _Batch(self._couch, arrivals, settings)
+        batch = _Batch(self._couch, arrivals, settings, repeated=repeated)
         if self._check_legacy_ids:
             batch.settle_legacy(await self._couch.incoming_with(_keys(arrivals)))
-        await batch.record(look_first=repeated)
+        await batch.record()
         return batch.outcomes
 
 
@@ -64,14 +82,18 @@ def _keys(arrivals: Sequence[Arrival]) -> list[str | int | float]:
 
 
 class _Batch:
-    """The messages of one call, on their way to an outcome each; `known`: what is stored under an id, None: deleted."""
+    """The messages of one call, on their way to an outcome each; `known`: what is stored under an id, None: deleted.
 
-    def __init__(self, couch: Couch, arrivals: Sequence[Arrival], settings: AppSettings) -> None:
+    `repeated`: they may have been stored before; then what came on later days is asked for, too.
+    """
+
+    def __init__(self, couch: Couch, arrivals: Sequence[Arrival], settings: AppSettings, *, repeated: bool) -> None:
         self._couch = couch
         self._arrivals = arrivals
         self._settings = settings
+        self._repeated = repeated
         self._outcomes: dict[int, Outcome] = {}
-        self._ids = {number: doc_id(arrival.id) for number, arrival in enumerate(arrivals)}  # of those without outcome
+        self._places = {number: self._first_place(arrival) for number, arrival in enumerate(arrivals)}  # no outcome yet
         self._known: dict[DocId, Doc | None] = {}
 
     @property
@@ -80,67 +102,110 @@ class _Batch:
 
     def settle_legacy(self, docs: Sequence[Doc]) -> None:
         found: dict[str, list[Doc]] = {}
-        for doc in filter(is_legacy, docs):
+        for doc in filter(is_incoming, docs):
             found.setdefault(id_text(doc["sms_message"].get("gateway_ref")), []).append(doc)
         for number, arrival in enumerate(self._arrivals):
             if any(is_of(doc, arrival) for doc in found.get(id_text(arrival.id), [])):
                 self._settle(number, AlreadyStored())
 
-    async def record(self, *, look_first: bool) -> None:
+    async def record(self) -> None:
+        to_look_up = [number for number, place in self._places.items() if self._repeated or place.others]
         for _ in range(_ROUNDS):
-            if look_first:
-                await self._look_up(set(self._ids.values()))
+            await self._look_up(to_look_up)
             await self._write()
-            if not self._ids:
+            if not self._places:
                 return
-            look_first = True
-        for number in list(self._ids):
+            to_look_up = list(self._places)
+        for number in list(self._places):
             self._settle(number, _UNDECIDED)
 
-    async def _look_up(self, ids: set[DocId]) -> None:
-        self._known |= await self._couch.look_up(sorted(ids - self._known.keys()))
-        for number, taken in list(self._ids.items()):
-            if taken in self._known:
-                self._compare(number, self._known[taken])
+    def _first_place(self, arrival: Arrival) -> _Place:
+        former = {former_id(arrival.id)} if self._repeated else set()
+        if is_ordered(arrival.id):
+            return _Place(doc_id(arrival.id, arrival.at), former)
+        own, *others = [doc_id(each.id, each.at) for each in self._days(arrival)]
+        return _Place(own, {*others, *former})
 
-    def _compare(self, number: int, doc: Doc | None) -> None:
-        """With the document of its id: the same message, or another one, which goes on under its second id."""
-        arrival = self._arrivals[number]
-        second = second_id(arrival.id, arrival.content)
-        if doc is None or is_of(doc, arrival) or self._ids[number] == second:
-            log.info("incoming.known", doc=self._ids[number], gateway_ref=id_text(arrival.id))
+    def _second_place(self, arrival: Arrival) -> _Place:
+        own, *others = map(second_id, self._days(arrival))
+        return _Place(own, set(others), is_second=True)
+
+    def _days(self, arrival: Arrival) -> list[Arrival]:
+        return days_around(arrival, later=REPEATED_WITHIN if self._repeated else 1)
+
+    async def _look_up(self, numbers: Sequence[int]) -> None:
+        """Compares each with what is stored under its ids; what goes on under its second id is looked up there, too."""
+        while numbers:
+            ids = {each for number in numbers if number in self._places for each in self._places[number].ids}
+            self._known |= await self._couch.look_up(sorted(ids - self._known.keys()))
+            numbers = [number for number in numbers if number in self._places and self._goes_on(number)]
+
+    def _goes_on(self, number: int) -> bool:
+        """Settles what is stored; whether it is another message than the one of its id, and has its second id now."""
+        arrival, place = self._arrivals[number], self._places[number]
+        taken = [each for each in (place.own, *sorted(place.others)) if each in self._known]
+        if not taken:
+            return False
+        docs = [doc for each in taken if (doc := self._known[each]) is not None]
+        is_stored = any(is_of(doc, arrival) for doc in docs)
+        # What was deleted cannot be compared: it counts as the same message where that may come again.
+        if is_stored or place.is_second or (self._repeated and len(docs) < len(taken)):
+            log.info("incoming.known", doc=taken[0], gateway_ref=id_text(arrival.id))
             self._settle(number, AlreadyStored())
-        else:
-            log.warning("incoming.id_reused", doc=second, first=self._ids[number], gateway_ref=id_text(arrival.id))
-            self._ids[number] = second
+            return False
+        self._places[number] = second = self._second_place(arrival)
+        log.warning("incoming.id_reused", doc=second.own, first=taken[0], gateway_ref=id_text(arrival.id))
+        return True
 
     async def _write(self) -> None:
         """The first message of each id; the others of the same id are compared with it in the next round."""
         firsts: dict[DocId, int] = {}
-        for number, taken in self._ids.items():
-            if taken not in self._known:
-                firsts.setdefault(taken, number)
+        claimed: set[DocId] = set()
+        for number, place in self._places.items():
+            if not claimed & place.ids:
+                firsts[place.own] = number
+                claimed |= place.ids
         docs = [self._document(number) for number in firsts.values()]
         for doc, result in zip(docs, await self._couch.write(docs), strict=True):
-            self._take(firsts[doc["_id"]], doc, result)
+            await self._take(firsts[doc["_id"]], doc, result)
 
-    def _take(self, number: int, doc: Doc, result: WriteResult) -> None:
+    async def _take(self, number: int, doc: Doc, result: WriteResult) -> None:
         match result:
             case Written():
                 self._known[doc["_id"]] = doc
-                self._settle(number, Saved())
-                log.info("incoming.stored", doc=doc["_id"], gateway_ref=id_text(self._arrivals[number].id))
+                outcome = await self._outcome_at_midnight(number, doc, result)
+                self._settle(number, outcome)
+                if isinstance(outcome, Saved):
+                    log.info("incoming.stored", doc=doc["_id"], gateway_ref=id_text(self._arrivals[number].id))
             case Conflict():
                 pass  # the next round looks
             case Rejected():
                 self._settle(number, result)
 
+    async def _outcome_at_midnight(self, number: int, doc: Doc, written: Written) -> Outcome:
+        """Deletes the later one where two daemons have stored the message at once, each under another day.
+
+        Each has looked before it wrote, and looks again afterwards, so at least one of them sees both.
+        """
+        arrival, place = self._arrivals[number], self._places[number]
+        if not place.others or not is_near_midnight(arrival):
+            return Saved()
+        found = await self._couch.read(sorted(place.others))
+        same = {each: other for each, other in found.items() if is_of(other, arrival)}
+        same[place.own] = {**doc, "_rev": written.rev}
+        first, *later = sorted(same)
+        await self._couch.write([{"_id": each, "_rev": same[each]["_rev"], "_deleted": True} for each in later])
+        if first == place.own:
+            return Saved()
+        log.info("incoming.known", doc=first, gateway_ref=id_text(arrival.id))
+        return AlreadyStored()
+
     def _settle(self, number: int, outcome: Outcome) -> None:
         self._outcomes[number] = outcome
-        self._ids.pop(number, None)
+        self._places.pop(number, None)
 
     def _document(self, number: int) -> Doc:
         arrival = self._arrivals[number]
         sms = Sms(sender=arrival.sender, message=arrival.content, gateway_ref=arrival.id)
         record: Mapping[str, object] = build_record(self._settings.values, self._settings.translations, sms, arrival.at)
-        return {**record, "_id": self._ids[number]}
+        return {**record, "_id": self._places[number].own}
