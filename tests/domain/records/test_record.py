@@ -117,12 +117,28 @@ def test_required_dates_and_dotted_keys() -> None:
         ("1!T! ", ABSENT, "Please add b"),
         ("1!T!sw", "fr", "Please add b"),
         ("T LC 5#x", "fr", "Please add b"),
-        ("T LC fr#LC fr", "fr", "Please add b"),
+        # sent twice it is a list, which CHT takes for what the text may show
+        ("T LC fr#LC fr", "fr", "Please add {{fields}}"),
     ],
 )
 def test_errors_are_in_the_records_locale(text: str, locale: object, expected: str) -> None:
     fields = {"locale": field("string", "LC", list=[["x", {}]]), "b": field("string", "BB", required=True)}
     assert messages(report(app_settings(fields), text, locale=locale)) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("text", "sent", "error"),
+    [
+        ("09/04/2021", None, "Please add d"),
+        ("5", None, "Please add d"),
+        ("9 April 2021", 1617926400000, None),
+        ("hello", None, None),
+    ],
+)
+def test_a_date_that_cht_guesses_is_missing_where_it_is_required(text: str, sent: object, error: str | None) -> None:
+    record = report(app_settings({"d": field("date", "DD", required=True)}), f"1!T!{text}")
+    assert record["fields"] == {"d": sent}
+    assert messages(record) == ([error] if error else [])
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ import pytest
 from cht_rapidpro.domain.records import ABSENT, Translations, read_translations
 from cht_rapidpro.domain.records.translation import Translator, fill_template
 
-NOTHING: tuple[object, ...] = ("", None, ABSENT, 0, False, [], [[]])
 TABLES: Translations = {
     "en": {"a": "A", "empty": "", "only": "English", "number": 7, "list": ["x", 1]},
     "fr": {"a": "Â", "empty": "", "nothing": None},
@@ -27,10 +26,22 @@ TABLES: Translations = {
         ("list", "en", "x,1"),
         ("a", ABSENT, "Â"),
         ("a", "", "Â"),
-        ("a", ["en"], "A"),
+        # a locale that is an object or a list is none
+        ("a", ["en"], "Â"),
+        ("a", {"en": 1}, "Â"),
+        ({"en": "E", "fr": "F"}, ["en"], "F"),
         (5, "en", "5"),
-        *((nothing, "en", "") for nothing in NOTHING),
-        (["a", "b"], "en", "A"),
+        *((nothing, "en", "") for nothing in ("", None, ABSENT)),
+        (0, "en", "0"),
+        (False, "en", "false"),
+        (True, "en", "true"),
+        # what a list holds is not looked up
+        ([], "en", []),
+        (["a", "b"], "en", "a"),
+        ([["a"]], "en", ["a"]),
+        (["", "b"], "en", ["", "b"]),
+        (["a", "b"], "1", "b"),
+        (["a"], "test", "-a-"),
         # objects
         ({"en": "E", "fr": "F"}, "fr", "F"),
         ({"en": "E", "fr": "F"}, ABSENT, "F"),
@@ -70,6 +81,31 @@ CONTEXT = {"fields": ["a", "b"], "key": "<$&>", "none": None, "absent": ABSENT}
     [
         ("plain", "plain"),
         ("{{fields}} and {{ key }}", "a,b and <$&>"),
+        ("{{fields.join(', ')}}", "a, b"),
+        ('{{ fields . join( " + " ) }}: {{fields.length}}', "a + b: 2"),
+        ("{{fields.join()}}|{{fields[1].toUpperCase()}}|{{fields[2]}}", "a,b|B|"),
+        ("{{key.toLowerCase().trim().length}}{{'x'}}{{12}}", "4x12"),
+        # whatever else may be written there is left as it is, and nothing is executed
+        *(
+            (text, text)
+            for text in (
+                "{{fields.join(key)}}",
+                "{{fields.pop()}}",
+                "{{fields.constructor}}",
+                "{{fields.map(x => x)}}",
+                "{{none.length}}",
+                "{{absent.join(', ')}}",
+                "{{key.join(', ')}}",
+                "{{fields.toUpperCase()}}",
+                "{{1 + 1}}",
+                "{{fields['join']}}",
+                "{{__import__('os')}}",
+                "{{fields.}}",
+                "{{'}}",
+                "{{1.5}}",
+                "{{" + "fields" + ".x" * 500 + "}}",
+            )
+        ),
         ("{{\ufefffields}}", "a,b"),
         ("[{{none}}{{absent}}]", "[]"),
         ("{{}}", "{{}}"),

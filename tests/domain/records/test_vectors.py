@@ -118,8 +118,8 @@ def test_where_cht_crashes_the_text_is_kept() -> None:
         assert record["form"] == record["sms_message"]["form"]
 
 
-def test_lenient_dates_are_read_where_the_year_is_first() -> None:
+def test_lenient_dates_are_read_where_they_are_clear() -> None:
     """Not required: what we do of it. Every other one is null here, or a date that CHT has guessed."""
     lenient = [vector for vectors in read_vectors().values() for vector in vectors if LENIENT in vector.get("tags", ())]
     same_as_cht = [vector for vector in lenient if not differences(make(vector), vector["expected"]["record"])]
-    assert (len(same_as_cht), len(lenient)) == (90, 144)
+    assert (len(same_as_cht), len(lenient)) == (104, 144)

@@ -22,8 +22,8 @@ _MAX_DIGITS: Final = 20  # a number of more is no part of a date
 _FIRST_VALUES: Final = (0, 0, 1, 0, 0, 0, 0)  # of year, month from 0, day, hour, minute, second, millisecond
 
 
-def read_date(value: object) -> float:
-    """The moment of a text, a number (taken as it is) or a list."""
+def read_date(value: object) -> float | None:
+    """The moment of a text, a number (taken as it is) or a list; None where CHT would guess one (`engine_dates.py`)."""
     if isinstance(value, str):
         return parse_date(strip_zero_width(value))
     if is_number(value):
@@ -31,7 +31,7 @@ def read_date(value: object) -> float:
     return _from_list(value) if isinstance(value, list) else NAN
 
 
-def parse_date(text: str) -> float:
+def parse_date(text: str) -> float | None:
     if asp_net := _ASP_NET.match(text):
         return clip(float(asp_net[1]))
     for read in (iso8601, rfc2822):

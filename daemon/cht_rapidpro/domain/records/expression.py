@@ -25,9 +25,10 @@ class NotUnderstoodError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One character, given folded."""
+    """One character, given folded. `weight`: what a look at one costs, in steps."""
 
     accepts: Accepts
+    weight: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,7 @@ class _Parser:
             case "(":
                 return self._group(depth)
             case "[":
-                return Unit(self._set())
+                return self._set()
             case ".":
                 return Unit(lambda folded: folded not in LT)
             case "\\":
@@ -175,12 +176,12 @@ class _Parser:
             raise NotUnderstoodError("no references")
         return _CONTROLS.get(character, character)
 
-    def _set(self) -> Accepts:
+    def _set(self) -> Unit:
         inverted = self._skip("^")
         members: list[Accepts] = []
         while not self._skip("]"):
             members.append(self._member())
-        return lambda folded: any(accepts(folded) for accepts in members) != inverted
+        return Unit(lambda folded: any(accepts(folded) for accepts in members) != inverted, 1 + len(members))
 
     def _member(self) -> Accepts:
         first = self._member_end()

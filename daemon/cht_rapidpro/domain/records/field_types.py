@@ -1,7 +1,8 @@
 """From the text of an answer to the value of its field, by the field's type.
 
 Nothing here refuses a value: what cannot be understood becomes null, which validation reports where the field is
-required, or NaN, which it does not (quirk: a required date that is no date is stored as null without an error).
+required, or NaN, which it does not (quirk: a required date that is no date is stored as null without an error). A date
+that CHT guesses and we do not, such as 09/04/2021, becomes null.
 """
 
 import math

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from cht_rapidpro.domain.records.javascript import as_object, items, truthy
+from cht_rapidpro.domain.records.labels import leading
 from cht_rapidpro.domain.records.matching import compile_expression
 
 _META: Final = re.compile(r"[\^$\\.*+?()\[\]{}|]")
@@ -49,7 +50,7 @@ def _of_field(name: str, field: object, seen: dict[str, str]) -> Iterator[str]:
         if not _SENDABLE.fullmatch(label) and name.lower() != name:
             yield f"field {name!r}: neither its label {label!r} nor its key can be written in a labelled text"
     for label in (*_texts(labels.get("tiny")), *_texts(labels.get("short"))):
-        if _META.search(label) and compile_expression(f"^{label}") is None:
+        if _META.search(label) and compile_expression(leading(label)) is None:
             yield f"field {name!r}: its label {label!r} is no expression that can be used: it is compared as plain text"
 
 

@@ -4,7 +4,6 @@ Labels are matched as expressions (`labels.py`), in the system's locale. Unknown
 """
 
 import re
-from collections.abc import Iterator
 from typing import Final
 
 from cht_rapidpro.domain.records.answers import Answers
@@ -16,14 +15,15 @@ from cht_rapidpro.domain.records.labels import comparable, named
 from cht_rapidpro.domain.records.matching import Effort
 from cht_rapidpro.domain.records.translation import Translator
 
-# Quirk: what is before a split point is taken with it, so the first character of all, and the second of two
-# adjacent `#`, split nothing.
-_SPLIT: Final = re.compile(r"[^\\]#")
+# Quirks: what is before a split point is taken with it, so the first character of all, and the second of two adjacent
+# `#`, split nothing; and CHT marks the split points with a vertical tab, so one that was sent splits, too.
+_SPLIT: Final = re.compile(r"([^\\])#")
+_MARK: Final = "\v"
 
 
 def parse_j1(form: Form, text: str, translator: Translator, effort: Effort) -> Answers:
     """Quirk: the message's own locale is not asked. One label that is sent may fill several fields."""
-    pieces = list(_pieces(text.split("!", 2)[2]))
+    pieces = _SPLIT.sub(rf"\1{_MARK}", text.split("!", 2)[2]).split(_MARK)
     sent = list(zip(map(trim, pieces[::2]), pieces[1::2], strict=False))
     last = {label: position for position, (label, _) in enumerate(sent)}
     by_comparable: dict[str, list[str]] = {}
@@ -37,11 +37,3 @@ def parse_j1(form: Form, text: str, translator: Translator, effort: Effort) -> A
             if position is not None:
                 values[field.key] = sent[position][1].replace("\\#", "#")
     return Answers(values, every_field=True)
-
-
-def _pieces(data: str) -> Iterator[str]:
-    start = 0
-    for found in _SPLIT.finditer(data):
-        yield data[start : found.end() - 1]
-        start = found.end()
-    yield data[start:]

@@ -22,6 +22,11 @@ _LABEL: Final = re.compile("[A-Za-z_.*]+")
 _LONG_DATE: Final = re.compile("[0-9]{4}[-/][0-9]{1,2}[-/][0-9]{1,2}")
 _SHORT_DATE: Final = re.compile("[0-9]{4}[-/][0-9]{1,2}[-/][0-9]")  # what a number directly after it may leave
 _NUMBER: Final = re.compile(r"[1-9][0-9]*(?:\.[0-9]*)?")
+# A component without a line break, where nothing has to be given back.
+_SIMPLE: Final = re.compile(
+    f"[^A-Za-z_.*{LT}]*([A-Za-z_.*]+)[{re.escape(VSEP)}]*(?:([0-9]{{4}}[-/][0-9]{{1,2}}[-/][0-9]{{1,2}})[{re.escape(VSEP)}]*)?"
+    rf"([1-9][0-9]*(?:\.[0-9]*)?)?[{re.escape(VSEP)}]*([^{LT}]*)\Z"
+)
 _LINE_BREAK: Final = re.compile(f"[{LT}]")
 _VALUE_SEPARATORS: Final = re.compile(f"[{re.escape(VSEP)}]*")
 
@@ -38,8 +43,8 @@ class _Component:
 
 def parse_labelled(form: Form, body: str, translator: Translator, locale: object) -> Answers:
     values: dict[str, object] = {}
-    for component in map(read_component, map(trim, body.split("#"))):
-        if component is not None:
+    for part in filter(None, map(trim, body.split("#"))):
+        if component := read_component(part):
             _collect(values, component)
     return Answers(dict(_by_field(form, values, translator, locale)))
 
@@ -50,6 +55,8 @@ def read_component(text: str) -> _Component | None:
     Quirk: a value may begin with a line break but not hold one. Where it would, the label is looked for further on:
     it is the last word before the break, or one after it.
     """
+    if simple := _SIMPLE.match(text):
+        return _Component(simple[1].lower(), simple[2] or "", simple[3] or "", simple[4])
     breaks = [found.end() for found in _LINE_BREAK.finditer(text)]
     last_line = breaks[-1] if breaks else 0
     for label in _LABEL.finditer(text):
@@ -114,13 +121,18 @@ def _by_field(
 ) -> Iterator[tuple[str, object]]:
     """The values under the keys of the fields, falsy ones left out.
 
-    Quirks: the value of a field's label replaces what was sent under its key, and is gone for other fields of the
+    Quirks: a label that is no text, such as the number of {"en": 7}, is never the same as the key. The value of a
+    field's label replaces what was sent under its key, and is gone for other fields of the
     same label or key. Only tiny labels count.
     """
     for field in form.fields:
-        label = as_text(translator.translate(field.tiny, locale)).lower()
-        if label != field.key and truthy(values.get(label, ABSENT)):
-            values[field.key] = values.pop(label)
+        translated = translator.translate(field.tiny, locale)
+        label = translated.lower() if isinstance(translated, str) else as_text(translated)
+        is_other = label != field.key or not isinstance(translated, str)
+        if is_other and truthy(values.get(label, ABSENT)):
+            value = values.pop(label)
+            if label != field.key:
+                values[field.key] = value
     for field in form.fields:
         value = values.get(field.key, ABSENT)
         if truthy(value):

@@ -17,26 +17,36 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from cht_rapidpro.domain.records.characters import DIGITS, WS, fold, utf16
+from cht_rapidpro.domain.records.javascript import text
 from cht_rapidpro.domain.records.matching import Effort, compile_expression, search
 
 _PLAIN: Final = re.compile(r"[^\^$\\.*+?()\[\]{}|]*")
 _AFTER_LABEL: Final = tuple(WS + DIGITS)
 
 
-def comparable(text: str) -> str:
+def comparable(value: str) -> str:
     """The text as labels are compared with it."""
-    return utf16(fold(text))
+    return utf16(fold(value))
 
 
-def leads(label: str, body: str, effort: Effort) -> bool:
-    """Whether the body, made comparable, is the label, or begins with it and a blank or digit follows."""
-    wanted = comparable(label)
-    if body == wanted:
+def leads(label: object, body: str, effort: Effort) -> bool:
+    """Whether the body, made comparable, is the label, or begins with it and a blank or digit follows.
+
+    Quirk: only a label that is a text is the body; a number must be followed by something.
+    """
+    as_text = text(label)
+    wanted = comparable(as_text)
+    if isinstance(label, str) and body == wanted:
         return True
-    program = None if _is_plain(label) else compile_expression(f"^{utf16(label)}(?:\\s|\\d)")
+    program = None if _is_plain(as_text) else compile_expression(leading(as_text))
     if program is None:
         return body.startswith(wanted) and body.startswith(_AFTER_LABEL, len(wanted))
     return search(program, body, effort)
+
+
+def leading(label: str) -> str:
+    """The expression that CHT makes of a label, which a backslash or a bracket of the label spoils."""
+    return f"^{utf16(label)}[\\s0-9]"
 
 
 def named(label: str, sent: Mapping[str, Iterable[str]], effort: Effort) -> Iterator[str]:
@@ -45,8 +55,8 @@ def named(label: str, sent: Mapping[str, Iterable[str]], effort: Effort) -> Iter
     if program is None:
         yield from sent.get(comparable(label), ())
         return
-    for text, as_sent in sent.items():
-        if search(program, text, effort):
+    for each, as_sent in sent.items():
+        if search(program, each, effort):
             yield from as_sent
         elif effort.is_used_up:
             return

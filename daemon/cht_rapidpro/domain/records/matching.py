@@ -10,7 +10,6 @@ from functools import lru_cache
 from typing import Final, assert_never
 
 from cht_rapidpro.domain.records.expression import (
-    Accepts,
     Choice,
     Edge,
     Node,
@@ -22,8 +21,8 @@ from cht_rapidpro.domain.records.expression import (
     parse,
 )
 
-MAX_STEPS: Final = 20_000  # about 20 ms, and fifty times what a form of a hundred such labels needs
-_MAX_SIZE: Final = 2_000
+MAX_STEPS: Final = 10_000  # about 10 ms, and twenty times what a form of a hundred such labels needs
+_MAX_SIZE: Final = 1_000
 
 
 @dataclass(slots=True)
@@ -32,8 +31,8 @@ class Effort:
 
     left: int = MAX_STEPS
 
-    def spend(self) -> bool:
-        self.left -= 1
+    def spend(self, steps: int = 1) -> bool:
+        self.left -= steps
         return self.left >= 0
 
     @property
@@ -48,7 +47,7 @@ class _Fork:
     places: tuple[int, ...]
 
 
-_Step = Accepts | Edge | _Fork
+_Step = Unit | Edge | _Fork
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +74,7 @@ def _write(node: Node, steps: list[_Step]) -> None:
     if len(steps) > _MAX_SIZE:
         raise NotUnderstoodError("too large")
     match node:
-        case Unit(accepts):
-            steps.append(accepts)
-        case Edge():
+        case Unit() | Edge():
             steps.append(node)
         case Sequence(nodes):
             for inner in nodes:
@@ -135,8 +132,18 @@ def search(program: Program, folded: str, effort: Effort) -> bool:
         if end in reached or not reached or effort.is_used_up:
             return end in reached and not effort.is_used_up
         character = folded[at : at + 1]
-        places = {place + 1 for place in reached if character and callable(step := steps[place]) and step(character)}
+        places = _beyond(steps, character, reached, effort) if character else set()
     return False
+
+
+def _beyond(steps: tuple[_Step, ...], character: str, reached: set[int], effort: Effort) -> set[int]:
+    """Every place that is reached from these by taking the character."""
+    places = set()
+    for place in reached:
+        step = steps[place]
+        if isinstance(step, Unit) and effort.spend(step.weight) and step.accepts(character):
+            places.add(place + 1)
+    return places
 
 
 def _reach(steps: tuple[_Step, ...], folded: str, at: int, places: set[int], effort: Effort) -> set[int]:

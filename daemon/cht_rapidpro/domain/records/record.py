@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cht_rapidpro.domain.phone import normalize
-from cht_rapidpro.domain.records.assembly import SURPLUS, assemble
+from cht_rapidpro.domain.records.assembly import SURPLUS, assemble, without_marks
 from cht_rapidpro.domain.records.characters import trim
 from cht_rapidpro.domain.records.dates import read_date
 from cht_rapidpro.domain.records.field_types import Conversion
@@ -70,9 +70,7 @@ def _read(settings: Mapping[str, Any], translator: Translator, reading: Reading,
     errors = list(validate(form, fields))
     if truthy(fields.get(SURPLUS)):
         errors.append(RecordError("extra_fields"))
-    if all(field.key != SURPLUS for field in form.fields):
-        fields.pop(SURPLUS, None)
-    return _Content(fields, errors, _refid(form.facility_reference, fields))
+    return _Content(without_marks(form, fields), errors, _refid(form.facility_reference, fields))
 
 
 def _refid(reference: str | None, fields: Mapping[str, Any]) -> object:
@@ -116,4 +114,4 @@ def _sent_time(sent: object) -> float | None:
     if not isinstance(sent, str):
         return None
     moment = number(sent) if _MANY_DIGITS.search(sent) else read_date(sent)
-    return json_number(moment) if math.isfinite(moment) else None
+    return json_number(moment) if moment is not None and math.isfinite(moment) else None

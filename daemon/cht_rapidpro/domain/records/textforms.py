@@ -9,7 +9,6 @@ from cht_rapidpro.domain.records.answers import Answers
 from cht_rapidpro.domain.records.characters import SEP_CLASS, WS_CLASS, fold
 from cht_rapidpro.domain.records.compact import parse_compact
 from cht_rapidpro.domain.records.form import Form
-from cht_rapidpro.domain.records.javascript import text as as_text
 from cht_rapidpro.domain.records.javascript import truthy
 from cht_rapidpro.domain.records.labelled import parse_labelled
 from cht_rapidpro.domain.records.labels import comparable, leads
@@ -44,6 +43,6 @@ def _is_compact(form: Form, body: str, translator: Translator, locale: object) -
     for field in form.fields:
         for label in (field.tiny, field.short):
             translated = translator.translate(label, locale)
-            if truthy(translated) and leads(as_text(translated), start, effort):
+            if truthy(translated) and leads(translated, start, effort):
                 return False
     return True

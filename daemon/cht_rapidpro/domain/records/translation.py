@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
-from cht_rapidpro.domain.records.characters import trim
-from cht_rapidpro.domain.records.javascript import ABSENT, items, text, truthy
+from cht_rapidpro.domain.records.javascript import ABSENT, as_object, items, text, truthy
+from cht_rapidpro.domain.records.template_expression import NotEvaluatedError, evaluate
 
 Translations = Mapping[str, Mapping[str, Any]]  # locale: {key: text}
 
@@ -31,14 +31,17 @@ class Translator:
     locale: object
 
     def translate(self, value: object, locale: object = ABSENT, context: Mapping[str, object] = _NO_CONTEXT) -> object:
-        """A text, or what an object holds for the locale, which may be any JSON value. Locale falsy: the system's."""
-        while isinstance(value, list):  # a list acts as its first element
-            value = value[0] if value else ""
-        if not truthy(value):
-            return ""
+        """A text, or what an object or a list holds for the locale, any JSON value. Locale falsy: the system's.
+
+        Quirk: a locale that is an object, or a list (a field `locale` that was sent twice), is taken for the context.
+        """
+        if isinstance(locale, list | Mapping):
+            locale, context = ABSENT, as_object(locale) if isinstance(locale, Mapping) else _NO_CONTEXT
         chosen = text(locale if truthy(locale) else self.system_locale)
-        if isinstance(value, Mapping):
+        if isinstance(value, list | Mapping):
             return _localize(value, chosen)
+        if value is None or value is ABSENT:
+            return ""
         return fill_template(self._look_up(text(value), chosen), context)
 
     @property
@@ -55,29 +58,38 @@ def _entry(table: object, key: str) -> object:
 
 
 def fill_template(template: str, context: Mapping[str, object]) -> str:
-    """Every `{{name}}` replaced; the template itself where one of them cannot be evaluated.
+    """Every `{{expression}}` replaced; the template itself where one of them cannot be evaluated.
 
-    CHT evaluates JavaScript, also in `<% %>`; here only names of the context are known, which is all that occurs.
+    CHT evaluates any JavaScript, also in `<% %>`; `template_expression.py` says what is known here.
     """
-    for expression in _EXPRESSION.finditer(template):
-        if expression[1] is None or trim(expression[1]) not in context:
+    shown: list[str] = []
+    end = 0
+    for found in _EXPRESSION.finditer(template):
+        try:
+            value = evaluate(found[1] or "", context)
+        except NotEvaluatedError:
             return template
-    return _EXPRESSION.sub(lambda expression: _shown(context[trim(expression[1])]), template)
+        shown += [template[end : found.start()], _shown(value)]
+        end = found.end()
+    return "".join([*shown, template[end:]])
 
 
 def _shown(value: object) -> str:
     return "" if value is None or value is ABSENT else text(value)
 
 
-def _localize(labels: Mapping[str, Any], locale: str) -> object:
-    """What an object such as {en: .., fr: ..} holds for the locale, else the nearest to it.
+def _localize(value: list[Any] | Mapping[str, Any], locale: str) -> object:
+    """What an object such as {en: .., fr: ..} holds for the locale, else the nearest to it; of a list its first entry.
 
-    Quirks: an object without any text stands for itself (and is matched as `[object Object]`); the locale "test"
-    is the English text with marks around it.
+    Quirks: what it holds is not looked up in the tables; an object without any text stands for itself (and is matched
+    as `[object Object]`); the locale "test" is the English text with marks around it.
     """
+    labels = as_object(value)
     wanted = ENGLISH if locale == _MARKED else locale
-    found: object = next((value for value in _candidates(labels, wanted) if truthy(value)), labels)
-    return f"-{text(found)}-" if locale == _MARKED else found
+    found: object = next((each for each in _candidates(labels, wanted) if truthy(each)), ABSENT)
+    if locale == _MARKED:
+        return f"-{text(found)}-"
+    return value if found is ABSENT else found
 
 
 def _candidates(labels: Mapping[str, Any], locale: str) -> Iterator[object]:
