@@ -154,10 +154,11 @@ async def receiving(ground: Ground, sockets: Sequence[socket.socket]) -> AsyncIt
             max_waiting=own.max_waiting,
             check_legacy_ids=own.check_legacy_ids,
         )
-        webhook = Webhook(own, ground.keyring, incoming.store, ground.wall_clock, sockets)
+        webhook = Webhook(own, ground.keyring, incoming.store, ground.wall_clock, sockets, incoming.flow.notice)
         ground.metrics.include(webhook.times)
         status.healths.append(spool.health)
         status.can_store = lambda: incoming.can_store or couch.health.error is None
+        status.miswired = incoming.flow.snapshot
         status.figures |= {
             "incoming_messages": lambda: len(incoming),
             "spooled_messages": lambda: {"waiting": incoming.spooled.waiting, "rejected": incoming.spooled.rejected},

@@ -18,6 +18,7 @@ from cht_rapidpro.adapters.http import PATHS, Webhook
 from cht_rapidpro.config import Incoming
 from cht_rapidpro.config_values import Secret
 from cht_rapidpro.domain.incoming import AlreadyStored, Arrival, Saved, Spooled, Stored
+from cht_rapidpro.domain.miswiring import Miswiring
 from cht_rapidpro.errors import TransientError, TroubleError
 from cht_rapidpro.keyring import Keyring, Refused, Secrets
 from tests.clock import jump
@@ -47,11 +48,12 @@ async def listening(
     store: Callable[[Arrival], Awaitable[Stored]],
     config: Incoming | None = None,
     keyring: Keyring | None = None,
+    notice: Callable[[Miswiring], None] = lambda _: None,
 ) -> AsyncIterator[Flow]:
     listener = listening_socket()
     own = config or section()
     async with (
-        Webhook(own, keyring or Keyring(Secrets(incoming_keys=own.keys)), store, lambda: NOW, [listener]),
+        Webhook(own, keyring or Keyring(Secrets(incoming_keys=own.keys)), store, lambda: NOW, [listener], notice),
         open_flow(url_of(listener)) as flow,
     ):
         yield flow
@@ -81,6 +83,9 @@ async def test_a_message_is_stored_with_the_time_of_its_arrival(store: Store, pa
         ("application/json; charset=utf-8", '{"id":"a","from":"b","content":"é"}'.encode(), ("a", "b", "é")),
         ("application/json", b'{"id":"a","from":"b","content":"\\ud83d"}', ("a", "b", "\ufffd")),
         ("application/json", b'\xef\xbb\xbf{"id":"a","from":"b","content":"c"}', ("a", "b", "c")),
+        ("application/json", b'{"id":"a","from":"b","content":"h\xe9 \xff\xc3"}', ("a", "b", "h\ufffd \ufffd\ufffd")),
+        ("application/json", b'{"id":"a","from":"b","content":12.5}', ("a", "b", 12.5)),
+        (FORM, b"id=a&from=b&content=%FF\xff", ("a", "b", "\ufffd\ufffd")),
         (FORM, b"id=41&from=%2B254712345678&content=h%C3%A9+%F0%9F%98%80&more=", ("41", "+254712345678", "hé 😀")),
         (None, b'{"id":"a","from":"b","content":"c"}', ("a", "b", "c")),
     ],
@@ -124,7 +129,9 @@ async def test_ways_to_write_a_message(
             400,
             "The body is not application/json",
         ),
-        ({"data": b"id=%FF\xff", "headers": {"Content-Type": FORM}}, 400, f"The body is not {FORM}"),
+        ({"data": b"id=%FF\xff", "headers": {"Content-Type": FORM}}, 400, "Message was not saved"),
+        ({"json": {**GOOD, "content": 0}}, 400, "Message was not saved"),
+        ({"headers": {"Authorization": f"Token{KEY}"}, "json": GOOD}, 403, "Missing authorization token"),
         ({"data": b"a=1&" * 200, "headers": {"Content-Type": FORM}}, 400, f"The body is not {FORM}"),
         (
             {"data": b"no gzip", "headers": {"Content-Encoding": "gzip", "Content-Type": FORM}},
@@ -174,6 +181,74 @@ async def test_refusals_are_told_once_a_minute_and_counted(store: Store) -> None
             jump(61)
             await flow.request(headers=wrong, json=GOOD)
     assert [entry["times"] for entry in logs if entry["event"] == "incoming.refused"] == [1, 3]
+
+
+@pytest.mark.parametrize("space", [" ", "   ", "\t", " \t "])
+async def test_any_white_space_may_stand_after_token(store: Store, space: str) -> None:
+    async with listening(store) as flow:
+        reader, writer = await raw(flow.url)
+        body = json.dumps(GOOD)
+        writer.write(
+            f"POST {PATH} HTTP/1.1\r\nHost: x\r\nAuthorization: Token{space}{KEY}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}".encode()
+        )
+        assert (await reader.read()).startswith(b"HTTP/1.1 200")
+        writer.close()
+    assert len(store.arrivals) == 1
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_path_is_matched_without_regard_to_case(store: Store, path: str) -> None:
+    async with listening(store) as flow:
+        assert (await flow.request(path=path.upper(), json=GOOD)).saved == 1
+        assert (await flow.request(path=path.title(), json=GOOD)).saved == 1
+        assert (await flow.request("GET", path.upper())).status == 405
+
+
+BAD_BODIES: Final[list[tuple[dict[str, Any], str]]] = [
+    ({"json": {**GOOD, "from": None}}, "field=from"),
+    ({"json": {**GOOD, "id": {"a": "secret words"}}}, "field=id"),
+    ({"json": {**GOOD, "content": ["secret words"]}}, "field=content"),
+    ({"data": b"secret words", "headers": {"Content-Type": "text/plain"}}, "content_type=text/plain"),
+    ({"data": b"x", "headers": {"Content-Type": "secret words"}}, "content_type="),
+]
+
+
+async def test_a_refusal_names_the_field_or_the_content_type_and_no_text(store: Store) -> None:
+    with capture_logs() as logs:
+        async with listening(store) as flow:
+            for request, _ in BAD_BODIES:
+                assert (await flow.request(**request)).status in (400, 415)
+    told = [entry for entry in logs if entry["event"] == "incoming.refused"]
+    assert [entry["field"] for entry in told if "field" in entry] == ["from", "id", "content"], "each once a minute"
+    assert "text/plain" in [entry.get("content_type") for entry in told]
+    assert "secret" not in str(logs)
+
+
+MISWIRED: Final[list[tuple[dict[str, Any], str, str]]] = [
+    ({"id": "@run.uuid"}, "id", "@run.uuid, which RapidPro has not evaluated"),
+    ({"from": "@urns.tel"}, "from", "@urns.tel, which RapidPro has not evaluated"),
+    ({"from": " @(replace(urns.tel, 'secret'))"}, "from", "@(…), which RapidPro has not evaluated"),
+    ({"from": None}, "from", "null"),
+    ({"from": "null"}, "from", 'the text "null"'),
+    ({"id": " \t"}, "id", "a blank text"),
+    ({"from": ""}, "from", "an empty text"),
+    ({"id": 0}, "id", "0"),
+    ({"id": ["secret"]}, "id", "neither text nor number"),
+]
+
+
+@pytest.mark.parametrize(("body", "field", "sends"), MISWIRED)
+async def test_what_a_miswired_flow_sends_is_named(store: Store, body: dict[str, Any], field: str, sends: str) -> None:
+    """Stored or refused as CHT does it: a text that is not empty is stored."""
+    seen: list[Miswiring] = []
+    value = body[field]
+    async with listening(store, notice=seen.append) as flow:
+        answer = await flow.request(json={**GOOD, **body})
+        assert answer.status == (200 if isinstance(value, str) and value else 400)
+        await flow.request(json=GOOD)
+        await flow.request(json={**GOOD, **body}, headers={"Authorization": "Token wrong"})
+    assert seen == [Miswiring(field, sends)]
 
 
 async def test_several_keys_are_valid_at_once(store: Store) -> None:

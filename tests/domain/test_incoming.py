@@ -23,6 +23,7 @@ from cht_rapidpro.domain.incoming import (
     legacy_keys,
     read_arrival,
     second_id,
+    shown_id,
 )
 
 JSON = st.recursive(
@@ -33,7 +34,7 @@ JSON = st.recursive(
 IDS = st.text(min_size=1) | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
 OURS = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 NO_IDS: list[object] = ["", 0, 0.0, None, True, False, [], {}, math.inf, -math.inf, math.nan]
-NO_TEXTS: list[object] = ["", 1, None, True, ["x"]]
+NO_TEXTS: list[object] = ["", 0, None, True, ["x"], math.nan, {"x": "y"}]
 NO_BODIES: list[object] = [None, [], "text", 3, {}]
 AT = 1_795_334_400_000  # 08:00 UTC
 TODAY = "01a20200-0000-7000-8000-00000000000f"
@@ -47,6 +48,7 @@ RUN = "0192AAAA-0000-7000-8000-00000000000f"
         ({"id": 41, "from": 254712345678, "content": " "}, Arrival(41, 254712345678, " ", 7)),
         ({"id": 0.5, "from": "x", "content": "\ud83d!", "more": 1}, Arrival(0.5, "x", "\ufffd!", 7)),
         ({"id": "\udc00", "from": "\udc00", "content": "😀"}, Arrival("\ufffd", "\ufffd", "😀", 7)),
+        ({"id": "x", "from": "y", "content": 12.5}, Arrival("x", "y", 12.5, 7)),
         ({"id": 10**30, "from": -1, "content": "0"}, Arrival(10**30, -1, "0", 7)),
         *(({"id": bad, "from": "x", "content": "x"}, "id") for bad in NO_IDS),
         *(({"id": "x", "from": bad, "content": "x"}, "from") for bad in NO_IDS),
@@ -194,6 +196,25 @@ def stored(content: object, sender: object, **more: object) -> dict[str, Any]:
 )
 def test_whether_a_document_is_of_a_message(doc: dict[str, Any], same: bool) -> None:
     assert is_of(doc, Arrival("id", "+254712345678", "hello", 0)) == same
+
+
+@pytest.mark.parametrize(
+    ("given_id", "shown"),
+    [
+        (RUN, RUN),
+        (41, "41"),
+        ("41", "41"),
+        ("", "(0 characters)"),
+        ("YES", "(3 characters)"),
+        ("254712345678", "(12 characters)"),
+        ("my child is ill " * 1000, "(16000 characters)"),
+        (f"{RUN} and more", "(45 characters)"),
+        ("٤١", "(2 characters)"),
+        (0.5, "(3 characters)"),
+    ],
+)
+def test_what_a_log_shows_of_an_id(given_id: str | float, shown: str) -> None:
+    assert shown_id(given_id) == shown
 
 
 def test_what_the_view_of_refs_shows() -> None:

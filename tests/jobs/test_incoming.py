@@ -169,6 +169,57 @@ async def test_three_people_under_one_id_are_three_documents(gate: Gate, medic: 
     assert sorted(doc["from"] for doc in await records(medic)) == sorted(senders * 2)
 
 
+async def test_a_flow_that_sends_one_id_for_everyone_is_named_once(
+    gate: Gate, medic: Database, rapidpro: RapidPro
+) -> None:
+    """In the log and in the status, by which the page and `check` know it."""
+    with capture_logs() as logs:
+        async with receiving(configure(gate, medic, rapidpro, TOKEN, incoming=section())) as flow:
+            for number in range(4):
+                assert (await flow.post("41", "YES", f"+25471234567{number}")).saved == 1
+            assert (await flow.post(uuid7(1), "one")).saved == (await flow.post(uuid7(1), "two")).saved == 1
+            assert (await flow.post("my text", "my text")).saved == 1
+            assert (await flow.post("a", "x", "@urns.tel")).saved == 1
+    told = [(entry["field"], entry["sends"]) for entry in logs if entry["event"] == "incoming.miswired"]
+    assert sorted(told) == [
+        ("from", "@urns.tel, which RapidPro has not evaluated"),
+        ("id", "one id for several senders"),
+    ]
+    assert "my text" not in str(logs)
+    assert len(await records(medic)) == 8
+
+
+async def test_a_number_as_content_is_stored_as_one(gate: Gate, medic: Database, spool: Path) -> None:
+    """As CHT does it; on its way through the spool, too."""
+    async with incoming(gate, medic, spool) as job:
+        assert await job.store(Arrival("a", SENDER, 12.5, AT)) == Saved()
+        gate.is_closed = True
+        assert await job.store(Arrival("b", SENDER, 7, AT)) == Spooled()
+        gate.is_closed = False
+        await drained(spool)
+    assert sorted(doc["sms_message"]["message"] for doc in await records(medic)) == [7, 12.5]
+    assert [doc["fields"] for doc in await records(medic)] == [{}, {}]
+
+
+async def test_a_proxys_400_before_couchdb_parks_no_message(spool: Path) -> None:
+    """It is spooled and stored as soon as CouchDB itself answers again."""
+    working = couchdb_that_forbids()
+    broken = [True]
+
+    async def script(request: Request) -> Reply | Raw:
+        if broken[0] and request.name == "POST _bulk_docs":
+            return Reply(b"<html>Bad Request</html>", 400, content_type="text/html")
+        answer: Reply | Raw = await working(request)
+        return answer
+
+    async with scripted(script) as server, incoming(couchdb_at(server), None, spool) as job:
+        assert await job.store(arrival(RUN)) == Spooled()
+        assert await counts(spool) == Counts(waiting=1, rejected=0)
+        broken[0] = False
+        await drained(spool)
+        assert await counts(spool) == Counts(0, 0)
+
+
 async def test_what_was_deleted_hides_no_other_message_of_its_id(gate: Gate, medic: Database, spool: Path) -> None:
     """The flow sends one id for everyone, and somebody has deleted the first one's record."""
     async with incoming(gate, medic, spool) as job:

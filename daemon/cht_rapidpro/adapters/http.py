@@ -8,6 +8,7 @@ ever: headers, body and the wait for an answer have a limit each.
 import asyncio
 import json
 import math
+import re
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -21,7 +22,9 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from cht_rapidpro.config import Incoming
 from cht_rapidpro.config_values import read_address
-from cht_rapidpro.domain.incoming import AlreadyStored, Arrival, Stored, doc_id, id_text, read_arrival
+from cht_rapidpro.domain.incoming import AlreadyStored, Arrival, Stored, doc_id, read_arrival, shown_id
+from cht_rapidpro.domain.miswiring import Miswiring, find_miswirings
+from cht_rapidpro.domain.records.characters import WS_CLASS
 from cht_rapidpro.errors import TransientError, TroubleError
 from cht_rapidpro.keyring import Keyring
 from cht_rapidpro.metrics import request_times
@@ -44,7 +47,8 @@ _STOP_TIME: Final = 10.0
 _LAST_CALL: Final = 0.5
 _ROUNDS: Final = 5  # of the loop, more than asyncio needs from taking a connection to telling of it
 _TELL_AGAIN: Final = 60.0
-_SCHEME: Final = "Token "
+_SCHEME: Final = re.compile(f"Token{WS_CLASS}+(.*)")
+_KIND: Final = re.compile(r"[a-z0-9!#$&^_.+/-]{1,80}")
 _BACKLOG: Final = 1024
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -53,6 +57,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Webhook:
     """Listens while it is entered. `store` raises TransientError where the message is not stored anywhere.
 
+    `notice` is told of each mistake of the flow.
     `sockets`: ones that listen already, in place of `[incoming] listen`. `addresses`: where it listens, once entered.
     """
 
@@ -63,17 +68,20 @@ class Webhook:
         store: Callable[[Arrival], Awaitable[Stored]],
         wall_clock: Callable[[], int],
         sockets: Sequence[socket.socket] = (),
+        notice: Callable[[Miswiring], None] = lambda _: None,
     ) -> None:
         self._config = config
         self._keyring = keyring
         self._store = store
         self._wall_clock = wall_clock
         self._sockets = sockets
+        self._notice = notice
         self.times = request_times("webhook", "answer")
-        self._refused: dict[int, tuple[int, float]] = {}  # by status: how many since the last line, and its time
+        self._refused: dict[tuple[int, str, str], tuple[int, float]] = {}
+        # By status, error and field: how many since the last line, and its time.
         application = web.Application(client_max_size=config.max_body, middlewares=[self._refuse_as_cht_does])
-        for path in PATHS:
-            application.router.add_post(path, self._handle)
+        for path in PATHS:  # CHT's own matches them without regard to case
+            application.router.add_post(f"/{{path:(?i:{path[1:]})}}", self._handle)
         self._runner = web.AppRunner(
             application,
             access_log=None,
@@ -125,11 +133,14 @@ class Webhook:
 
     async def _handle(self, request: web.Request) -> web.Response:
         await self._authorise(request.headers.get(hdrs.AUTHORIZATION, ""))
-        arrival = read_arrival(await _read_body(request), self._wall_clock())
+        body = await _read_body(request)
+        for found in find_miswirings(body):
+            self._notice(found)
+        arrival = read_arrival(body, self._wall_clock())
         if isinstance(arrival, str):
-            raise web.HTTPBadRequest(reason=_NOT_SAVED)
+            raise _Refused(arrival)
         if request.headers.get("X-Mailroom-Mode") == "simulation" and not self._config.accept_simulated:
-            log.info("incoming.simulated", doc=doc_id(arrival.id, arrival.at), gateway_ref=id_text(arrival.id))
+            log.info("incoming.simulated", doc=doc_id(arrival.id, arrival.at), gateway_ref=shown_id(arrival.id))
             return web.json_response({"saved": 1})
         try:
             stored = await self._store(arrival)
@@ -140,7 +151,8 @@ class Webhook:
 
     async def _authorise(self, header: str) -> None:
         """As CHT does it, in its words; a key that is not known may be one that was rotated a moment ago."""
-        key = header.removeprefix(_SCHEME) if header.startswith(_SCHEME) else ""
+        found = _SCHEME.fullmatch(header)
+        key = found[1] if found else ""
         if key and not self._keyring.secrets.admits(key):
             await self._keyring.renew("incoming_keys")
         if not self._keyring.is_filled:  # nobody can be told that his key is wrong
@@ -158,20 +170,33 @@ class Webhook:
         try:
             answer = await handler(request)
         except web.HTTPException as error:
-            self._tell(error.status, error.reason)
+            self._tell(error, request)
             kept = {name: error.headers[name] for name in (hdrs.ALLOW, hdrs.RETRY_AFTER) if name in error.headers}
             answer = web.json_response({"code": error.status, "error": error.reason}, status=error.status, headers=kept)
         self.times.labels(f"{answer.status // 100}xx").observe(time.perf_counter() - started)
         return answer
 
-    def _tell(self, status: int, error: str) -> None:
+    def _tell(self, error: web.HTTPException, request: web.Request) -> None:
         """The first of its kind and then one line a minute: what is refused is not stored, but anybody may send it."""
+        field = error.field if isinstance(error, _Refused) else ""
+        kind = error.status, error.reason, field
         now = asyncio.get_running_loop().time()
-        count, told = self._refused.get(status, (0, -math.inf))
+        count, told = self._refused.get(kind, (0, -math.inf))
         if now - told >= _TELL_AGAIN:
-            log.warning("incoming.refused", status=status, error=error, times=count + 1)
+            detail = {"field": field} if field else {}
+            if isinstance(error, web.HTTPUnsupportedMediaType):
+                detail["content_type"] = request.content_type if _KIND.fullmatch(request.content_type) else "unreadable"
+            log.warning("incoming.refused", status=error.status, error=error.reason, **detail, times=count + 1)
             count, told = -1, now
-        self._refused[status] = count + 1, told
+        self._refused[kind] = count + 1, told
+
+
+class _Refused(web.HTTPBadRequest):
+    """The body is no message for this field of it."""
+
+    def __init__(self, field: str) -> None:
+        super().__init__(reason=_NOT_SAVED)
+        self.field = field
 
 
 def _shown(address: object) -> str:
@@ -191,10 +216,12 @@ async def _read_body(request: web.Request) -> object:
     except (web.RequestPayloadError, HttpProcessingError) as error:
         raise web.HTTPBadRequest(reason="The body cannot be read") from error
     try:
-        return _read_form(body) if kind == _FORM else json.loads(body)
+        # As CHT reads it: what is no UTF-8 is U+FFFD.
+        text = body.decode("utf-8-sig", "replace")
+        return _read_form(text) if kind == _FORM else json.loads(text)
     except (ValueError, RecursionError) as error:
         raise web.HTTPBadRequest(reason=f"The body is not {kind}") from error
 
 
-def _read_form(body: bytes) -> dict[str, str]:
-    return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=_FORM_FIELDS))
+def _read_form(body: str) -> dict[str, str]:
+    return dict(parse_qsl(body, keep_blank_values=True, max_num_fields=_FORM_FIELDS))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cht_rapidpro.domain.incoming import Arrival
+from cht_rapidpro.domain.incoming import Arrival, Id
 from cht_rapidpro.errors import TroubleError
 
 _BUSY_MS: Final = 3000  # a command may hold the lock for a moment; a webhook has seconds
@@ -83,7 +83,9 @@ class SpoolFile:
 
     def put(self, arrivals: Sequence[Arrival], rejected: str | None = None) -> None:
         """Adds the messages in their order, all of them or none. `rejected`: why CouchDB has refused them already."""
-        rows = [(json.dumps(each.id), json.dumps(each.sender), each.content, each.at, rejected) for each in arrivals]
+        rows = [
+            (json.dumps(each.id), json.dumps(each.sender), _kept(each.content), each.at, rejected) for each in arrivals
+        ]
         with self._transaction():
             self._connection.executemany(
                 "INSERT INTO message (id, sender, content, at, rejected) VALUES (?, ?, ?, ?, ?)", rows
@@ -176,5 +178,11 @@ def _make_private(path: Path) -> None:
     path.chmod(0o600)
 
 
-def _row(number: int, given: str, sender: str, content: str, at: int, rejected: str | None) -> Row:
-    return Row(number, Arrival(json.loads(given), json.loads(sender), content, at), rejected or "")
+def _kept(content: Id) -> str | bytes:
+    """A text as it is; a number as JSON in a BLOB, which SQLite leaves alone."""
+    return content if isinstance(content, str) else json.dumps(content).encode()
+
+
+def _row(number: int, given: str, sender: str, content: str | bytes, at: int, rejected: str | None) -> Row:
+    read = content if isinstance(content, str) else json.loads(content)
+    return Row(number, Arrival(json.loads(given), json.loads(sender), read, at), rejected or "")

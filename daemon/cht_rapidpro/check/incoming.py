@@ -27,6 +27,13 @@ def check_incoming(config: Config, *, is_running: bool) -> Iterator[Finding]:
         yield note("incoming.flow", says, "name the relay flow by [incoming] flow, and it is fetched afterwards")
 
 
+def check_miswired(found: object) -> Iterator[Finding]:
+    """`found`: the `miswired` of the running daemon's status."""
+    for each in found if isinstance(found, list) else []:
+        says = f"RapidPro's flow sends {each['sends']} as `{each['field']}` ({each['times']} times since the start)"
+        yield bad("incoming.flow", says, "correct the body of the flow's webhook: the README has it")
+
+
 def _key(own: Incoming) -> Finding:
     about = "incoming.key"
     if not own.keys:

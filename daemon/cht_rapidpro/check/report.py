@@ -19,7 +19,7 @@ from cht_rapidpro.check.cht import check_settings
 from cht_rapidpro.check.couchdb import check_couchdb
 from cht_rapidpro.check.finding import Finding, Mark, good, note
 from cht_rapidpro.check.host import check_address, check_files, check_state_dir
-from cht_rapidpro.check.incoming import check_flow, check_incoming
+from cht_rapidpro.check.incoming import check_flow, check_incoming, check_miswired
 from cht_rapidpro.check.rapidpro import check_rapidpro
 from cht_rapidpro.check.vault import check_vault
 from cht_rapidpro.config import Config
@@ -50,17 +50,20 @@ async def check(path: Path, environ: Mapping[str, str], *, offline: bool) -> lis
     if settings is not None:
         findings += check_settings(settings, loaded.cht, loaded.rapidpro)
     findings += await _rapidpro(loaded, token, settings)
-    findings.append(await asyncio.to_thread(_requests_left, loaded, is_running=is_running))
-    return findings
+    return findings + await asyncio.to_thread(_told_by_daemon, loaded, is_running=is_running)
 
 
-def _requests_left(loaded: Config, *, is_running: bool) -> Finding:
-    """RapidPro does not tell; the running daemon counts."""
-    about = "rapidpro.requests_left"
+def _told_by_daemon(loaded: Config, *, is_running: bool) -> list[Finding]:
+    """What only the running daemon knows: RapidPro does not tell of the requests left, and the flow comes by itself."""
     try:
-        left = status_command.ask(loaded.admin.listen)["figures"]["budget_left_requests"] if is_running else None
-    except (ConfigError, TransientError, KeyError) as error:
-        return note(about, f"unknown: the running daemon does not tell ({error})")
+        told = status_command.ask(loaded.admin.listen) if is_running else {}
+    except (ConfigError, TransientError) as error:
+        return [note("rapidpro.requests_left", f"unknown: the running daemon does not tell ({error})")]
+    return [*check_miswired(told.get("miswired")), _requests_left(told.get("figures", {}).get("budget_left_requests"))]
+
+
+def _requests_left(left: object) -> Finding:
+    about = "rapidpro.requests_left"
     if not isinstance(left, dict):
         return good(about, "unknown: RapidPro does not tell, and no daemon is running that would have counted")
     told = ", ".join(f"{scope}: {'no limit' if count is None else f'{count:g}'}" for scope, count in left.items())

@@ -24,6 +24,7 @@ Id = str | int | float
 DAY: Final = 86_400_000
 REPEATED_WITHIN: Final = 7  # days after which the same id is another message, unless it is time-ordered itself
 _MIDNIGHT: Final = 600_000  # ms around midnight UTC in which two daemons may take two days for today
+_SHORT: Final = 8  # digits that are no phone number
 _MAX_MS: Final = 2**48 - 1
 _HASH_BYTES: Final = 10
 _FORMER: Final = "rapidpro-sms:"
@@ -40,11 +41,11 @@ _EXACT: Final = 10**15  # a number up to here is written alike by every language
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """One incoming SMS. `id` and `sender` as the flow sent them; `at`: ms since the epoch, the `reported_date`."""
+    """One incoming SMS. Id, sender and content as the flow sent them; `at`: ms since the epoch, the `reported_date`."""
 
     id: Id
     sender: Id
-    content: str
+    content: Id
     at: int
 
 
@@ -74,9 +75,9 @@ def read_arrival(body: object, at: int) -> Arrival | str:
         return "id"
     if not _is_id(sender):
         return "from"
-    if not isinstance(content, str) or not content:
+    if not _is_id(content):
         return "content"
-    return Arrival(_whole(given), _whole(sender), whole_text(content), at)
+    return Arrival(_whole(given), _whole(sender), _whole(content), at)
 
 
 def _is_id(value: object) -> bool:
@@ -102,6 +103,14 @@ def id_text(given: Id) -> str:
     return whole_text(given) if isinstance(given, str) else str(given)
 
 
+def shown_id(given: Id) -> str:
+    """The id as a log may show it: a flow can send anything as `id`, a text or a phone number, too."""
+    text = id_text(given)
+    if _UUID.fullmatch(text) or (text.isascii() and text.isdigit() and len(text) <= _SHORT):
+        return text
+    return f"({len(text)} characters)"
+
+
 def is_ordered(given: Id) -> bool:
     """Whether the id is a UUID of version 7, as current versions of RapidPro make them: it is the `_id` then."""
     return _VERSION_7.fullmatch(id_text(given)) is not None
@@ -124,7 +133,9 @@ def second_id(arrival: Arrival) -> DocId:
     """
     text, day = id_text(arrival.id), _day(arrival.at)
     own = int(text[:8] + text[9:13], 16) if is_ordered(arrival.id) else day
-    name = json.dumps([text.lower() if is_ordered(arrival.id) else text, _who(arrival.sender), arrival.content.strip()])
+    name = json.dumps(
+        [text.lower() if is_ordered(arrival.id) else text, _who(arrival.sender), str(arrival.content).strip()]
+    )
     return _shaped(own if day <= own < day + DAY else day, name)
 
 
@@ -180,12 +191,14 @@ def is_of(doc: Doc, arrival: Arrival) -> bool:
     sms = doc.get("sms_message")
     if not isinstance(sms, Mapping):
         return True  # somebody has made another thing of it; its id says whose it was
-    stored, arrived = str(sms.get("message")), arrival.content
-    return stored.strip() == arrived.strip() and _same_number(sms.get("from", doc.get("from")), arrival.sender)
+    stored, arrived = str(sms.get("message")), str(arrival.content)
+    return stored.strip() == arrived.strip() and is_sent_by(doc, arrival)
 
 
-def _same_number(first: object, second: object) -> bool:
-    return _who(first) == _who(second)
+def is_sent_by(doc: Doc, arrival: Arrival) -> bool:
+    """Whether the stored document is of this sender."""
+    sms = doc.get("sms_message")
+    return not isinstance(sms, Mapping) or _who(sms.get("from", doc.get("from"))) == _who(arrival.sender)
 
 
 def _who(sender: object) -> str:

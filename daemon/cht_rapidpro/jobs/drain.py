@@ -14,7 +14,7 @@ import structlog
 from cht_rapidpro.adapters.couchdb import Rejected
 from cht_rapidpro.adapters.spool import Spool
 from cht_rapidpro.adapters.spool_file import Counts, Row
-from cht_rapidpro.domain.incoming import Arrival, doc_id, id_text
+from cht_rapidpro.domain.incoming import Arrival, doc_id, shown_id
 from cht_rapidpro.errors import TransientError
 from cht_rapidpro.jobs.recorder import Outcome, Recorder
 from cht_rapidpro.jobs.retry import until_it_works
@@ -115,7 +115,7 @@ def tell_rejected(arrival: Arrival, reason: str) -> None:
     log.error(
         "incoming.rejected",
         doc=doc_id(arrival.id, arrival.at),
-        gateway_ref=id_text(arrival.id),
+        gateway_ref=shown_id(arrival.id),
         reason=reason,
         remedy="it is kept: cht-rapidpro spool list",
     )

@@ -16,9 +16,10 @@ from cht_rapidpro.adapters.couchdb import Couch, Rejected
 from cht_rapidpro.adapters.spool import Spool
 from cht_rapidpro.adapters.spool_file import Counts
 from cht_rapidpro.domain.history import About
-from cht_rapidpro.domain.incoming import AlreadyStored, Arrival, Saved, Spooled, Stored, doc_id, id_text
+from cht_rapidpro.domain.incoming import AlreadyStored, Arrival, Saved, Spooled, Stored, doc_id, shown_id
 from cht_rapidpro.errors import TransientError, TroubleError
 from cht_rapidpro.jobs.drain import Drain, tell_rejected
+from cht_rapidpro.jobs.miswired import MiswiredFlow
 from cht_rapidpro.jobs.recorder import Outcome, Recorder
 from cht_rapidpro.jobs.settings import SettingsWatch
 from cht_rapidpro.metrics import Arrived, Metrics
@@ -52,7 +53,7 @@ class _Waiting:
 class Incoming:
     """`store` works while `run` runs. `max_waiting`: messages that may wait for their answer at once.
 
-    `can_store`: whether the last message could be stored at all.
+    `flow`: what is wrong with what it sends. `can_store`: whether the last message could be stored at all.
     """
 
     def __init__(
@@ -70,7 +71,8 @@ class Incoming:
         self._settings = settings
         self._metrics = metrics
         self._max_waiting = max_waiting
-        self._recorder = Recorder(couch, check_legacy_ids=check_legacy_ids)
+        self.flow = MiswiredFlow()
+        self._recorder = Recorder(couch, self.flow.notice, check_legacy_ids=check_legacy_ids)
         self._drain = Drain(spool, settings, self._recorder)
         self._waiting: list[_Waiting] = []
         self._wake = asyncio.Event()
@@ -158,7 +160,7 @@ class Incoming:
     async def _put(self, arrivals: Sequence[Arrival]) -> Sequence[Stored]:
         await self._spool.put(arrivals)
         for arrival in arrivals:
-            log.info("incoming.spooled", doc=doc_id(arrival.id, arrival.at), gateway_ref=id_text(arrival.id))
+            log.info("incoming.spooled", doc=doc_id(arrival.id, arrival.at), gateway_ref=shown_id(arrival.id))
         self._drain.wake()
         return [Spooled()] * len(arrivals)
 
@@ -181,7 +183,7 @@ class Incoming:
 
 
 def _about(arrival: Arrival) -> About:
-    return About(doc_id(arrival.id, arrival.at), number=str(arrival.sender), gateway_ref=id_text(arrival.id))
+    return About(doc_id(arrival.id, arrival.at), number=str(arrival.sender), gateway_ref=shown_id(arrival.id))
 
 
 def _unavailable() -> Unavailable:

@@ -9,7 +9,7 @@ the spool or of the backfill, since a write to the `_id` of a deleted document w
 as stored; and one whose `_id` has the day of arrival, since it may have come on the day before.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,9 +29,12 @@ from cht_rapidpro.domain.incoming import (
     is_near_midnight,
     is_of,
     is_ordered,
+    is_sent_by,
     legacy_keys,
     second_id,
+    shown_id,
 )
+from cht_rapidpro.domain.miswiring import ONE_ID, Miswiring
 from cht_rapidpro.domain.records import Sms, build_record
 from cht_rapidpro.domain.settings import AppSettings
 from cht_rapidpro.domain.task import Doc, DocId
@@ -58,10 +61,14 @@ class _Place:
 
 
 class Recorder:
-    """`check_legacy_ids`: what CHT's own gateway has stored under an `_id` of its own counts as stored, too."""
+    """`check_legacy_ids`: what CHT's own gateway has stored under an `_id` of its own counts as stored, too.
 
-    def __init__(self, couch: Couch, *, check_legacy_ids: bool) -> None:
+    `notice` is told where one id is sent for several people.
+    """
+
+    def __init__(self, couch: Couch, notice: Callable[[Miswiring], None], *, check_legacy_ids: bool) -> None:
         self._couch = couch
+        self._notice = notice
         self._check_legacy_ids = check_legacy_ids
 
     async def record(self, arrivals: Sequence[Arrival], settings: AppSettings, *, repeated: bool) -> list[Outcome]:
@@ -70,7 +77,7 @@ class Recorder:
         Raises TransientError or TroubleError; then none, some or all are stored, and they are to be recorded again as
         `repeated`.
         """
-        batch = _Batch(self._couch, arrivals, settings, repeated=repeated)
+        batch = _Batch(self._couch, arrivals, settings, self._notice, repeated=repeated)
         if self._check_legacy_ids:
             batch.settle_legacy(await self._couch.incoming_with(_keys(arrivals)))
         await batch.record()
@@ -87,8 +94,17 @@ class _Batch:
     `repeated`: they may have been stored before; then what came on later days is asked for, too.
     """
 
-    def __init__(self, couch: Couch, arrivals: Sequence[Arrival], settings: AppSettings, *, repeated: bool) -> None:
+    def __init__(
+        self,
+        couch: Couch,
+        arrivals: Sequence[Arrival],
+        settings: AppSettings,
+        notice: Callable[[Miswiring], None],
+        *,
+        repeated: bool,
+    ) -> None:
         self._couch = couch
+        self._notice = notice
         self._arrivals = arrivals
         self._settings = settings
         self._repeated = repeated
@@ -150,11 +166,13 @@ class _Batch:
         is_stored = any(is_of(doc, arrival) for doc in docs)
         # What was deleted cannot be compared: it counts as the same message where that may come again.
         if is_stored or place.is_second or (self._repeated and len(docs) < len(taken)):
-            log.info("incoming.known", doc=taken[0], gateway_ref=id_text(arrival.id))
+            log.info("incoming.known", doc=taken[0], gateway_ref=shown_id(arrival.id))
             self._settle(number, AlreadyStored())
             return False
+        if any(not is_sent_by(doc, arrival) for doc in docs):
+            self._notice(ONE_ID)
         self._places[number] = second = self._second_place(arrival)
-        log.warning("incoming.id_reused", doc=second.own, first=taken[0], gateway_ref=id_text(arrival.id))
+        log.warning("incoming.id_reused", doc=second.own, first=taken[0], gateway_ref=shown_id(arrival.id))
         return True
 
     async def _write(self) -> None:
@@ -176,7 +194,7 @@ class _Batch:
                 outcome = await self._outcome_at_midnight(number, doc, result)
                 self._settle(number, outcome)
                 if isinstance(outcome, Saved):
-                    log.info("incoming.stored", doc=doc["_id"], gateway_ref=id_text(self._arrivals[number].id))
+                    log.info("incoming.stored", doc=doc["_id"], gateway_ref=shown_id(self._arrivals[number].id))
             case Conflict():
                 pass  # the next round looks
             case Rejected():
@@ -197,7 +215,7 @@ class _Batch:
         await self._couch.write([{"_id": each, "_rev": same[each]["_rev"], "_deleted": True} for each in later])
         if first == place.own:
             return Saved()
-        log.info("incoming.known", doc=first, gateway_ref=id_text(arrival.id))
+        log.info("incoming.known", doc=first, gateway_ref=shown_id(arrival.id))
         return AlreadyStored()
 
     def _settle(self, number: int, outcome: Outcome) -> None:

@@ -31,7 +31,7 @@ class Overall(StrEnum):
 class Status:
     """`figures`: how each is read, by its name in `metrics.GAUGES`; `healths`: of the dependencies.
 
-    `can_store`: False while an incoming message could be stored nowhere.
+    `can_store`: False while an incoming message could be stored nowhere. `miswired`: what is wrong with the flow.
     """
 
     def __init__(self, me: Instance, settings: SettingsWatch, healths: Iterable[Health]) -> None:
@@ -40,6 +40,7 @@ class Status:
         self._started = time.monotonic()
         self.healths = list(healths)
         self.can_store: Callable[[], bool] = lambda: True
+        self.miswired: Callable[[], list[dict[str, Any]]] = list
         self._jobs: list[asyncio.Task[Any]] = []
         self._pulses: list[Pulse] = []
         self.figures: dict[str, Callable[[], Figure]] = {
@@ -80,6 +81,7 @@ class Status:
             "stalled": sorted(self.stalled()),
             "figures": self.read(),
             "dependencies": list(self._dependencies()),
+            "miswired": self.miswired(),
         }
 
     def _dependencies(self) -> Iterator[dict[str, Any]]:

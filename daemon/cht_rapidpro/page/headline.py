@@ -28,7 +28,7 @@ class Finding:
 
 def findings(view: View) -> list[Finding]:
     """The worst first, and at least one."""
-    found = [*_storing(view), *_dependencies(view), *_sending(view), *_waiting(view), *_spooled(view)]
+    found = [*_storing(view), *_dependencies(view), *_sending(view), *_waiting(view), *_spooled(view), *_miswired(view)]
     return sorted(found, key=lambda each: _SEVERITY.index(each.tone)) or [
         Finding(Tone.OK, "All flows.", _load(view)),
     ]
@@ -109,6 +109,16 @@ def _spooled(view: View) -> Iterator[Finding]:
     if rejected := spooled.get("rejected"):
         what = f"CouchDB does not take {counted(rejected, 'incoming message')}."
         yield Finding(Tone.WARN, what, advice="`cht-rapidpro spool list` shows them: mend, retry or drop each.")
+
+
+def _miswired(view: View) -> Iterator[Finding]:
+    for found in view.status.get("miswired", ()):
+        yield Finding(
+            Tone.WARN,
+            f"RapidPro's flow sends {found['sends']} as `{found['field']}`.",
+            f"{counted(found['times'], 'time')} since the start.",
+            "Correct the body of the flow's webhook: the README has it.",
+        )
 
 
 def _load(view: View) -> str:
