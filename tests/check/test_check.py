@@ -174,6 +174,12 @@ def _no_folder(site: Site) -> None:
     site.sections["cht"] = {"state_dir": "not/there"}
 
 
+def _old_rapidpro(site: Site) -> None:
+    site.rapidpro.shows_message_uuids = False
+    site.rapidpro.receive("tel:+254712345678", "hello", flow="Relay")
+    keys("incoming", id_is="message")(site)
+
+
 BROKEN: dict[str, tuple[Break, str, str, str]] = {
     "couchdb away": (keys("couchdb", url="http://127.0.0.1:1"), "bad", "couchdb.reachable", "does not answer"),
     "wrong password": (_wrong_password, "bad", "couchdb.credentials", "refuses the user"),
@@ -252,6 +258,12 @@ BROKEN: dict[str, tuple[Break, str, str, str]] = {
         "bad",
         "incoming.flow",
         "RapidPro has no flow",
+    ),
+    "a RapidPro that shows no message ids": (
+        _old_rapidpro,
+        "bad",
+        "incoming.flow",
+        "does not show what input.uuid is",
     ),
     "a form without labels": (
         app_settings(forms={"F": {"meta": {"code": "F"}, "fields": {"a": {}}}}),

@@ -10,6 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from cht_rapidpro.adapters.spool_file import SpoolFile
+from cht_rapidpro.demo.couchdb import CouchDBServer
 from cht_rapidpro.demo.database import Database, DatabaseError, Doc
 from cht_rapidpro.demo.rapidpro import Answer, Fault, Message, RapidPro
 from cht_rapidpro.domain.incoming import Arrival, doc_id
@@ -436,3 +437,104 @@ async def test_a_change_of_the_kind_of_id_fetches_nothing_again(
     jump(120)
     async with start():
         await holds(medic, message.text, missed.text)
+
+
+async def rounds(rapidpro: RapidPro, medic: Database, count: int = 3) -> None:
+    """Returns after so many listings more."""
+    for _ in range(count):
+        listed = len(rapidpro.calls)
+
+        def has_listed(listed: int = listed) -> bool:
+            jump(5)
+            return len(rapidpro.calls) > listed + 1
+
+        await until(has_listed)
+
+
+def other(id_is: str) -> str:
+    return "run" if id_is == "message" else "message"
+
+
+async def test_while_the_flow_sends_the_other_kind_of_id_nothing_is_fetched_twice(
+    start: Start, medic: Database, rapidpro: RapidPro, id_is: str
+) -> None:
+    """As between the two steps of changing over; the ERROR says what to do, and the look stays where it is."""
+    await first_start(start, medic)
+    with capture_logs() as logs:
+        async with start() as flow:
+            for number in range(3):
+                message = take(rapidpro, f"report {number}", f"tel:+25471234560{number}")
+                answer = await flow.post(id_of(rapidpro, message, other(id_is)), message.text, message.urn[4:])
+                assert answer.saved == 1
+            jump(120)
+            await until(lambda: any(entry["event"] == "dependency.refused" for entry in logs))
+            before = await last_look(medic)
+            await rounds(rapidpro, medic)
+            assert await last_look(medic) == before
+    assert len(await texts(medic)) == 3
+    [told] = [entry for entry in logs if entry["event"] == "dependency.refused"]
+    assert told["dependency"] == "backfill"
+    assert f'[incoming] id_is says "{id_is}"' in told["error"]
+
+
+async def test_what_came_after_the_flow_was_changed_is_fetched(
+    start: Start, medic: Database, rapidpro: RapidPro, id_is: str
+) -> None:
+    """The configuration first and then the flow: what is recorded under the other kind is left alone."""
+    await first_start(start, medic)
+    async with start() as flow:
+        old = take(rapidpro, "before", "tel:+254712345601")
+        assert (await flow.post(id_of(rapidpro, old, other(id_is)), old.text, old.urn[4:])).saved == 1
+        new = take(rapidpro, "after", "tel:+254712345602")
+        assert (await flow.post(id_of(rapidpro, new, id_is), new.text, new.urn[4:])).saved == 1
+    missed = take(rapidpro, "missed", "tel:+254712345603")
+    jump(120)
+    async with start():
+        await holds(medic, "before", "after", missed.text)
+
+
+async def test_what_cht_has_archived_is_not_fetched_again(
+    start: Start, medic: Database, couchdb: CouchDBServer, rapidpro: RapidPro, id_is: str
+) -> None:
+    """CHT purges what it archives, which leaves no tombstone; here it never was in the database."""
+    await first_start(start, medic)
+    archived, missed = take(rapidpro, "archived"), take(rapidpro, "missed", BEN)
+    async with Database(couchdb, f"{medic.name}-archive") as archive:
+        await archive.create()
+        try:
+            sms = {"message": archived.text, "from": ANN[4:], "gateway_ref": id_of(rapidpro, archived, id_is)}
+            await archive.put({"_id": doc_id(id_of(rapidpro, archived, id_is), 0), "sms_message": sms})
+            jump(120)
+            async with start():
+                await holds(medic, missed.text)
+        finally:
+            await archive.destroy()
+
+
+@pytest.mark.parametrize("id_is", ["run"], indirect=True)
+async def test_a_rapidpro_that_shows_no_message_uuids_works_with_run(
+    start: Start, medic: Database, rapidpro: RapidPro
+) -> None:
+    """As 9.0.0 does; the ids are version 4 there."""
+    rapidpro.shows_message_uuids = False
+    await first_start(start, medic)
+    missed = [take(rapidpro, f"missed {number}", f"tel:+25471234560{number}") for number in range(3)]
+    jump(120)
+    async with start():
+        await holds(medic, *(message.text for message in missed))
+
+
+@pytest.mark.parametrize("id_is", ["message"], indirect=True)
+async def test_a_rapidpro_that_shows_no_message_uuids_is_refused_with_message(
+    start: Start, medic: Database, rapidpro: RapidPro
+) -> None:
+    rapidpro.shows_message_uuids = False
+    await first_start(start, medic)
+    take(rapidpro, "missed")
+    jump(120)
+    with capture_logs() as logs:
+        async with start():
+            await until(lambda: any(entry["event"] == "dependency.refused" for entry in logs))
+    [told] = [entry for entry in logs if entry["event"] == "dependency.refused"]
+    assert 'let the flow send run.uuid, and set id_is = "run"' in told["error"]
+    assert await texts(medic) == []

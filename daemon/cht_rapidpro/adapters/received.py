@@ -1,7 +1,8 @@
 """What CouchDB tells about incoming messages beyond its views: what was deleted, and how far the backfill has looked.
 
 A deleted document counts as stored: somebody has removed it, and a plain write to its `_id` would bring it back
-(COUCHDB.md, "Documents"). Only `_all_docs` knows of it.
+(COUCHDB.md, "Documents"). Only `_all_docs` knows of it. So does an archived one, which CHT has copied to a database of
+its own and purged, without a tombstone: Sentinel would answer it again.
 """
 
 from collections.abc import Collection, Mapping
@@ -15,6 +16,8 @@ from cht_rapidpro.domain.task import DocId
 
 _LOOK: Final = "_local/cht-rapidpro-backfill"  # not replicated, not in the feed, taken whatever its revision
 _NOT_FOUND: Final = 404
+ARCHIVE_SUFFIX: Final = "-archive"  # of the database to which CHT after 5.2.0 moves old documents
+_NO_ARCHIVE: Final = frozenset({401, 403, 404})
 
 
 class _Row(msgspec.Struct):
@@ -33,11 +36,18 @@ class ReceivedMessages:
         self._couch = couch
 
     async def existing(self, ids: Collection[DocId]) -> set[DocId]:
-        """Those of these ids under which there is a document, or was one before it was deleted."""
+        """Those of these ids under which there is a document, or was one before it was deleted or archived."""
+        found = await self._known(self._couch.url, ids) or set()
+        return found | (await self._known(f"{self._couch.url}{ARCHIVE_SUFFIX}", set(ids) - found) or set())
+
+    async def _known(self, database: str, ids: Collection[DocId]) -> set[DocId] | None:
+        """None where CHT has no archive, or hides it from our user, of which `check` tells."""
         if not ids:
             return set()
         with self._couch.edge():
-            async with self._couch.session.post(f"{self._couch.url}/_all_docs", json={"keys": list(ids)}) as response:
+            async with self._couch.session.post(f"{database}/_all_docs", json={"keys": list(ids)}) as response:
+                if database != self._couch.url and response.status in _NO_ARCHIVE:
+                    return None
                 raise_for_status(response, self._couch.config)
                 answer = msgspec.json.decode(await response.read(), type=_Rows)
         return {DocId(row.key) for row in answer.rows if not row.error}

@@ -1,14 +1,17 @@
 """The check of the way in: a key for the webhooks, the address, the spool, and the flow whose messages are fetched."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+from cht_rapidpro.adapters.inspection import Inspection, Seen
+from cht_rapidpro.adapters.received import ARCHIVE_SUFFIX
 from cht_rapidpro.adapters.transport import Reply, Transport
 from cht_rapidpro.check.finding import Finding, bad, good, note
 from cht_rapidpro.check.host import check_address
 from cht_rapidpro.config import Config, Incoming
 from cht_rapidpro.config_values import Secret
+from cht_rapidpro.domain.backfill import NO_MESSAGE_IDS, IdIs
 
 
 def check_incoming(config: Config, *, is_running: bool) -> Iterator[Finding]:
@@ -54,9 +57,25 @@ def _spool(file: Path) -> Finding:
     return good(about, f"{file} can be written")
 
 
-async def check_flow(rapidpro: Transport, base: str, token: Secret, flow: str) -> Finding:
-    """Asks RapidPro for the flow; `flow`: its UUID."""
+async def check_archive(couchdb: Inspection, database: str) -> AsyncIterator[Finding]:
+    """What CHT has archived must not be fetched again, so the archive is asked, too, where there is one."""
+    about = "couchdb.archive"
+    match await couchdb.get(f"{database}{ARCHIVE_SUFFIX}"):
+        case Seen(status=200):
+            yield good(about, "what CHT has archived is not fetched again")
+        case Seen(status=401 | 403):
+            says = "CHT's archive cannot be read: with backfill_from, or a position lost, archived messages come back"
+            yield bad(about, says, f"make the user of [couchdb] a member of {database}{ARCHIVE_SUFFIX}")
+
+
+async def check_flow(rapidpro: Transport, base: str, token: Secret, flow: str, id_is: IdIs) -> Finding:
+    """Asks RapidPro for the flow; `flow`: its UUID; `id_is`: what it sends."""
     about = "incoming.flow"
+    if id_is == "message":
+        listed = await rapidpro.request("GET", f"{base}/api/v2/messages.json?folder=flows", token)
+        match listed:
+            case Reply(status=200, body={"results": [{"id": _, **row}, *_]}) if "uuid" not in row:
+                return bad(about, NO_MESSAGE_IDS, 'let the flow send run.uuid, and set id_is = "run"')
     reply = await rapidpro.request("GET", f"{base}/api/v2/flows.json?uuid={flow}", token)
     match reply:
         case Reply(status=200, body={"results": [{"name": str() as name, **rest}, *_]}):

@@ -19,7 +19,7 @@ from cht_rapidpro.check.cht import check_settings
 from cht_rapidpro.check.couchdb import check_couchdb
 from cht_rapidpro.check.finding import Finding, Mark, good, note
 from cht_rapidpro.check.host import check_address, check_files, check_state_dir
-from cht_rapidpro.check.incoming import check_flow, check_incoming, check_miswired
+from cht_rapidpro.check.incoming import check_archive, check_flow, check_incoming, check_miswired
 from cht_rapidpro.check.rapidpro import check_rapidpro
 from cht_rapidpro.check.vault import check_vault
 from cht_rapidpro.config import Config
@@ -42,6 +42,8 @@ async def check(path: Path, environ: Mapping[str, str], *, offline: bool) -> lis
     findings += check_incoming(loaded, is_running=is_running)
     async with Inspection(loaded.couchdb) as couchdb:
         findings += [finding async for finding in check_couchdb(couchdb, loaded.couchdb, _now)]
+        if loaded.incoming.enabled and loaded.incoming.flow:
+            findings += [finding async for finding in check_archive(couchdb, loaded.couchdb.database)]
         settings = await _settings(couchdb, loaded)
     token = loaded.rapidpro.token
     if loaded.cht.credentials == "vault":
@@ -92,7 +94,7 @@ async def _rapidpro(loaded: Config, token: Secret, settings: AppSettings | str |
         findings = await check_rapidpro(rapidpro, base, token, known.values, _now)
         own = loaded.incoming
         if own.enabled and own.flow and is_good(findings):
-            findings.append(await check_flow(rapidpro, base, token, own.flow))
+            findings.append(await check_flow(rapidpro, base, token, own.flow, own.id_is))
         return findings
 
 

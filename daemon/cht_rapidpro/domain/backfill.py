@@ -15,6 +15,11 @@ import msgspec
 from cht_rapidpro.domain.incoming import Arrival, whole_text
 from cht_rapidpro.errors import TransientError
 
+NO_MESSAGE_IDS: Final = (
+    "this RapidPro does not show what input.uuid is (its messages have no uuid, as in 9.0.0): with"
+    ' [incoming] id_is = "message" nothing can be fetched; let the flow send run.uuid, and set id_is = "run"'
+)
+NO_MESSAGE_IDS_ABOUT: Final = "message ids"
 IdIs = Literal["message", "run"]
 _Kind = TypeVar("_Kind")
 
@@ -49,6 +54,24 @@ def source_of(flow: str, id_is: IdIs) -> str:
     return f"{id_is} {flow}"
 
 
+def other(id_is: IdIs) -> IdIs:
+    """The kind of id that the flow would send instead."""
+    return "message" if id_is == "run" else "run"
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """When the latest message came that is recorded under the configured kind of id, and under the other one; ms."""
+
+    own: int | None
+    other: int | None
+
+    @property
+    def contradicts(self) -> bool:
+        """Whether the flow sends the other kind, as far as its latest message shows."""
+        return self.other is not None and (self.own is None or self.own <= self.other)
+
+
 def last_look(stored: Mapping[str, object], spooled: int | None, source: str, begin: int | None, now: int) -> Look:
     """The look to go on from. `stored`: what CouchDB remembers ({}: nothing); `spooled`: what the spool file does.
 
@@ -73,7 +96,7 @@ def _ms(value: object) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A message that the flow has taken. `urn` None: RapidPro does not tell."""
+    """A message that the flow has taken. `uuid` "": RapidPro shows none (9.0.0); `urn` None: nor the number."""
 
     uuid: str
     contact: str
@@ -100,9 +123,9 @@ class Named(msgspec.Struct):
 
 
 class _MessageRow(msgspec.Struct):
-    uuid: str
     contact: Named
     created_on: datetime
+    uuid: str = ""
     urn: str | None = None
     text: str | None = None
 

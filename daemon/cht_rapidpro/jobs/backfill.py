@@ -7,7 +7,7 @@ the same: both write the same `_id` without a revision, and CouchDB takes that o
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Final, NoReturn
@@ -19,7 +19,7 @@ from cht_rapidpro.adapters.rapidpro import RapidPro
 from cht_rapidpro.adapters.received import ReceivedMessages
 from cht_rapidpro.adapters.spool import Spool
 from cht_rapidpro.config import Incoming as Settings
-from cht_rapidpro.domain.backfill import GRACE, Look, last_look, source_of
+from cht_rapidpro.domain.backfill import GRACE, NO_MESSAGE_IDS_ABOUT, Evidence, IdIs, Look, last_look, other, source_of
 from cht_rapidpro.domain.incoming import AlreadyStored, doc_id
 from cht_rapidpro.errors import TransientError, TroubleError
 from cht_rapidpro.health import Health
@@ -36,6 +36,13 @@ _ANONYMOUS: Final = (
     "RapidPro hides the phone numbers of this workspace (anonymous): what arrives while nobody listens cannot be"
     " fetched afterwards; let the workspace show them, or empty [incoming] flow"
 )
+_CHANGE: Final = "nothing is fetched, since all of it would be stored twice; set it to"
+_CONTRADICTED: Final[Mapping[IdIs, str]] = {
+    "message": f'the flow sends run.uuid, and [incoming] id_is says "message": {_CHANGE} "run", or let the flow send'
+    " input.uuid, and restart",
+    "run": f'the flow sends input.uuid, and [incoming] id_is says "run": {_CHANGE} "message", or let the flow send'
+    " run.uuid, and restart",
+}
 
 
 class Backfill:
@@ -60,11 +67,11 @@ class Backfill:
         self._received = ReceivedMessages(couch)
         self._listings = Listings(rapidpro)
         recorded = RecordedMessages(couch, self._received, spool)
-        self._way = (
-            MissedMessages(recorded, config.flow)
-            if config.id_is == "message"
-            else MissedRuns(recorded, self._listings, config.flow, self._clock)
-        )
+        ways: dict[IdIs, MissedMessages | MissedRuns] = {
+            "message": MissedMessages(recorded, config.flow),
+            "run": MissedRuns(recorded, self._listings, config.flow, self._clock),
+        }
+        self._way, self._other_way = ways[config.id_is], ways[other(config.id_is)]
         self._told: set[str] = set()
         self._changed = asyncio.Event()
         self.health = Health("backfill")
@@ -98,14 +105,48 @@ class Backfill:
         look = await self._last_look(now)
         query = self._way.query(look.after(self._config.id_is))
         told: set[str] = set()
+        evidence: Evidence | None = None
         async with aclosing(self._listings.pages(base, self._way.listing, query)) as pages:
             async for rows in pages:
                 async with aclosing(self._way.find(base, rows, now - GRACE)) as found:
                     async for missed in found:
-                        if missed.at >= look.earliest:
+                        if missed.at < look.earliest:
+                            continue
+                        evidence = evidence or await self._evidence(base, look)
+                        if evidence.other is None or missed.at > evidence.other:
                             await self._recover(base, missed, told)
+                        else:
+                            self._tell(missed, "it may be stored under another kind of id", told)
         self._told = told
         await self._keep(replace(look, until=now))
+
+    async def _evidence(self, base: str, look: Look) -> Evidence:
+        """Of which kind the ids are that the flow has sent. Raises TroubleError where it is not the configured one.
+
+        Asked only where something seems to be missed: under the wrong kind of id everything does.
+        """
+        try:
+            latest = await self._latest(base, self._other_way, look, other(self._config.id_is))
+        except TroubleError as error:
+            if error.about != NO_MESSAGE_IDS_ABOUT:
+                raise
+            latest = None
+        if latest is None:
+            return Evidence(None, None)
+        found = Evidence(await self._latest(base, self._way, look, self._config.id_is), latest)
+        if found.contradicts:
+            raise TroubleError(_CONTRADICTED[self._config.id_is], about="id_is")
+        return found
+
+    async def _latest(self, base: str, way: MissedMessages | MissedRuns, look: Look, id_is: IdIs) -> int | None:
+        """When the latest recorded one of this kind came."""
+        query = way.query(look.after(id_is))
+        async with aclosing(self._listings.pages(base, way.listing, query)) as pages:
+            async for rows in pages:
+                came = [at for at in await way.recorded(rows) if at >= look.earliest]
+                if came:
+                    return came[0]
+        return None
 
     async def _now(self, base: str) -> int:
         """RapidPro's time: its clock, not ours, says what was before and after a look."""

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from cht_rapidpro.adapters.rapidpro import Listing
-from cht_rapidpro.domain.backfill import Input, read_inputs
+from cht_rapidpro.domain.backfill import NO_MESSAGE_IDS, NO_MESSAGE_IDS_ABOUT, Input, read_inputs
 from cht_rapidpro.domain.runs import Recorded, Run, read_runs, unrecorded
 from cht_rapidpro.domain.task import timestamp
+from cht_rapidpro.errors import TroubleError
 from cht_rapidpro.jobs.listings import Listings
 from cht_rapidpro.jobs.recorded import RecordedMessages
 
@@ -40,12 +41,23 @@ class MissedMessages:
     def query(self, after: int) -> dict[str, str]:
         return {"folder": "flows", "after": timestamp(after)}
 
+    async def recorded(self, rows: list[object]) -> list[int]:
+        """When those came that are recorded, ms since the epoch, the latest first. Raises TroubleError."""
+        came = {message.uuid: message.at for message in self._inputs(rows)}
+        return sorted((came[uuid] for uuid in await self._recorded.known(came)), reverse=True)
+
     async def find(self, base: str, rows: list[object], before: int) -> AsyncGenerator[Missed, None]:
-        inputs = [message for message in read_inputs(rows, self._flow) if message.at <= before]
+        inputs = [message for message in self._inputs(rows) if message.at <= before]
         known = await self._recorded.known({message.uuid: message.at for message in inputs})
         for message in inputs:
             if message.uuid not in known:
                 yield Missed(message.uuid, message.at, message)
+
+    def _inputs(self, rows: list[object]) -> list[Input]:
+        inputs = read_inputs(rows, self._flow)
+        if not all(message.uuid for message in inputs):
+            raise TroubleError(NO_MESSAGE_IDS, about=NO_MESSAGE_IDS_ABOUT)
+        return inputs
 
 
 class MissedRuns:
@@ -64,6 +76,11 @@ class MissedRuns:
 
     def query(self, after: int) -> dict[str, str]:
         return {"flow": self._flow, "after": timestamp(after), "paths": "false"}
+
+    async def recorded(self, rows: list[object]) -> list[int]:
+        """When those began that are recorded, ms since the epoch, the latest first."""
+        began = {run.uuid: run.started for run in read_runs(rows, self._flow)}
+        return sorted((began[uuid] for uuid in await self._recorded.known(began)), reverse=True)
 
     async def find(self, base: str, rows: list[object], before: int) -> AsyncGenerator[Missed, None]:
         runs = [run for run in read_runs(rows, self._flow) if run.responded and run.modified <= before]

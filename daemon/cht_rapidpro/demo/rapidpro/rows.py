@@ -42,8 +42,8 @@ def _broadcast(broadcast: Broadcast, workspace: Workspace, status: str, progress
 
 
 def message(message: Message, workspace: Workspace) -> Row:
-    return {
-        "uuid": message.uuid,
+    uuid = {"uuid": message.uuid} if workspace.shows_message_uuids else {}
+    return uuid | {
         "contact": _contact(message.contact),
         "urn": None if workspace.anonymous else message.urn,
         "channel": CHANNEL,
