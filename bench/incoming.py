@@ -1,6 +1,6 @@
 """How many webhooks a second are durable in CouchDB before their 200, how long one waits, and what the spool takes.
 
-`python -m bench.incoming [--messages N] [--connections N] [--rate N]`; with COUCHDB_URL against that server.
+`python -m bench.incoming [--messages N] [--connections N] [--rate N] [--ids 4]`; with COUCHDB_URL against that server.
 """
 
 import argparse
@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from uuid import uuid4
 
 from tests.webhook import PATH, listening_socket
 
@@ -28,18 +29,21 @@ class Client:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
 
+    ids: int
+
     async def post(self) -> float:
         """Seconds until the answer; anything but a 200 ends the benchmark."""
         start = time.perf_counter()
-        self.writer.write(_request())
+        self.writer.write(_request(self.ids))
         answer = await self.reader.readuntil(b"}")
         if not answer.startswith(b"HTTP/1.1 200"):
             raise RuntimeError(answer.decode())
         return time.perf_counter() - start
 
 
-def _request() -> bytes:
-    body = json.dumps({"id": uuid7(time.time()), "from": "+254712345678", "content": "PREG Amina 12"}).encode()
+def _request(ids: int) -> bytes:
+    given = uuid7(time.time()) if ids == 7 else str(uuid4())
+    body = json.dumps({"id": given, "from": "+254712345678", "content": "PREG Amina 12"}).encode()
     head = (
         f"POST {PATH} HTTP/1.1\r\nHost: x\r\nAuthorization: Token {INCOMING_KEY}\r\n"
         f"Content-Type: application/json\r\nX-Mailroom-Mode: normal\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -54,7 +58,7 @@ async def main() -> None:
         p50, p99 = await _open(bench, options)
         spooled = await _closed(bench, options, _AWAY)
     table(
-        f"incoming: {options.messages} messages over {options.connections} connections, time-ordered ids",
+        f"incoming: {options.messages} messages over {options.connections} connections, ids of version {options.ids}",
         [
             (
                 "durable in CouchDB before the answer",
@@ -69,7 +73,7 @@ async def main() -> None:
 
 async def _closed(bench: Rig, options: argparse.Namespace, sections: dict[str, dict[str, object]]) -> float:
     """Messages a second where each connection sends its next one when the last is answered."""
-    async with _clients(bench, options.connections, sections) as clients:
+    async with _clients(bench, options, sections) as clients:
         left = iter(range(options.messages))
 
         async def send(client: Client) -> None:
@@ -83,7 +87,7 @@ async def _closed(bench: Rig, options: argparse.Namespace, sections: dict[str, d
 
 async def _open(bench: Rig, options: argparse.Namespace) -> tuple[float, float]:
     """p50 and p99 in seconds where messages come at their own rate, whether or not the last is answered."""
-    async with _clients(bench, options.connections, {}) as clients:
+    async with _clients(bench, options, {}) as clients:
         free = asyncio.Queue[Client]()
         for each in clients:
             free.put_nowait(each)
@@ -105,7 +109,9 @@ async def _open(bench: Rig, options: argparse.Namespace) -> tuple[float, float]:
 
 
 @asynccontextmanager
-async def _clients(bench: Rig, count: int, sections: dict[str, dict[str, object]]) -> AsyncIterator[list[Client]]:
+async def _clients(
+    bench: Rig, options: argparse.Namespace, sections: dict[str, dict[str, object]]
+) -> AsyncIterator[list[Client]]:
     """Connections to a new daemon that takes messages."""
     with listening_socket() as listener:
         daemon = bench.new_daemon(webhook=listener, **sections)
@@ -113,7 +119,9 @@ async def _clients(bench: Rig, count: int, sections: dict[str, dict[str, object]
         try:
             await _settings_read(daemon, "dependency.lost" if sections else "sending.enabled")
             host, port = listener.getsockname()
-            clients = [Client(*await asyncio.open_connection(host, port)) for _ in range(count)]
+            clients = [
+                Client(*await asyncio.open_connection(host, port), options.ids) for _ in range(options.connections)
+            ]
             await clients[0].post()
             yield clients
             for client in clients:
@@ -132,6 +140,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--messages", type=int, default=3000, help="of each of the three runs")
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--rate", type=int, default=500, help="messages a second of the open loop")
+    parser.add_argument("--ids", type=int, choices=(4, 7), default=7, help="version of the messages' UUIDs")
     return parser.parse_args()
 
 

@@ -76,6 +76,7 @@ async def test_a_healthy_site_has_nothing_to_mend(site: Site) -> None:
         "incoming.listen",
         "incoming.spool",
         "incoming.flow",
+        "incoming.numbers",
         "rapidpro.requests_left",
     ):
         assert f"✓ {about}: " in printed

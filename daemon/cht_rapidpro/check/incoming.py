@@ -3,6 +3,9 @@
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Final
+
+import phonenumbers
 
 from cht_rapidpro.adapters.inspection import Inspection, Seen
 from cht_rapidpro.adapters.received import ARCHIVE_SUFFIX
@@ -12,6 +15,8 @@ from cht_rapidpro.check.host import check_address
 from cht_rapidpro.config import Config, Incoming
 from cht_rapidpro.config_values import Secret
 from cht_rapidpro.domain.backfill import NO_MESSAGE_IDS, IdIs
+
+_PLANS_OF_CHT: Final = "google-libphonenumber 3.2.44 with the plans of 9.0.22 in CHT 5.2.0; a few numbers differ"
 
 
 def check_incoming(config: Config, *, is_running: bool) -> Iterator[Finding]:
@@ -25,6 +30,7 @@ def check_incoming(config: Config, *, is_running: bool) -> Iterator[Finding]:
     if not is_running:
         yield check_address("incoming.listen", own.listen)
     yield _spool(Path(own.spool))
+    yield good("incoming.numbers", f"numbering plans: phonenumbers {phonenumbers.__version__} here, {_PLANS_OF_CHT}")
     if not own.flow:
         says = "what flows send while nobody listens is lost: RapidPro tries once"
         yield note("incoming.flow", says, "name the relay flow by [incoming] flow, and it is fetched afterwards")
