@@ -265,6 +265,14 @@ async def test_what_an_earlier_version_has_stored_counts_as_stored(gate: Gate, m
     assert {doc["_id"] for doc in await records(medic)} == {former_id("a"), former_id(RUN)}
 
 
+async def test_at_midnight_a_batch_is_looked_up_at_once(gate: Gate, medic: Database, spool: Path) -> None:
+    """Before and after the write, however many messages it has."""
+    async with incoming(gate, medic, spool) as job:
+        gate.requests.clear()
+        await asyncio.gather(*(job.store(arrival(f"id-{number}", at=MIDNIGHT)) for number in range(50)))
+        assert gate.requests == ["POST _all_docs", "POST _bulk_docs", "POST _all_docs"]
+
+
 async def test_time_ordered_ids_cost_no_look_up(gate: Gate, medic: Database, spool: Path) -> None:
     async with incoming(gate, medic, spool) as job:
         gate.requests.clear()

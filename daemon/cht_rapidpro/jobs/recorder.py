@@ -15,7 +15,7 @@ from typing import Final
 
 import structlog
 
-from cht_rapidpro.adapters.couchdb import Conflict, Couch, Rejected, WriteResult, Written
+from cht_rapidpro.adapters.couchdb import Conflict, Couch, Rejected, Written
 from cht_rapidpro.domain.incoming import (
     REPEATED_WITHIN,
     AlreadyStored,
@@ -184,39 +184,48 @@ class _Batch:
                 firsts[place.own] = number
                 claimed |= place.ids
         docs = [self._document(number) for number in firsts.values()]
+        stored: dict[int, Doc] = {}
         for doc, result in zip(docs, await self._couch.write(docs), strict=True):
-            await self._take(firsts[doc["_id"]], doc, result)
+            match result:
+                case Written(rev):
+                    stored[firsts[doc["_id"]]] = {**doc, "_rev": rev}
+                case Conflict():
+                    pass  # the next round looks
+                case Rejected():
+                    self._settle(firsts[doc["_id"]], result)
+        await self._take(stored)
 
-    async def _take(self, number: int, doc: Doc, result: WriteResult) -> None:
-        match result:
-            case Written():
-                self._known[doc["_id"]] = doc
-                outcome = await self._outcome_at_midnight(number, doc, result)
-                self._settle(number, outcome)
-                if isinstance(outcome, Saved):
-                    log.info("incoming.stored", doc=doc["_id"], gateway_ref=shown_id(self._arrivals[number].id))
-            case Conflict():
-                pass  # the next round looks
-            case Rejected():
-                self._settle(number, result)
+    async def _take(self, stored: Mapping[int, Doc]) -> None:
+        earlier = await self._clear_midnight(stored)
+        for number, doc in stored.items():
+            self._known[doc["_id"]] = doc
+            given = shown_id(self._arrivals[number].id)
+            if number in earlier:
+                log.info("incoming.known", doc=earlier[number], gateway_ref=given)
+                self._settle(number, AlreadyStored())
+            else:
+                log.info("incoming.stored", doc=doc["_id"], gateway_ref=given)
+                self._settle(number, Saved())
 
-    async def _outcome_at_midnight(self, number: int, doc: Doc, written: Written) -> Outcome:
-        """Deletes the later one where two daemons have stored the message at once, each under another day.
+    async def _clear_midnight(self, stored: Mapping[int, Doc]) -> dict[int, DocId]:
+        """Deletes the later one where two daemons have stored a message at once, each under another day.
 
-        Each has looked before it wrote, and looks again afterwards, so at least one of them sees both.
+        Each has looked before it wrote, and looks again afterwards, so at least one of them sees both. Returns the
+        earlier documents, by the number of the message whose own is deleted.
         """
-        arrival, place = self._arrivals[number], self._places[number]
-        if not place.others or not is_near_midnight(arrival):
-            return Saved()
-        found = await self._couch.read(sorted(place.others))
-        same = {each: other for each, other in found.items() if is_of(other, arrival)}
-        same[place.own] = {**doc, "_rev": written.rev}
-        first, *later = sorted(same)
-        await self._couch.write([{"_id": each, "_rev": same[each]["_rev"], "_deleted": True} for each in later])
-        if first == place.own:
-            return Saved()
-        log.info("incoming.known", doc=first, gateway_ref=shown_id(arrival.id))
-        return AlreadyStored()
+        near = [each for each in stored if self._places[each].others and is_near_midnight(self._arrivals[each])]
+        found = await self._couch.read(sorted({doc_id for each in near for doc_id in self._places[each].others}))
+        earlier: dict[int, DocId] = {}
+        later: list[Doc] = []
+        for number in near:
+            others = (found[each] for each in self._places[number].others if each in found)
+            same = [other for other in others if is_of(other, self._arrivals[number])]
+            first, *rest = sorted([stored[number], *same], key=lambda doc: str(doc["_id"]))
+            later += rest
+            if first["_id"] != stored[number]["_id"]:
+                earlier[number] = DocId(first["_id"])
+        await self._couch.write([{"_id": doc["_id"], "_rev": doc["_rev"], "_deleted": True} for doc in later])
+        return earlier
 
     def _settle(self, number: int, outcome: Outcome) -> None:
         self._outcomes[number] = outcome
