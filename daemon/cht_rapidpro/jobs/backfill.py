@@ -112,8 +112,9 @@ class Backfill:
                     async for missed in found:
                         if missed.at < look.earliest:
                             continue
-                        evidence = evidence or await self._evidence(base, look)
-                        if evidence.other is None or missed.at > evidence.other:
+                        if missed.is_storable:
+                            evidence = evidence or await self._evidence(base, look)
+                        if evidence is None or evidence.other is None or missed.at > evidence.other:
                             await self._recover(base, missed, told)
                         else:
                             self._tell(missed, "it may be stored under another kind of id", told)

@@ -28,6 +28,11 @@ class Missed:
     at: int
     input: Input | None
 
+    @property
+    def is_storable(self) -> bool:
+        """Whether the webhook would have stored it."""
+        return self.input is not None and self.input.posted_as(self.id) is not None
+
 
 class MissedMessages:
     """For a flow that sends `input.uuid`: the id is the message's own."""
