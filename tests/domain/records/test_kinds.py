@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from cht_rapidpro.domain.records import ABSENT, Sms, build_record
+from cht_rapidpro.domain.records.matching import MAX_STEPS, Effort, compile_expression, search
 from tests.domain.records.reports import NOW, SENDER, TEXTS, app_settings, codes, field, report, values
 
 DATE = {
@@ -120,3 +121,12 @@ def test_no_record_takes_longer_than_50_ms(fields: dict[str, Any], text: str) ->
 
     settings = app_settings(fields)
     assert min(once() for _ in range(5)) < 0.05
+
+
+def test_a_look_into_a_class_costs_as_much_as_the_class_is_large() -> None:
+    """Or ten thousand steps would be as many looks into classes of hundreds."""
+    effort = Effort()
+    program = compile_expression("^[" + "bc" * 200 + "]+x")
+    assert program is not None
+    search(program, "b" * 10, effort)
+    assert MAX_STEPS - effort.left > 10 * 400
