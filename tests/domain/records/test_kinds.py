@@ -128,5 +128,5 @@ def test_a_look_into_a_class_costs_as_much_as_the_class_is_large() -> None:
     effort = Effort()
     program = compile_expression("^[" + "bc" * 200 + "]+x")
     assert program is not None
-    search(program, "b" * 10, effort)
+    search(program, "B" * 10, effort)
     assert MAX_STEPS - effort.left > 10 * 400
