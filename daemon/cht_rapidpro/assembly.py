@@ -33,6 +33,7 @@ from cht_rapidpro.jobs.lookup import Lookup
 from cht_rapidpro.jobs.outgoing import Outgoing
 from cht_rapidpro.jobs.outstanding import OutstandingTasks
 from cht_rapidpro.jobs.questions import Questions
+from cht_rapidpro.jobs.recipients import Recipients
 from cht_rapidpro.jobs.reload import Reload
 from cht_rapidpro.jobs.settings import SettingsWatch
 from cht_rapidpro.jobs.states import States
@@ -131,8 +132,10 @@ def _delivery(ground: Ground, backlog: Backlog) -> Delivery:
     outstanding = OutstandingTasks(ground.couch, watchlist, ground.settings, give_up_after)
     states = States(ground.writer, watchlist, ground.settings, own.write, ground.wall_clock, ground.metrics)
     ground.status.figures["outstanding_messages"] = lambda: len(watchlist)
-    questions = Questions(ground.rapidpro, backlog, own.interval, ground.wall_clock)
-    return Delivery(outstanding, watchlist, states, ground.rapidpro, ground.settings, questions, own, ground.wall_clock)
+    questions = Questions(ground.rapidpro, watchlist, backlog, own.interval, ground.wall_clock)
+    recipients = Recipients(ground.couch, ground.rapidpro, ground.settings)
+    rapidpro, settings = ground.rapidpro, ground.settings
+    return Delivery(outstanding, watchlist, states, rapidpro, settings, questions, recipients, own, ground.wall_clock)
 
 
 @asynccontextmanager

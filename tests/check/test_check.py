@@ -176,7 +176,7 @@ def _no_folder(site: Site) -> None:
 
 
 def _old_rapidpro(site: Site) -> None:
-    site.rapidpro.shows_message_uuids = False
+    site.rapidpro.community = True
     site.rapidpro.receive("tel:+254712345678", "hello", flow="Relay")
     keys("incoming", id_is="message")(site)
 

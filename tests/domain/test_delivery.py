@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cht_rapidpro.demo.medic import message, task
@@ -14,6 +14,7 @@ from cht_rapidpro.domain.delivery import (
     MessageRow,
     Outstanding,
     advance,
+    match_broadcast,
     match_rows,
     may_follow,
     outstanding_in,
@@ -25,6 +26,7 @@ from cht_rapidpro.domain.statuses import State, StateChange, message_outcome
 from cht_rapidpro.domain.task import Doc, DocId, MessageId, Task, timestamp
 
 NOW: Final = 1_800_000_000_000
+DAY: Final = 86_400_000
 ME: Final = Instance("f" * 32, "test")
 RECEIVED, FORWARDED, SENT = "received-by-gateway", "forwarded-by-gateway", "sent"
 STATUSES: Final = ("queued", "wired", "sent", "resent", "delivered", "read", "errored", "failed")
@@ -92,9 +94,40 @@ def test_only_an_id_of_rapidpros_is_asked_for(ref: object, broadcast: str | None
 def test_without_a_ref_or_a_message_or_a_time_there_is_nothing_to_ask() -> None:
     assert not waiting({key: value for key, value in made(entry(SENT)).items() if key != "gateway_ref"})
     assert not waiting(made(entry(SENT), messages=[]))
-    assert not waiting(made({"state": SENT, "state_details": "", "timestamp": "once"}))
-    assert not waiting(made(entry(SENT), state_history=[]))
-    assert not waiting(made(entry(SENT), state_history=["x"]))
+    once = {"state": SENT, "state_details": "", "timestamp": "once"}
+    for odd in ([once], [], ["x"], None):
+        assert not waiting(made(entry(SENT), state_history=odd, timestamp=None))
+        assert not waiting(made(entry(SENT), state_history=odd, timestamp="once"))
+
+
+@pytest.mark.parametrize("entries", [[], None, ["x"]])
+@pytest.mark.parametrize(
+    ("timestamp_of_task", "reported", "changed"),
+    [(timestamp(NOW), NOW - 5000, NOW), (None, NOW - 5000, NOW - 5000), ("", timestamp(NOW), NOW), (NOW, None, NOW)],
+)
+def test_without_a_history_the_tasks_time_or_the_documents_counts(
+    entries: Any, timestamp_of_task: Any, reported: Any, changed: int
+) -> None:
+    """As in CHT's view `messages_by_last_updated_state`."""
+    odd = made(entry(SENT), state_history=entries, timestamp=timestamp_of_task)
+    doc = {"_id": "report", "reported_date": reported, "tasks": [odd]}
+    assert [found.changed for found in outstanding_in(doc, DEFAULT_SETTINGS)] == [changed]
+
+
+def test_whose_claim_it_was_and_whether_a_message_has_told_its_state() -> None:
+    queued, sent = entry(RECEIVED, details="Queued"), entry(SENT, details="Sent")
+    told = {
+        "claimed": [claim(), queued],
+        "sent": [claim(), queued, sent],
+        "another gateway's": [entry("pending"), sent],
+    }
+    found = {name: waiting(made(*entries))[0] for name, entries in told.items()}
+    assert {name: each.is_ours for name, each in found.items()} == {
+        "claimed": True,
+        "sent": True,
+        "another gateway's": False,
+    }
+    assert [name for name, each in found.items() if each.has_message] == ["sent"]
 
 
 def test_what_is_known_of_it() -> None:
@@ -154,6 +187,7 @@ ROW: Final[dict[str, Any]] = {
     [
         (ROW, MessageRow(BroadcastId("17"), "tel:+254712345678", "sent", NOW)),
         ({**ROW, "urn": None}, MessageRow(BroadcastId("17"), None, "sent", NOW)),
+        ({**ROW, "status": None}, MessageRow(BroadcastId("17"), "tel:+254712345678", "", NOW)),
         ({**ROW, "status": ""}, MessageRow(BroadcastId("17"), "tel:+254712345678", "", NOW)),
         *(
             ({**ROW, **other}, None)
@@ -162,7 +196,6 @@ ROW: Final[dict[str, Any]] = {
                 {"broadcast": True},
                 {"broadcast": "17"},
                 {"direction": "in"},
-                {"status": None},
                 {"created_on": None},
                 {"created_on": "once"},
             )
@@ -225,10 +258,19 @@ def test_a_part_of_the_rows_tells_by_urn_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("created", "is_its"), [(NOW + SKEW, True), (NOW + SKEW + 1, False), (NOW - 90_000_000, False)]
+    ("created", "ahead", "is_its"),
+    [
+        (NOW + DAY, 0, True),
+        (NOW + DAY + 1, 0, False),
+        (NOW - DAY - 1, 0, False),
+        (NOW + 30 * DAY, 30 * DAY, True),
+        (NOW + DAY, 30 * DAY, False),
+    ],
 )
-def test_a_message_of_another_time_is_another_rapidpros(created: int, is_its: bool) -> None:
-    assert bool(matched([A], [row("tel:+254712345001", created=created)])) == is_its
+def test_a_message_of_another_day_is_another_rapidpros(created: int, ahead: int, is_its: bool) -> None:
+    """It may be made hours after the POST, and RapidPro's clock may be ahead of ours."""
+    found = match_rows([A], [row("tel:+254712345001", created=created)], is_whole=True, ahead=ahead)
+    assert bool(found) == is_its
 
 
 @given(
@@ -243,6 +285,65 @@ def test_no_row_is_two_tasks_and_no_task_has_two_rows(
     rows = [row(urn, str(index)) for index, urn in enumerate(urns)]
     found = match_rows(tasks, rows, is_whole=is_whole)
     assert len({task.uuid for task, _ in found}) == len({row.status for _, row in found}) == len(found)
+
+
+@st.composite
+def groups(draw: st.DrawFn) -> tuple[list[Outstanding], list[MessageRow], list[str] | None, dict[str, str]]:
+    """A broadcast: the tasks that still wait for it, the rows that a page shows, its recipients, and the truth.
+
+    Contacts have other numbers that they prefer, two recipients may be one contact, older versions make no message for
+    some, and a page may show a part or hide the numbers.
+    """
+    numbers = [f"+25471234{index:04}" for index in range(draw(st.integers(1, 5)))]
+    contacts = draw(st.lists(st.integers(0, len(numbers)), min_size=len(numbers), max_size=len(numbers)))
+    statuses = draw(st.lists(st.sampled_from(["sent", "delivered", "failed"]), min_size=6, max_size=6))
+    preferred: dict[int, str] = {}
+    for number, contact in zip(numbers, contacts, strict=True):
+        preferred.setdefault(contact, draw(st.sampled_from([number, f"+25579999{contact:04}"])))
+    without = draw(st.sets(st.sampled_from(contacts)))
+    is_anonymous = draw(st.booleans())
+    rows = [
+        row(None if is_anonymous else f"tel:{preferred[contact]}", statuses[contact])
+        for contact in dict.fromkeys(contacts)
+        if contact not in without
+    ]
+    cut = draw(st.lists(st.sampled_from(rows), unique_by=id)) if rows else []
+    truth = {
+        str(index): statuses[contact] if contact not in without else "no message"
+        for index, contact in enumerate(contacts)
+    }
+    waiting_ones = draw(st.sets(st.integers(0, len(numbers) - 1)))
+    tasks = [held(str(index), numbers[index]) for index in sorted(waiting_ones)]
+    known = [f"tel:{number}" for number in numbers] if not is_anonymous and draw(st.booleans()) else None
+    return tasks, cut, known, truth
+
+
+@given(groups())
+@settings(max_examples=2000)
+def test_a_state_is_never_one_that_the_message_did_not_have(
+    group: tuple[list[Outstanding], list[MessageRow], list[str] | None, dict[str, str]],
+) -> None:
+    tasks, rows, recipients, truth = group
+    for its_task, found in match_broadcast(tasks, rows, recipients):
+        assert found.status == truth[its_task.uuid]
+
+
+def test_where_all_recipients_and_all_rows_are_known_the_last_two_belong_together() -> None:
+    """Also where the other tasks have been delivered, and do not wait any more."""
+    recipients = ["tel:+254712345001", "tel:+254712345002", "tel:+254712345003"]
+    rows = [row("tel:+254712345002", "sent"), row("tel:+254712345003", "sent"), row("viber:x", "failed")]
+    found = {
+        count: [each.status for _, each in match_broadcast([A], rows[-count:], recipients)] for count in range(1, 4)
+    }
+    assert found == {1: [], 2: [], 3: ["failed"]}
+    assert not match_broadcast([A], rows, None)
+    assert not match_broadcast([A], [rows[0], row("viber:y"), row("viber:x")], recipients)
+
+
+def test_a_national_part_that_two_have_tells_nothing() -> None:
+    both = [held("a", "12345678"), held("b", "0012345678")]
+    assert matched(both, [row("tel:+254712345678")], is_whole=False) == {}
+    assert matched(both[:1], [row("tel:+254712345678")], is_whole=False) == {"a": "delivered"}
 
 
 # -- transitions ----------------------------------------------------------------------------------------------------

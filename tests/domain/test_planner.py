@@ -1,8 +1,6 @@
-"""The planner asks everything once, at no more than either pure way costs, and learns how busy the workspace is."""
+"""A round asks for everything that is due, in as few requests as pages can be laid over it, and loses nothing."""
 
-from bisect import bisect_left
-from collections.abc import Sequence
-from math import ceil
+from dataclasses import dataclass, field
 from typing import Final
 
 import pytest
@@ -10,160 +8,179 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cht_rapidpro.domain.outgoing import BroadcastId
-from cht_rapidpro.domain.planner import (
-    SENT_FOLDER,
-    Plan,
-    Question,
-    Ruler,
-    Single,
-    Window,
-    pause,
-    plan,
-)
+from cht_rapidpro.domain.planner import UNLIMITED, Listing, Round, pause
 
 MINUTE: Final = 60_000
 DAY: Final = 86_400_000
 PAGE: Final = 5  # small, so that few rows make many pages
 
 
-def ruler(rows: Sequence[int]) -> Ruler:
-    """Positions among these rows, which are sorted."""
-    return lambda moment: bisect_left(rows, moment)
+@dataclass(eq=False)
+class Question:
+    """One of ours; `at`: when its message was created, None: RapidPro made none."""
+
+    number: int
+    at: int | None
+    after: int
+    before: int
+    asked: int | None = None
+    limit: int = UNLIMITED
+    is_single: bool = False
+
+    @property
+    def broadcast(self) -> BroadcastId:
+        return BroadcastId(str(self.number))
 
 
-def nothing_known(_: int) -> float:
-    return 0.0
+def known(number: int, at: int, asked: int | None = None) -> Question:
+    return Question(number, at, at, at, asked)
 
 
-def ask(number: int, after: int, before: int | None = None, company: int = 1_000_000) -> Question:
-    return Question(BroadcastId(str(number)), after, after if before is None else before, company)
+@dataclass
+class Workspace:
+    """RapidPro with these rows, newest first in its listings; `log`: what each request has answered."""
 
+    rows: list[tuple[int, Question | None]]
+    log: list[list[Question]] = field(default_factory=list)
+    pages: int = 0
 
-def asked(made: Plan) -> list[Question]:
-    return [question for each in made.asks for question in each.questions]
+    def answer(self, due: Round[Question], budget: int = 1_000_000) -> None:
+        """What the job does, in short."""
+        while len(self.log) < budget and (step := due.next(4)):
+            if isinstance(step, Listing):
+                self._list(due, step, budget)
+                continue
+            for question in step[: budget - len(self.log)]:
+                self.log.append([question] if question.at is not None else [])
+                del due.left[question]
 
-
-def pages(rows: Sequence[int], after: int, before: int, page: int) -> int:
-    """What a listing really costs."""
-    return max(1, ceil((bisect_left(rows, before + 1) - bisect_left(rows, after)) / page))
-
-
-MOMENTS = st.integers(0, 400)
-LATENESS = st.sampled_from([0, 0, 0, 1, 3, 20, 200])
-ROWS = st.lists(MOMENTS, unique=True, min_size=1, max_size=120).map(sorted)
+    def _list(self, due: Round[Question], listing: Listing[Question], budget: int) -> None:
+        shown = [each for each in sorted(self.rows, key=lambda row: -row[0]) if listing.after <= each[0]]
+        shown = [each for each in shown if each[0] <= listing.before]
+        for start in range(0, max(1, len(shown)), PAGE):
+            page = shown[start : start + PAGE]
+            answered = [question for _, question in page if question]
+            self.log.append([each for each in answered if each in due.left])
+            self.pages += 1
+            newest, oldest = (page[0][0], page[-1][0]) if page else (0, 0)
+            goes_on = listing.goes_on(answered, newest, oldest, is_last=start + PAGE >= len(shown))
+            for question in listing.passed:
+                question.is_single = True
+            if not goes_on or len(self.log) >= budget:
+                return
 
 
 @st.composite
-def workspaces(draw: st.DrawFn) -> tuple[list[int], list[Question]]:
-    """The rows of a workspace, and questions about some of them, of which a few are known to the ms only roughly."""
-    rows = draw(ROWS)
-    ours = draw(st.lists(st.sampled_from(rows), unique=True, min_size=1))
-    return rows, [ask(row, row - draw(LATENESS), row + draw(LATENESS)) for row in ours]
+def workspaces(draw: st.DrawFn, lateness: int) -> tuple[Workspace, list[Question]]:
+    """Some of the rows are ours; of a few it is known only roughly when they were made, or there is no row at all."""
+    moments = draw(st.lists(st.integers(0, 400), min_size=1, max_size=120))
+    rows: list[tuple[int, Question | None]] = []
+    for number, moment in enumerate(moments):
+        if not draw(st.booleans()):
+            rows.append((moment, None))
+            continue
+        early, late = (draw(st.integers(0, lateness)) for _ in range(2))
+        at = None if late and draw(st.integers(0, 9)) == 0 else moment
+        asked = draw(st.none() | st.integers(0, 3))
+        question = Question(number, at, moment - early, moment + late, asked)
+        rows.append((moment, question))
+    ours = [question for _, question in rows if question]
+    there = [(moment, question if question and question.at is not None else None) for moment, question in rows]
+    return Workspace(there), ours
 
 
-@given(workspaces())
-@settings(max_examples=1000)
-def test_it_never_costs_more_than_either_pure_way_and_one_more(workspace: tuple[list[int], list[Question]]) -> None:
-    rows, questions = workspace
-    made = plan(questions, ruler(rows), None, page=PAGE)
-    oldest, newest = min(each.after for each in questions), max(each.before for each in questions)
-    cost = sum(
-        pages(rows, each.after, each.before, PAGE) if isinstance(each, Window) else each.cost for each in made.asks
-    )
-    assert cost <= min(len(questions), pages(rows, oldest, newest, PAGE)) + 1
-    assert cost <= made.cost + 1, "and it costs what was planned"
-
-
-@given(workspaces(), st.none() | st.integers(0, 40), st.floats(0, 1), st.data())
-@settings(max_examples=1000)
-def test_it_loses_and_duplicates_nothing(
-    workspace: tuple[list[int], list[Question]], budget: int | None, share: float, data: st.DataObject
+@pytest.mark.parametrize("by_turn", [False, True])
+@given(workspaces(lateness=100))
+@settings(max_examples=500)
+def test_everything_is_asked_for_once_and_at_most_one_page_a_question_is_in_vain(
+    by_turn: bool, workspace: tuple[Workspace, list[Question]]
 ) -> None:
-    rows, questions = workspace
-    questions = [
-        Question(
-            each.broadcast,
-            each.after,
-            each.before,
-            data.draw(st.sampled_from([1, 2, 3, 1000])),
-            data.draw(st.booleans()),
-        )
-        for each in questions
-    ]
-    made = plan(questions, ruler(rows), budget, sent_share=share, page=PAGE)
-    assert sorted([*asked(made), *made.postponed], key=lambda each: int(each.broadcast)) == sorted(
-        questions, key=lambda each: int(each.broadcast)
-    )
-    assert budget is None or made.cost <= budget
-    assert budget is not None or not made.postponed
-    for each in made.asks:
-        assert len(each.questions) <= min(question.company for question in each.questions)
-        if isinstance(each, Window):
-            assert all(each.after <= question.after <= question.before <= each.before for question in each.questions)
-            assert each.folder == "" or all(question.is_sent for question in each.questions)
+    rapidpro, questions = workspace
+    due = Round(questions, by_turn=by_turn)
+    rapidpro.answer(due)
+    answered = [question for request in rapidpro.log for question in request]
+    assert sorted(each.number for each in answered) == sorted(each.number for each in questions if each.at is not None)
+    assert not due.left
+    assert len(rapidpro.log) <= 3 * len(questions) + 1
 
 
-def test_a_hundred_scattered_over_a_busy_workspace_are_asked_for_one_by_one() -> None:
-    """One of ours, then a thousand of others, and so on."""
-    rows = list(range(100_000))
-    made = plan([ask(row, row) for row in range(500, 100_000, 1000)], ruler(rows), None)
-    assert (len(made.asks), {type(each) for each in made.asks}) == (100, {Single})
+@given(workspaces(lateness=0))
+@settings(max_examples=500)
+def test_where_the_moments_are_known_no_request_is_in_vain(workspace: tuple[Workspace, list[Question]]) -> None:
+    rapidpro, questions = workspace
+    rapidpro.answer(Round(questions, by_turn=False))
+    near = sum(1 for request in rapidpro.log if not request)
+    assert len(rapidpro.log) - near <= len(questions)
+    assert near <= len(rapidpro.log) // 2
 
 
-def test_ten_thousand_in_a_busy_workspace_are_listed() -> None:
-    """One row in eleven is ours."""
-    rows = list(range(110_000))
-    questions = [ask(row, row) for row in range(0, 110_000, 11)]
-    made = plan(questions, ruler(rows), None)
-    assert {type(each) for each in made.asks} == {Window}
-    assert made.cost <= 440
-    assert sorted(asked(made), key=lambda each: each.after) == questions
+@given(workspaces(lateness=0), st.integers(1, 4))
+@settings(max_examples=300)
+def test_no_budget_starves_a_message(workspace: tuple[Workspace, list[Question]], budget: int) -> None:
+    """Round after round, what was left over comes first."""
+    rapidpro, questions = workspace
+    for turn in range(10, 10 + 2 * len(questions)):
+        rapidpro.log.clear()
+        rapidpro.answer(Round(questions, by_turn=True), budget)
+        for question in (each for request in rapidpro.log for each in request):
+            question.asked = turn
+    assert all(each.asked is not None and each.asked >= 10 for each in questions)
 
 
-def test_ten_thousand_that_stand_alone_are_one_listing() -> None:
-    rows = list(range(10_000))
-    (window,) = plan([ask(row, row) for row in rows], ruler(rows), None).asks
-    assert (type(window), window.cost) == (Window, 40)
+@pytest.mark.parametrize("count", [5, 250])
+def test_a_burst_is_read_to_its_end_in_as_many_pages_as_hold_it(count: int) -> None:
+    """All of them between the same two moments, and many in one ms."""
+    questions = [Question(number, 1000 + number % 7, 0, 2000) for number in range(count)]
+    rapidpro = Workspace([(each.at or 0, each) for each in questions])
+    rapidpro.answer(Round(questions, by_turn=False))
+    assert rapidpro.pages == len(rapidpro.log) == count // PAGE
 
 
-def test_what_is_not_known_yet_is_tried_in_one_page() -> None:
-    (window,) = plan([ask(number, number * DAY) for number in range(7)], nothing_known, None).asks
-    assert window.cost == 1
+def test_a_hundred_scattered_over_a_busy_workspace_cost_a_request_each() -> None:
+    questions = [known(number, number * 1000) for number in range(100)]
+    rapidpro = Workspace([(row, None) for row in range(0, 100_000, 10)] + [(each.at or 0, each) for each in questions])
+    rapidpro.answer(Round(questions, by_turn=False))
+    assert len(rapidpro.log) <= 101
 
 
-def test_what_a_listing_did_not_show_is_asked_for_alone() -> None:
-    made = plan([ask(number, number, company=1) for number in range(10)], nothing_known, None)
-    assert [type(each) for each in made.asks] == [Single] * 10
+def test_far_from_its_roughly_known_moment_a_message_is_not_searched_for_in_vain() -> None:
+    rows: list[tuple[int, Question | None]] = [(moment, None) for moment in range(1000)]
+    questions = [Question(1, 10, 0, 999), Question(2, 11, 0, 999)]
+    rapidpro = Workspace([*rows, *((each.at or 0, each) for each in questions)])
+    rapidpro.answer(Round(questions, by_turn=False))
+    assert (rapidpro.pages, len(rapidpro.log)) == (3, 5)
 
 
-def test_what_answers_most_goes_first_then_the_newest() -> None:
-    rows = list(range(10_000))
-    questions = [ask(1, 9_000), *(ask(row, row) for row in range(100)), ask(2, 5_000)]
-    made = plan(questions, ruler(rows), 2)
-    assert [len(each.questions) for each in made.asks] == [100, 1]
-    assert (asked(made)[-1].broadcast, [each.broadcast for each in made.postponed]) == ("1", ["2"])
+def test_one_that_is_left_alone_is_asked_for_alone() -> None:
+    assert Round([known(1, 5)], by_turn=False).next(4)
+    due = Round([known(1, 5), known(1, 5)], by_turn=False)
+    assert not isinstance(due.next(4), Listing), "two tasks of one broadcast"
+    assert isinstance(Round([known(1, 5), known(2, 6)], by_turn=False).next(4), Listing)
 
 
-def test_of_a_long_listing_the_newest_pages_are_asked_for_where_the_budget_is_short() -> None:
-    rows = list(range(10_000))
-    made = plan([ask(row, row) for row in rows], ruler(rows), 3)
-    (window,) = made.asks
-    assert (window.cost, len(window.questions), len(made.postponed)) == (3, 750, 9250)
-    assert isinstance(window, Window)
-    assert (window.after, window.before) == (9250, 9999)
+def test_look_ups_go_together_up_to_a_number_one_a_broadcast() -> None:
+    singles = [known(number // 2, number) for number in range(8)]
+    for question in singles:
+        question.is_single = True
+    step = Round(singles, by_turn=False).next(3)
+    assert isinstance(step, list)
+    assert [each.number for each in step] == [3, 2, 1]
 
 
-def test_the_folder_of_sent_messages_is_listed_where_most_others_are_elsewhere() -> None:
-    """One in ten rows is in the folder; those of ours that may not be in it are asked for otherwise."""
-    rows = list(range(20_000))
-    ours = range(0, 20_000, 20)
-    in_folder = [Question(BroadcastId(str(row + 1)), row, row, is_sent=True) for row in ours]
-    other = Question(BroadcastId("20001"), 20_000, 20_000)
-    made = plan([*in_folder, other], ruler(rows), None, sent_share=0.1)
-    windows = [each for each in made.asks if isinstance(each, Window)]
-    assert {each.folder for each in windows} == {SENT_FOLDER}
-    assert (made.cost, sum(len(each.questions) for each in windows)) == (9, 1000)
-    assert plan([*in_folder, other], ruler(rows), None).cost == 77
+def test_what_a_page_failed_on_is_asked_for_in_ever_shorter_listings() -> None:
+    questions = [known(number, number) for number in range(8)]
+    for question in questions[:4]:
+        question.limit = 2
+    due = Round(questions, by_turn=False)
+    first = due.next(4)
+    assert isinstance(first, Listing)
+    assert (first.after, first.before) == (4, 7), "not over those that failed"
+    assert {each.number for each in first.blamed()} == {4, 5, 6, 7}
+    for question in questions[4:]:
+        del due.left[question]
+    second = due.next(4)
+    assert isinstance(second, Listing)
+    assert (second.after, second.before) == (2, 3)
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,11 @@ from cht_rapidpro.domain.statuses import State, StateChange, broadcast_outcome, 
 @pytest.mark.parametrize(
     ("status", "outcome"),
     [
-        ("sent", StateChange(State.SENT, "Sent")),
         ("failed", StateChange(State.FAILED, "Failed")),
         ("interrupted", StateChange(State.FAILED, "Interrupted")),
         *(
             (status, StateChange(State.RECEIVED_BY_GATEWAY, "Queued"))
-            for status in ("pending", "queued", "started", "completed", "", "invented", "FAILED")
+            for status in ("pending", "queued", "started", "completed", "sent", "", "invented", "FAILED")
         ),
     ],
 )

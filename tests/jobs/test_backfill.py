@@ -516,7 +516,7 @@ async def test_a_rapidpro_that_shows_no_message_uuids_works_with_run(
     start: Start, medic: Database, rapidpro: RapidPro
 ) -> None:
     """As 9.0.0 does; the ids are version 4 there."""
-    rapidpro.shows_message_uuids = False
+    rapidpro.community = True
     await first_start(start, medic)
     missed = [take(rapidpro, f"missed {number}", f"tel:+25471234560{number}") for number in range(3)]
     jump(120)
@@ -528,7 +528,7 @@ async def test_a_rapidpro_that_shows_no_message_uuids_works_with_run(
 async def test_a_rapidpro_that_shows_no_message_uuids_is_refused_with_message(
     start: Start, medic: Database, rapidpro: RapidPro
 ) -> None:
-    rapidpro.shows_message_uuids = False
+    rapidpro.community = True
     await first_start(start, medic)
     take(rapidpro, "missed")
     jump(120)

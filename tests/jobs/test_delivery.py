@@ -1,7 +1,8 @@
 """Delivery states on their way from RapidPro into tasks, with everything in between being real."""
 
 import asyncio
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -10,14 +11,16 @@ from cht_rapidpro.config import Delivery
 from cht_rapidpro.demo.database import Database, Doc
 from cht_rapidpro.demo.medic import data_record, iso_time, message, task
 from cht_rapidpro.demo.rapidpro import RapidPro
+from cht_rapidpro.domain.claim import Instance
 from tests.clock import jump, wall_clock
 from tests.conftest import TOKEN
 from tests.gate import Gate, until
 from tests.gateway import configure, reaches, running, states
-from tests.jobs.followed import asked_for, followed, followed_by_log, listings
+from tests.jobs.followed import Followed, asked_for, followed, followed_by_log, listings
 
 ON = Delivery()
 RECEIVED = "received-by-gateway"
+ME = Instance("1" * 32, "one")
 
 
 async def test_a_sent_message_is_followed_until_it_is_delivered(
@@ -251,32 +254,246 @@ async def test_a_message_older_than_that_is_never_asked_for(gate: Gate, medic: D
     assert not rapidpro.calls
 
 
-async def test_among_many_incoming_messages_the_folder_of_the_sent_ones_is_listed(
-    gate: Gate, medic: Database, rapidpro: RapidPro
-) -> None:
-    """One that is not in it any more is found all the same."""
+async def group(
+    medic: Database, rapidpro: RapidPro, number: int, size: int, state: str = RECEIVED, details: str = "Queued"
+) -> tuple[str, int]:
+    """A document with a task for each recipient of one broadcast, and the broadcast."""
+    numbers = [f"+254712{number:03}{index:03}" for index in range(size)]
+    broadcast = rapidpro.create_broadcast([f"tel:{to}" for to in numbers], f"hello {number}")
+    now = datetime.fromtimestamp(wall_clock() / 1000, UTC)
+    sent = [task(message("hello", to), state=state, at=now, gateway_ref=str(broadcast.id)) for to in numbers]
+    record = data_record(*({**each, "state_details": details} for each in sent))
+    await medic.put(record)
+    return record["_id"], broadcast.id
+
+
+async def test_in_a_group_each_gets_its_own_state(gate: Gate, medic: Database, rapidpro: RapidPro) -> None:
+    """One is delivered and waits for nothing any more; then the other, whose row is the only one left, fails."""
     those = []
-    for number in range(30):
-        those.append(await followed(medic, rapidpro, number, "sent", "Sent"))
-        rapidpro.move(those[-1].broadcast, "sent")
-        for _ in range(50):
+    for number in range(20):
+        those.append(await group(medic, rapidpro, number, 2, "sent", "Sent"))
+        rapidpro.move(those[-1][1], "sent")
+        for _ in range(30):
             jump(1)
-            rapidpro.receive("tel:+254712345999", "hello")
-    rapidpro.move(those[5].broadcast, "errored")
+            rapidpro.receive("tel:+254712999999", "hello")
     with followed_by_log() as log:
         async with running(configure(gate, medic, rapidpro, TOKEN, delivery=ON)):
             await log.rounds(1)
-            asked = listings(rapidpro)
+            for index, status in ((0, "delivered"), (1, "failed")):
+                for _, broadcast in those:
+                    rapidpro.move(rapidpro.messages_of(broadcast)[index], status)
+                await log.rounds(2)
+    assert {tuple(states(await medic.get(doc_id))) for doc_id, _ in those} == {("delivered", "failed")}
+
+
+async def test_a_message_to_another_number_of_the_person_is_told_by_what_is_left(
+    gate: Gate, medic: Database, rapidpro: RapidPro
+) -> None:
+    """One of three has another number; of two of three that tells nothing, and is said once."""
+    for number in (1, 2):
+        rapidpro.add_contact(f"tel:+25570000000{number}", f"tel:+25471200{number}000")
+    rapidpro.add_contact("tel:+255700000003", "tel:+254712002001")
+    clear, _ = await group(medic, rapidpro, 1, 3)
+    unclear, _ = await group(medic, rapidpro, 2, 3)
+    for sms in list(rapidpro.messages):
+        rapidpro.move(sms, "sent")
+    rapidpro.move(rapidpro.messages_of(1)[0], "failed")
+    with followed_by_log() as log:
+        async with running(configure(gate, medic, rapidpro, TOKEN, delivery=ON)):
+            await log.rounds(3)
+    assert states(await medic.get(clear)) == ["failed", "sent", "sent"]
+    assert states(await medic.get(unclear)) == [RECEIVED, RECEIVED, "sent"]
+    assert [line["doc"] for line in log.named("state.unmatched")] == [unclear, unclear]
+    assert len(asked_for(rapidpro, "GET broadcasts")) == 2
+
+
+@pytest.mark.parametrize("count", [300, 1000])
+async def test_a_campaign_is_read_to_its_end_in_each_round(
+    count: int, gate: Gate, medic: Database, rapidpro: RapidPro
+) -> None:
+    """Made within a second, among a few of others; no more pages than hold it, and one."""
+    those = [await group(medic, rapidpro, number, 100) for number in range(count // 100)]
+    rapidpro.receive("tel:+254712999999", "hello")
+    with followed_by_log() as log:
+        async with running(configure(gate, medic, rapidpro, TOKEN, delivery=ON)):
+            await log.rounds(1)
+            for status, state in (("wired", "forwarded-by-gateway"), ("sent", "sent")):
+                for _, broadcast in those:
+                    rapidpro.move(broadcast, status)
+                before = len(rapidpro.calls)
+                await log.rounds(1)
+                assert len(rapidpro.calls) - before <= -(-(count + 1) // 250) + 1
+                await log.rounds(0)
+                for doc_id, _ in those:
+                    assert set(states(await medic.get(doc_id))) == {state}
+
+
+async def test_a_message_that_stands_alone_is_asked_for_alone(gate: Gate, medic: Database, rapidpro: RapidPro) -> None:
+    those = []
+    for number in range(3):
+        those.append(await followed(medic, rapidpro, number))
+        for _ in range(260):
+            rapidpro.receive("tel:+254712999999", "hello")
+        jump(400)
+    with followed_by_log() as log:
+        async with running(configure(gate, medic, rapidpro, TOKEN, delivery=ON)):
+            await log.rounds(1)
+            listed = len(listings(rapidpro))
             for each in those:
                 rapidpro.move(each.broadcast, "delivered")
-            await log.rounds(6)
-            for each in those:
-                await reaches(medic, each.doc_id, "delivered")
-    assert "sent" in {call.query.get("folder") for call in asked}
-    assert len([call for call in asked if "folder" not in call.query]) <= 5, "twice all would be twelve"
-    assert [entry["gateway_ref"] for entry in log.named("state.changed") if entry["state"] == RECEIVED] == [
-        str(those[5].broadcast)
-    ]
+            jump(600)
+            await log.rounds(2)
+    assert listed
+    assert len(listings(rapidpro)) == listed
+    assert {(await medic.get(each.doc_id))["tasks"][0]["state"] for each in those} == {"delivered"}
+
+
+@pytest.mark.parametrize("late", [20 * 60, 5 * 3600], ids=["20 minutes", "5 hours"])
+async def test_a_message_that_is_made_late_is_found(late: int, gate: Gate, medic: Database, rapidpro: RapidPro) -> None:
+    """RapidPro's queue was long."""
+    one = await followed(medic, rapidpro, 1)
+    (sms,) = rapidpro.messages_of(one.broadcast)
+    sms.created_on += timedelta(seconds=late)
+    jump(late)
+    rapidpro.move(one.broadcast, "delivered")
+    async with running(configure(gate, medic, rapidpro, TOKEN, delivery=ON)):
+        await reaches(medic, one.doc_id, "delivered", hurry=1)
+
+
+async def a_day(medic: Database, rapidpro: RapidPro, ahead: float) -> list[Followed]:
+    """Messages whose tasks a clock has written that was so many seconds ahead."""
+    those = [await followed(medic, rapidpro, number) for number in range(2)]
+    moment = iso_time(datetime.fromtimestamp(wall_clock() / 1000 + ahead, UTC))
+    history = [{"state": RECEIVED, "state_details": "Queued", "timestamp": moment}]
+    for each in those:
+        await medic.edit(each.doc_id, lambda doc: with_task(doc, state_history=history))
+    return those
+
+
+@pytest.mark.parametrize("ahead", [-20 * 60, -20 * 3600, 20 * 3600], ids=["20 minutes slow", "slow", "fast"])
+async def test_a_clock_that_was_wrong_when_the_task_was_written_hides_no_state(
+    ahead: float, gate: Gate, medic: Database, rapidpro: RapidPro
+) -> None:
+    those = await a_day(medic, rapidpro, ahead)
+    for each in those:
+        rapidpro.move(each.broadcast, "delivered")
+    async with running(configure(gate, medic, rapidpro, TOKEN, delivery=ON)):
+        for each in those:
+            await reaches(medic, each.doc_id, "delivered", hurry=1)
+
+
+@dataclass
+class Wall:
+    """Our clock, `ahead` seconds of the true one."""
+
+    ahead: float = 0.0
+
+    def __call__(self) -> int:
+        return wall_clock() + round(self.ahead * 1000)
+
+
+@pytest.mark.parametrize("ahead", [86_400.0, 30 * 86_400.0, -30 * 86_400.0])
+async def test_a_step_of_our_clock_stops_no_asking(
+    ahead: float, gate: Gate, medic: Database, rapidpro: RapidPro
+) -> None:
+    record = data_record(task(message("hello")))
+    await medic.put(record)
+    wall = Wall(ahead)
+    with followed_by_log() as log:
+        async with running(configure(gate, medic, rapidpro, TOKEN, delivery=ON), clock=wall):
+            await reaches(medic, record["_id"], RECEIVED)
+            await log.rounds(2)
+            wall.ahead = 0.0
+            rapidpro.move(1, "sent")
+            await log.rounds(2)
+            await reaches(medic, record["_id"], "sent")
+            wall.ahead = ahead
+            rapidpro.move(1, "delivered")
+            await log.rounds(2)
+            await reaches(medic, record["_id"], "delivered")
+
+
+@pytest.mark.parametrize("status", ["sent", "completed"])
+async def test_a_broadcast_that_ended_without_a_message_has_failed(
+    status: str, gate: Gate, medic: Database, rapidpro: RapidPro
+) -> None:
+    """Older versions make none for a blocked contact. One that is not old enough may still get its message."""
+    rapidpro.unresolvable |= {"tel:+254712345001", "tel:+254712345002"}
+    one, queued = await followed(medic, rapidpro, 1), await followed(medic, rapidpro, 2)
+    rapidpro.broadcasts[one.broadcast - 1].status = status
+    rapidpro.broadcasts[queued.broadcast - 1].status = "queued"
+    with followed_by_log() as log:
+        async with running(configure(gate, medic, rapidpro, TOKEN, delivery=ON)):
+            await log.rounds(13)
+            assert states(await medic.get(one.doc_id)) == [RECEIVED]
+            jump(180)
+            doc = await reaches(medic, one.doc_id, "failed")
+            assert doc["tasks"][0]["state_details"] == "No message"
+            assert states(await medic.get(queued.doc_id)) == [RECEIVED]
+            rapidpro.broadcasts[queued.broadcast - 1].status = status
+            jump(3 * 3600)
+            await reaches(medic, queued.doc_id, "failed", hurry=1)
+    assert len(asked_for(rapidpro, "GET broadcasts")) <= 4
+
+
+async def test_messages_that_are_gone_leave_the_state_that_they_told(
+    gate: Gate, medic: Database, rapidpro: RapidPro
+) -> None:
+    """RapidPro archives them."""
+    one = await followed(medic, rapidpro, 1)
+    rapidpro.move(one.broadcast, "sent")
+    with followed_by_log() as log:
+        async with running(configure(gate, medic, rapidpro, TOKEN, delivery=ON)):
+            await log.rounds(1)
+            await reaches(medic, one.doc_id, "sent")
+            rapidpro.messages_of(one.broadcast).clear()
+            rapidpro.messages.clear()
+            for _ in range(20):
+                jump(600)
+                await log.rounds(1)
+    assert states(await medic.get(one.doc_id)) == ["sent"]
+
+
+async def test_a_status_that_is_null_is_a_message_all_the_same(gate: Gate, medic: Database, rapidpro: RapidPro) -> None:
+    """RapidPro 9.0.0 has none for what it does not know."""
+    rapidpro.community = True
+    one = await followed(medic, rapidpro, 1)
+    rapidpro.move(one.broadcast, "read")
+    with followed_by_log() as log:
+        async with running(configure(gate, medic, rapidpro, TOKEN, delivery=ON)):
+            for _ in range(10):
+                jump(300)
+                await log.rounds(1)
+            assert states(await medic.get(one.doc_id)) == [RECEIVED]
+            rapidpro.move(one.broadcast, "delivered")
+            await reaches(medic, one.doc_id, "delivered", hurry=1)
+    assert not asked_for(rapidpro, "GET broadcasts")
+    assert not log.named("status.unknown")
+
+
+async def test_tasks_without_a_history_are_asked_for(gate: Gate, medic: Database, rapidpro: RapidPro) -> None:
+    """Their own time, and the document's, stand for it, as in CHT's view."""
+    those = [await followed(medic, rapidpro, number) for number in range(2)]
+    await medic.edit(those[0].doc_id, lambda doc: with_task(doc, state_history=None))
+    await medic.edit(those[1].doc_id, lambda doc: with_task(doc, state_history=None, timestamp=None))
+    for each in those:
+        rapidpro.move(each.broadcast, "delivered")
+    async with running(configure(gate, medic, rapidpro, TOKEN, delivery=ON)):
+        for each in those:
+            await reaches(medic, each.doc_id, "delivered", hurry=1)
+
+
+async def test_a_task_that_has_just_changed_is_written_later(gate: Gate, medic: Database, rapidpro: RapidPro) -> None:
+    """Sentinel may be between its read and its write of the same document."""
+    one = await followed(medic, rapidpro, 1)
+    rapidpro.move(one.broadcast, "delivered")
+    loop = asyncio.get_running_loop()
+    changed = loop.time()
+    with followed_by_log() as log:
+        async with running(configure(gate, medic, rapidpro, TOKEN, delivery=Delivery(interval=0.1))):
+            await log.rounds(0)
+            await reaches(medic, one.doc_id, "delivered")
+            assert loop.time() - changed >= 2
 
 
 async def test_a_broadcast_without_a_message_is_looked_up_once_after_a_quarter_of_an_hour(
@@ -314,12 +531,31 @@ async def test_a_ref_of_another_rapidpro_changes_nothing(gate: Gate, medic: Data
     assert states(await medic.get(one.doc_id)) == [RECEIVED]
 
 
-async def test_nothing_is_asked_while_another_gateway_sends(gate: Gate, medic: Database, rapidpro: RapidPro) -> None:
-    await followed(medic, rapidpro, 1)
+async def test_while_another_gateway_is_chosen_the_states_of_what_we_sent_go_on_arriving(
+    gate: Gate, medic: Database, rapidpro: RapidPro
+) -> None:
+    """What the other one has sent is none of ours."""
+    ours, theirs = await followed(medic, rapidpro, 1), await followed(medic, rapidpro, 2)
+    claim = {"state": "forwarded-to-gateway", "state_details": ME.details, "timestamp": iso_time(datetime.now(UTC))}
+    await medic.edit(ours.doc_id, lambda doc: with_task(doc, state_history=[claim, *history_of(doc)]))
+    for each in (ours, theirs):
+        rapidpro.move(each.broadcast, "delivered")
     await medic.edit("settings", lambda doc: {**doc, "settings": {"sms": {"outgoing_service": "medic-gateway"}}})
     with followed_by_log() as log:
         async with running(configure(gate, medic, rapidpro, TOKEN, delivery=ON)):
-            await until(lambda: bool(log.named("sending.disabled")))
+            await reaches(medic, ours.doc_id, "delivered", hurry=1)
+            await log.rounds(2)
+    assert log.named("sending.disabled")
+    assert states(await medic.get(theirs.doc_id)) == [RECEIVED]
+
+
+async def test_nothing_is_asked_while_chts_own_gateway_asks(gate: Gate, medic: Database, rapidpro: RapidPro) -> None:
+    await followed(medic, rapidpro, 1)
+    await medic.edit("settings", lambda doc: {**doc, "settings": {"sms": {"outgoing_service": "rapidpro"}}})
+    await medic.edit("_design/medic", lambda doc: {**doc, "build_info": {"version": "5.2.0"}})
+    with followed_by_log() as log:
+        async with running(configure(gate, medic, rapidpro, TOKEN, delivery=ON)):
+            await until(lambda: bool(log.named("sending.conflicted")))
             jump(120)
             await asyncio.sleep(0)
             assert not rapidpro.calls
@@ -384,6 +620,12 @@ async def test_a_document_that_takes_no_state_stops_no_other(gate: Gate, medic: 
             await reaches(medic, good.doc_id, "delivered")
             await until(lambda: bool(log.named("state.rejected")))
     assert [entry["doc"] for entry in log.named("state.rejected")] == [bad.doc_id]
+
+
+def history_of(doc: Doc) -> list[Any]:
+    """Of its first task."""
+    found: list[Any] = doc["tasks"][0]["state_history"]
+    return found
 
 
 def with_task(doc: Doc, **fields: Any) -> Doc:

@@ -1,5 +1,6 @@
 """What happens to delivery states while something is wrong: one request is tried later, the others go on."""
 
+import asyncio
 import json
 from datetime import UTC, datetime
 from typing import Any
@@ -206,6 +207,54 @@ async def some_pages(medic: Database, rapidpro: RapidPro) -> list[Followed]:
         those.append(await followed(medic, rapidpro, number))
         jump(10)
     return those
+
+
+@pytest.mark.parametrize("is_lasting", [False, True])
+async def test_a_listing_that_breaks_off_with_a_500_begins_again_once(
+    is_lasting: bool, gate: Gate, medic: Database, rapidpro: RapidPro
+) -> None:
+    """RapidPro 9.0.0 answers so to a cursor that it cannot read."""
+    those = await some_pages(medic, rapidpro)
+    for each in those:
+        rapidpro.move(each.broadcast, "delivered")
+    crash = Answer(500, "<html></html>", HTML)
+    rapidpro.fail(Fault("GET messages", crash, times=None if is_lasting else 1, contains="cursor="))
+    with followed_by_log() as log:
+        async with running(configure(gate, medic, rapidpro, TOKEN, delivery=ON)):
+            await log.rounds(0)
+            first = [("cursor" in call.query, call.status) for call in listings(rapidpro)]
+            for each in those:
+                await reaches(medic, each.doc_id, "delivered", hurry=1)
+    assert first[:3] == [(False, 200), (True, 500), (False, 200)]
+    assert first.count((True, 500)) == (2 if is_lasting else 1)
+    assert bool(log.named("question.failed")) == is_lasting
+
+
+async def test_a_429_without_a_time_lets_one_request_through_ever_more_rarely(
+    gate: Gate, medic: Database, rapidpro: RapidPro
+) -> None:
+    """Also where each message is asked for alone."""
+    those = await several(medic, rapidpro, 8)
+    rapidpro.fail(Fault("GET messages", Answer(500, "", HTML), times=None, contains="after="))
+    throttled = Answer(429, '{"detail":"Request was throttled."}', JSON)
+    with followed_by_log() as log:
+        async with running(configure(gate, medic, rapidpro, TOKEN, delivery=Delivery(interval=2.0))):
+            while not any("broadcast" in call.query for call in rapidpro.calls):
+                jump(2)
+                await asyncio.sleep(0.02)
+            rapidpro.clear_faults()
+            rapidpro.fail(Fault("GET messages", throttled, times=None))
+            before = len(rapidpro.calls)
+            for _ in range(90):
+                jump(1)
+                await asyncio.sleep(0.02)
+            asked = [call.time for call in list(rapidpro.calls)[before:]]
+            assert 4 <= len(asked) <= 12
+            assert asked[-1] - asked[-2] > 2 * (asked[-3] - asked[-4])
+            rapidpro.clear_faults()
+            for each in those:
+                await reaches(medic, each.doc_id, "delivered", hurry=1)
+    assert not log.named("dependency.refused")
 
 
 async def test_a_forgotten_position_begins_the_listing_again(gate: Gate, medic: Database, rapidpro: RapidPro) -> None:

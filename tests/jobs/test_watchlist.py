@@ -2,6 +2,7 @@
 
 from typing import Final
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,7 +29,7 @@ def waiting(number: int, age: int = 0, state: State = State.SENT, doc: str = "")
 def watchlist(*tasks: Outstanding, capacity: int = 100) -> Watchlist:
     made = Watchlist(MINUTE, 7 * DAY, capacity)
     for task in tasks:
-        made.hold(task, NOW)
+        made.hold(task, NOW, NOW)
     return made
 
 
@@ -54,6 +55,25 @@ def test_what_has_waited_for_too_long_is_dropped() -> None:
     assert watchlist(waiting(1, age=8 * DAY)).due(NOW) == []
 
 
+@pytest.mark.parametrize("step", [-DAY, 30 * DAY])
+def test_what_is_held_ages_by_the_loops_clock_whatever_the_wall_clock_does(step: int) -> None:
+    """The wall clock, in the history and at the first sight, may be wrong by any step."""
+    made = Watchlist(MINUTE, 7 * DAY)
+    made.hold(waiting(1, age=-step), 1000, NOW + step)
+    made.hold(waiting(1, age=-step), 61_000, NOW)
+    (watched,) = made
+    watched.answered(61_000)
+    assert due(made, 61_000 + MINUTE) == ["1"]
+    assert due(made, 1000 + 7 * DAY) == ["1"]
+    assert due(made, 1001 + 7 * DAY) == []
+
+
+def test_a_stamp_in_the_future_is_of_now() -> None:
+    made = watchlist(waiting(1, age=-30 * DAY))
+    (watched,) = made
+    assert watched.entered == NOW
+
+
 def test_failed_ones_are_matched_for_a_day_but_never_asked_for() -> None:
     made = watchlist(waiting(1, state=State.FAILED))
     assert (due(made, NOW), len(made.of(BroadcastId("1")))) == ([], 1)
@@ -65,7 +85,7 @@ def test_a_document_that_is_read_again_keeps_what_is_known_and_loses_what_is_gon
     made = watchlist(waiting(1, doc="report"), waiting(2, doc="report"))
     for watched in made:
         watched.answered(NOW)
-    made.update(DocId("report"), [waiting(1, age=-5, doc="report"), waiting(3, doc="report")], NOW)
+    made.update(DocId("report"), [waiting(1, age=-5, doc="report"), waiting(3, doc="report")], NOW, NOW)
     assert [(each.task.broadcast, each.task.changed - NOW, each.asked) for each in made] == [
         ("1", 5, NOW),
         ("3", 0, None),
@@ -93,7 +113,7 @@ def test_rows_of_the_view_are_known_by_state_and_time() -> None:
 
 def test_in_a_full_list_those_that_are_not_asked_for_soon_make_room() -> None:
     made = watchlist(*(waiting(number, age=number * HOUR) for number in range(100)))
-    made.hold(waiting(1000), NOW)
+    made.hold(waiting(1000), NOW, NOW)
     assert (len(made), made.of(BroadcastId("1000"))) == (100, [])
     assert not made.make_room(1, NOW), "nobody has been asked for yet"
     for watched in made:
@@ -123,7 +143,7 @@ def test_it_never_holds_more_than_it_may_and_finds_what_it_holds(steps: list[tup
     for what, number in steps:
         match what:
             case "hold":
-                made.hold(waiting(number, age=number * DAY // 2), NOW)
+                made.hold(waiting(number, age=number * DAY // 2), NOW, NOW)
             case "drop":
                 for watched in list(made.of(BroadcastId(str(number)))):
                     made.drop(watched)

@@ -15,6 +15,7 @@ _FIRST_PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 60.0
 _SCARCE_FOR: Final = 24 * HOUR
 _EXPLAINED: Final = 0.99  # of our own limit: a 429 is no surprise from here on
+_TELLING: Final = 2  # a 429 before this part of our limit was spent tells of other programs' requests, not of the limit
 
 
 class Scope(StrEnum):
@@ -26,14 +27,28 @@ class Scope(StrEnum):
 
 
 class Budget:
-    """One scope. `per_hour` 0: no limit of our own, only RapidPro's 429s; `open`: requests without an answer yet."""
+    """One scope. `open`: requests without an answer yet.
+
+    `configured`: our own limit an hour, 0: none, only RapidPro's 429s; `learned`: a lower limit that a 429 has shown.
+    """
 
     def __init__(self, per_hour: int) -> None:
-        self.per_hour = per_hour
+        self.configured = per_hour
+        self.learned: int | None = None
         self._spent: deque[float] = deque()
         self.open = 0
         self._closed_until = 0.0
         self._unexplained = 0
+        self._learned_until = 0.0
+
+    @property
+    def per_hour(self) -> int:
+        """The limit in force."""
+        return self.configured if self.learned is None else min(self.configured, self.learned)
+
+    @per_hour.setter
+    def per_hour(self, limit: int) -> None:
+        self.configured = limit
 
     def begin(self) -> None:
         """A request starts: it takes its place in the window at once."""
@@ -44,11 +59,17 @@ class Budget:
         self.open -= 1
         if counted:
             self._unexplained = 0
-            if self.per_hour:
+            if self.configured:
                 self._spent.append(now)
 
     def throttled(self, now: float, retry_after: float | None) -> None:
-        """A 429 came; without a Retry-After the pause doubles from a second to a minute."""
+        """A 429 came; without a Retry-After the pause doubles from a second to a minute.
+
+        Where we have spent much of our limit, RapidPro's is lower; that is remembered for a day.
+        """
+        spent = self.spent(now) - self.open
+        if self.per_hour > spent >= max(1, self.configured // _TELLING):
+            self.learned, self._learned_until = spent, now + _SCARCE_FOR
         if retry_after is None:
             if now < self._closed_until:
                 return  # one of several that were in flight together
@@ -57,9 +78,16 @@ class Budget:
         self._closed_until = max(self._closed_until, now + max(retry_after, _FIRST_PAUSE))
 
     def left(self, now: float) -> int | None:
-        """How many requests may start now; None: no limit."""
+        """How many requests may start now; None: no limit.
+
+        After a 429 without a Retry-After one request at a time finds out whether there is room again.
+        """
+        if self.learned is not None and now >= self._learned_until:
+            self.learned = None
         if now < self._closed_until:
             return 0
+        if self._unexplained:
+            return 0 if self.open else 1
         return max(0, self.per_hour - self.spent(now)) if self.per_hour else None
 
     def spent(self, now: float) -> int:
@@ -74,6 +102,8 @@ class Budget:
             return 0.0
         if now < self._closed_until:
             return self._closed_until - now
+        if self._unexplained:
+            return _FIRST_PAUSE
         over = len(self._spent) + self.open - self.per_hour
         return self._spent[over] + HOUR - now if over < len(self._spent) else 1.0
 

@@ -5,21 +5,23 @@ only while it is on its way and still holds the broadcast that the news is of; `
 for `delivered`, and nothing is written that changes nothing. Without it an old status would undo a newer truth.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from cht_rapidpro.domain.claim import claimed_before
 from cht_rapidpro.domain.edit import TaskEdit, each
 from cht_rapidpro.domain.outgoing import BroadcastId, Urn, pair_of
 from cht_rapidpro.domain.reconcile import Key, is_same_number, read_moment
-from cht_rapidpro.domain.statuses import ERRORED, State, StateChange
+from cht_rapidpro.domain.statuses import ERRORED, QUEUED, State, StateChange
 from cht_rapidpro.domain.task import (
     Change,
     Doc,
     DocId,
     MessageId,
     Task,
+    due,
     gateway_ref,
     history,
     messages,
@@ -31,7 +33,7 @@ ON_ITS_WAY: Final = (State.RECEIVED_BY_GATEWAY, State.FORWARDED_BY_GATEWAY, Stat
 SETTLED: Final = (*ON_ITS_WAY, State.DELIVERED, State.FAILED)
 FAILED_FOR: Final = 86_400_000  # ms in which a `failed` may still turn out to be a `delivered`
 SKEW: Final = 900_000  # ms by which clocks may differ
-_DAY: Final = 86_400_000
+_DAY: Final = 86_400_000  # ms by which a message may be made late, or a clock may have been wrong
 _LONGEST_ID: Final = 18  # digits; RapidPro's ids are 64-bit numbers
 
 
@@ -41,7 +43,8 @@ class Outstanding:
 
     `uuid`: the message that the task is found by; `urns`: of its messages; `changed`: when it entered its state;
     `created_after`, `created_before`: RapidPro made the broadcast in between, as far as the history tells. A task of
-    several messages has the broadcast of its first, and follows that one.
+    several messages has the broadcast of its first, and follows that one. `is_ours`: cht-rapidpro claimed it before;
+    `has_message`: a message of the broadcast has told its state.
     """
 
     doc_id: DocId
@@ -53,6 +56,8 @@ class Outstanding:
     changed: int
     created_after: int
     created_before: int
+    is_ours: bool = field(default=True, compare=False)
+    has_message: bool = field(default=False, compare=False)
 
     @property
     def key(self) -> Key:
@@ -61,21 +66,36 @@ class Outstanding:
 
 def outstanding_in(doc: Doc, settings: Mapping[str, Any]) -> list[Outstanding]:
     """The tasks of a document that wait for news. `settings`: of CHT, for its numbers."""
-    return [found for task in tasks(doc) if (found := read_outstanding(doc["_id"], task, settings))]
+    reported = doc.get("reported_date")
+    return [found for task in tasks(doc) if (found := read_outstanding(doc["_id"], task, settings, reported))]
 
 
-def read_outstanding(doc_id: DocId, task: Task, settings: Mapping[str, Any]) -> Outstanding | None:
-    """None where nothing is to be asked for: another state, no broadcast of RapidPro's, no message or no time."""
+def read_outstanding(
+    doc_id: DocId, task: Task, settings: Mapping[str, Any], reported: object = None
+) -> Outstanding | None:
+    """None where nothing is to be asked for: another state, no broadcast of RapidPro's, no message or no time.
+
+    `reported`: the document's `reported_date`, for a task that has neither a history nor a time stamp (CHT.md).
+    """
     state, held = task.get("state"), messages(task)
     if state not in (*ON_ITS_WAY, State.FAILED) or (state == State.FAILED and len(held) > 1):
         return None
-    broadcast, changed = read_ref(task), _entered(task, -1)
+    broadcast, changed = read_ref(task), _changed(task, reported)
     if broadcast is None or changed is None or not held:
         return None
     after, before = _created_between(task, changed)
     urns = tuple(pair_of(message, settings).urn for message in held)
     details = str(task.get("state_details", ""))
-    return Outstanding(doc_id, held[0].uuid, broadcast, urns, State(state), details, changed, after, before)
+    is_ours = any(claimed_before(task, end) is not None for end in range(1, len(history(task))))
+    has_message = (state, details) != QUEUED and not _is_broadcasts_own(task)
+    known = (doc_id, held[0].uuid, broadcast, urns, State(state), details, changed, after, before)
+    return Outstanding(*known, is_ours=is_ours, has_message=has_message)
+
+
+def _changed(task: Task, reported: object) -> int | None:
+    """When the task entered its state, as the view `messages_by_last_updated_state` computes it: ms, or None."""
+    entered = _entered(task, -1)
+    return due({"timestamp": task.get("timestamp")}, {"reported_date": reported}) if entered is None else entered
 
 
 def read_ref(task: Task) -> BroadcastId | None:
@@ -128,44 +148,89 @@ def created_on(row: object) -> int | None:
 
 
 def read_message_row(row: object) -> MessageRow | None:
-    """None for whatever else is listed: incoming messages, those of flows, rows that are none."""
+    """None for incoming messages, those of flows, and rows that are none. A null status (RapidPro 9.0.0) is ""."""
     created = created_on(row)
     match row:
-        case {"broadcast": int() as number, "direction": "out", "status": str() as status, **rest} if (
+        case {"broadcast": int() as number, "direction": "out", "status": str() | None as status, **rest} if (
             created is not None and not isinstance(number, bool)
         ):
             urn = rest.get("urn")
-            return MessageRow(BroadcastId(str(number)), urn if isinstance(urn, str) else None, status, created)
+            return MessageRow(BroadcastId(str(number)), urn if isinstance(urn, str) else None, status or "", created)
     return None
 
 
-def match_rows(
-    waiting: Sequence[Outstanding], rows: Sequence[MessageRow], *, is_whole: bool
-) -> list[tuple[Outstanding, MessageRow]]:
-    """Which of the rows of one broadcast is whose. `waiting`: the tasks that hold it; `is_whole`: `rows` are all.
+Matches = list[tuple[Outstanding, MessageRow]]
 
-    By URN first; RapidPro may have chosen another URN of the same person, or hide it, so when one task and one row
-    remain of all rows they belong together.
+
+def match_broadcast(
+    waiting: Sequence[Outstanding], rows: Sequence[MessageRow], recipients: Sequence[str] | None, ahead: int = 0
+) -> Matches:
+    """Which of the rows of one broadcast is surely whose.
+
+    `waiting`: tasks that hold the broadcast; `recipients`: the URNs of all whom it was sent to, None where they are not
+    known; `ahead`: ms by which RapidPro's clock is ahead of the one that the tasks were written by. RapidPro makes one
+    message a contact, so as many rows as recipients are all of its rows.
     """
-    left_rows, left = list(rows), []
-    found = []
-    for task in waiting:
-        row = next(
-            (row for row in left_rows if row.urn and any(is_same_number(row.urn, urn) for urn in task.urns)), None
-        )
-        if row is None:
-            left.append(task)
-        else:
+    if recipients is None or len(rows) != len(recipients):
+        return match_rows(waiting, rows, is_whole=False, ahead=ahead)
+    left = list(rows)
+    is_whole = True
+    for urn in recipients:
+        if not any(is_same_number(urn, own) for task in waiting for own in task.urns):
+            its = [row for row in left if row.urn == urn]
+            left = [row for row in left if row not in its]
+            is_whole = is_whole and len(its) == 1
+    return match_rows(waiting, left, is_whole=is_whole, ahead=ahead)
+
+
+def match_rows(
+    waiting: Sequence[Outstanding], rows: Sequence[MessageRow], *, is_whole: bool, ahead: int = 0
+) -> Matches:
+    """Which of the rows of one broadcast is whose. `is_whole`: `waiting` are all recipients, and `rows` all messages.
+
+    By URN; RapidPro may have chosen another URN of the same person, or hide it, so when one task and one row remain of
+    all they belong together.
+    """
+    left, left_rows = list(waiting), list(rows)
+    found: Matches = []
+    for find in (_with_same_urns, _with_same_numbers):
+        for task, row in find(left, left_rows):
+            left.remove(task)
             left_rows.remove(row)
             found.append((task, row))
     if is_whole and len(left) == len(left_rows) == 1:
         found.append((left[0], left_rows[0]))
-    return [(task, row) for task, row in found if is_plausible(task, row.created_on)]
+    return [(task, row) for task, row in found if is_plausible(task, row.created_on, ahead)]
 
 
-def is_plausible(task: Outstanding, created_on: int) -> bool:
-    """Whether a broadcast is of the task's time: ids repeat where a site has had another RapidPro before."""
-    return task.created_after - _DAY <= created_on <= task.created_before + SKEW
+def _with_same_urns(waiting: Sequence[Outstanding], rows: Sequence[MessageRow]) -> Matches:
+    by_urn = {row.urn: row for row in reversed(rows) if row.urn}
+    pairs = []
+    for task in waiting:
+        urn = next((urn for urn in task.urns if urn in by_urn), None)
+        if urn is not None:
+            pairs.append((task, by_urn.pop(urn)))
+    return pairs
+
+
+def _with_same_numbers(waiting: Sequence[Outstanding], rows: Sequence[MessageRow]) -> Matches:
+    """Numbers of which only the national part is equal, where that leaves no choice."""
+    fitting = [
+        (task, row)
+        for task in waiting
+        for row in rows
+        if row.urn and any(is_same_number(row.urn, urn) for urn in task.urns)
+    ]
+    of_task, of_row = Counter(id(task) for task, _ in fitting), Counter(id(row) for _, row in fitting)
+    return [(task, row) for task, row in fitting if of_task[id(task)] == of_row[id(row)] == 1]
+
+
+def is_plausible(task: Outstanding, created_on: int, ahead: int = 0) -> bool:
+    """Whether a message is of the task's time: ids repeat where a site has had another RapidPro before.
+
+    RapidPro may make a message hours after its broadcast, and the clock that wrote the task may have been wrong.
+    """
+    return task.created_after - _DAY <= created_on - ahead <= task.created_before + _DAY
 
 
 def may_follow(task: Task, change: StateChange) -> bool:

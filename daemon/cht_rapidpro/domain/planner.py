@@ -1,25 +1,22 @@
-"""What to ask RapidPro next: a message at a time, or a page of 250 that answers many questions at once.
+"""Which requests answer all that is due in a round: listings of 250 messages a page, and look-ups of one broadcast.
 
-Both cost one request out of a budget that sending needs, too. A page covers the rows that follow each other in time, so
-the questions are laid on the line of all messages of the workspace and covered from the newest on by as few pages as
-will do; where a page would answer one question it is asked for alone. Invariant: every question is in exactly one
-request or is postponed. Without the covering, a workspace where others send a lot would cost a page a message, and one
-where we do a request a message.
+RapidPro lists messages by creation time, newest first. A page that begins at the newest due message covers as many
+others as one page can, so beginning each next page at the next due message needs the fewest pages; no guess about the
+traffic between them is needed. Invariant: each question is answered, asked for singly, or left for the next round,
+where it comes first. Without that order a budget that is too small would starve the same messages in each round.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from math import ceil
-from typing import Final
+from collections import deque
+from collections.abc import Collection, Iterable, Sequence
+from itertools import islice
+from typing import Final, Generic, Protocol, TypeVar
 
 from cht_rapidpro.domain.outgoing import BroadcastId
 
 PAGE: Final = 250
 UNLIMITED: Final = 1_000_000
-SENT_FOLDER: Final = "sent"  # wired, sent, delivered, read
-_FOLDER_RISK: Final = 2  # who has left the folder is asked for once more: it must save half of the requests
 _SLOWER: Final = 10
-Ruler = Callable[[int], float]
+_NEAR: Final = 4  # a message within a quarter of a page's length is on the next page, unless traffic grows fourfold
 
 
 def pause(age: int, interval: int) -> int:
@@ -27,178 +24,152 @@ def pause(age: int, interval: int) -> int:
     return max(interval, age // _SLOWER)
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What has become of a broadcast? Its message was created between two moments, ms of RapidPro's clock.
+class Due(Protocol):
+    """What has become of a message? It was created between two moments, both inclusive, ms of RapidPro's clock.
 
-    `company`: how many may be asked for together with it; 1 where a listing did not show it. `is_sent`: the folder
-    `sent` should have it.
+    `asked`: when it was last asked for, ms; None: never. `limit`: how many one listing may ask for together with it,
+    since longer ones failed; `is_single`: a listing is not expected to show it, or to show another one with it.
     """
-
-    broadcast: BroadcastId
-    after: int
-    before: int
-    company: int = UNLIMITED
-    is_sent: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Single:
-    """Ask for one broadcast's messages."""
-
-    question: Question
-
-    @property
-    def questions(self) -> tuple[Question, ...]:
-        return (self.question,)
-
-    @property
-    def cost(self) -> int:
-        return 1
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """List what was created from `after` to `before`, both inclusive; `folder` "": all. `cost`: pages to expect."""
 
     after: int
     before: int
-    folder: str
-    questions: tuple[Question, ...]
-    cost: int
-
-
-Ask = Single | Window
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What to ask, the most worthwhile first, and what the budget has no room for."""
-
-    asks: tuple[Ask, ...]
-    postponed: tuple[Question, ...]
+    asked: int | None
+    limit: int
 
     @property
-    def cost(self) -> int:
-        return sum(ask.cost for ask in self.asks)
+    def broadcast(self) -> BroadcastId: ...
+    @property
+    def is_single(self) -> bool: ...
 
 
-def plan(
-    questions: Iterable[Question], position: Ruler, budget: int | None, *, sent_share: float = 1.0, page: int = PAGE
-) -> Plan:
-    """The cheapest way to ask them all, cut to the budget.
+T = TypeVar("T", bound=Due)
 
-    `position`: how many rows the listing of all messages has before a moment; `sent_share`: which part of them is in
-    the folder `sent`.
+
+class Round(Generic[T]):
+    """What is due in a round. `left`: what has no answer yet; whoever asks takes the answered ones out.
+
+    `by_turn`: what has not been asked for the longest comes first, else the newest, which needs the fewest pages.
     """
-    newest_first = sorted(questions, key=lambda question: (question.before, question.broadcast), reverse=True)
-    groups = _cover(newest_first, position, page)
-    if whole := _in_one(newest_first, position, page):
-        groups = min(groups, whole, key=_total)
-    if sent_share < 1:
-        by_folder = _cover_by_folder(newest_first, position, sent_share, page)
-        groups = by_folder if _total(by_folder) * _FOLDER_RISK <= _total(groups) else groups
-    return _cut(sorted(groups, key=_Group.order), budget)
+
+    def __init__(self, due: Collection[T], *, by_turn: bool) -> None:
+        self.left = dict.fromkeys(due)
+        self.by_time = sorted(due, key=lambda each: -each.before)
+        never = float("-inf")
+        turns = sorted(self.by_time, key=lambda each: never if each.asked is None else each.asked)
+        self._by_turn = deque(turns if by_turn else self.by_time)
+        self._places = {each: place for place, each in enumerate(self.by_time)}
+        self._oldest = min((each.after for each in due), default=0)
+        self._is_limited = any(each.limit < UNLIMITED for each in due)
+
+    def next(self, at_once: int) -> "list[T] | Listing[T] | None":
+        """The next step for what comes first: a listing, or up to `at_once` look-ups."""
+        while self._by_turn and self._by_turn[0] not in self.left:
+            self._by_turn.popleft()
+        if not self._by_turn:
+            return None
+        head = self._by_turn[0]
+        if _is_listed(head):
+            listing = self._listing(head)
+            if listing.has_company(head):
+                return listing
+            return [head]
+        return self._singles(at_once)
+
+    def _singles(self, at_once: int) -> list[T]:
+        """The first in turn that are to be asked for singly, one a broadcast."""
+        found: dict[BroadcastId, T] = {}
+        for each in self._by_turn:
+            if each in self.left and _is_listed(each):
+                break
+            if each in self.left and each.broadcast not in found:
+                if len(found) == at_once:
+                    break
+                found[each.broadcast] = each
+        return list(found.values())
+
+    def _listing(self, head: T) -> "Listing[T]":
+        """From `head` on to older ones, over as many questions as may be asked for together."""
+        start = self._places[head]
+        if not self._is_limited:
+            return Listing(self, self.by_time, start, head.before, self._oldest)
+        asked: list[T] = []
+        most = UNLIMITED
+        for each in islice(self.by_time, start, None):
+            most = min(most, each.limit)
+            if len(asked) >= most:
+                break
+            if each in self.left and _is_listed(each):
+                asked.append(each)
+        return Listing(self, asked, 0, head.before, min(each.after for each in asked))
 
 
-class _Group:
-    """Questions for one request or one listing, newest first. `pages`: how many questions precede each of its pages."""
+class Listing(Generic[T]):
+    """A listing from `before` back to `after` at most, both inclusive, ms of RapidPro's clock.
 
-    def __init__(self, questions: list[Question], folder: str) -> None:
-        self.questions = questions
-        self.folder = folder
-        self.pages = [0]
-        self.cost = 1
-        self.after = min(question.after for question in questions)
-        self.company = min(question.company for question in questions)
+    `passed`: what it should have shown and did not, to be asked for singly; `ahead`: what the next page may show, and
+    no page before it has shown.
+    """
 
-    def order(self) -> tuple[float, int]:
-        """Most answers a request first, then the newest."""
-        return -len(self.questions) / self.cost, -self.questions[0].before
+    def __init__(self, of: Round[T], asked: Sequence[T], start: int, before: int, after: int) -> None:
+        self._round = of
+        self._asked = asked
+        self._place = start
+        self._vain = 0
+        self.ahead: list[T] = []
+        self.before = before
+        self.after = after
+        self.passed: list[T] = []
 
-    def takes_in(self, other: "_Group", position: Ruler, page: int) -> bool:
-        """Whether the listing goes on over another group's questions, which it does where that costs no more."""
-        after = min(self.after, other.after)
-        cost = max(self.cost, ceil(_rows(position, after, self.questions[0].before) / page))
-        alone = min(len(self.questions), len(other.questions)) == 1
-        company = min(self.company, other.company)
-        if len(self.questions) + len(other.questions) > company or cost > self.cost + (0 if alone else other.cost):
+    def has_company(self, head: T) -> bool:
+        """Whether another broadcast may be answered together with this one."""
+        following = islice(self._asked, self._place, None)
+        return any(each.broadcast != head.broadcast for each in following if self._is_listed(each))
+
+    def blamed(self) -> list[T]:
+        """What the next page might have shown: a page that cannot be read may be the fault of one of these."""
+        following = (each for each in islice(self._asked, self._place, None) if self._is_listed(each))
+        return [*self.ahead, *islice(following, PAGE)]
+
+    def goes_on(self, answered: Iterable[T], newest: int, oldest: int, *, is_last: bool) -> bool:
+        """Takes note of a page and says whether the next one is worth a request.
+
+        `answered`: what the page has shown; `newest`, `oldest`: its rows' creation, ms of RapidPro's clock.
+        """
+        news = [each for each in answered if each in self._round.left]
+        for each in news:
+            del self._round.left[each]
+        self._vain = 0 if news else self._vain + 1
+        self._move_to(self.after if is_last else oldest)
+        ahead = [each for each in self.ahead if self._is_listed(each)]
+        self.passed = [each for each in ahead if is_last or each.after > oldest]
+        self.ahead = [each for each in ahead if not is_last and each.after <= oldest]
+        if is_last:
             return False
-        self.pages.append(len(self.questions))
-        self.questions += other.questions
-        self.after, self.company, self.cost = after, company, cost
-        return True
+        if not self.ahead:
+            return self._vain <= 1 and self._is_near(newest, oldest)
+        if self._vain <= len({each.broadcast for each in self.ahead}):
+            return True
+        self.passed += self.ahead  # to look on for them would cost more than to ask for each
+        self.ahead = []
+        return False
 
-    def asks(self, budget: int) -> Iterator[Ask]:
-        """All of it, or what so many requests can ask of it."""
-        is_whole = budget >= self.cost
-        end = len(self.questions) if is_whole else self.pages[budget]
-        asked = tuple(self.questions[:end])
-        if len(asked) == 1:
-            yield Single(asked[0])
-        elif asked:
-            after = min(question.after for question in asked)
-            yield Window(after, asked[0].before, self.folder, asked, self.cost if is_whole else budget)
+    def _move_to(self, oldest: int) -> None:
+        """Adds what the pages so far may have shown to what is ahead."""
+        while self._place < len(self._asked) and self._asked[self._place].before >= oldest:
+            if self._is_listed(self._asked[self._place]):
+                self.ahead.append(self._asked[self._place])
+            self._place += 1
 
+    def _is_near(self, newest: int, oldest: int) -> bool:
+        """Whether the next question is so near that the next page shows it; else a new listing begins at it."""
+        while self._place < len(self._asked) and not self._is_listed(self._asked[self._place]):
+            self._place += 1
+        is_end = self._place == len(self._asked)
+        return not is_end and oldest - self._asked[self._place].before <= (newest - oldest) // _NEAR
 
-def _total(groups: Iterable[_Group]) -> int:
-    return sum(group.cost for group in groups)
-
-
-def _cover_by_folder(questions: Sequence[Question], position: Ruler, share: float, page: int) -> list[_Group]:
-    elsewhere = _cover([each for each in questions if not each.is_sent], position, page)
-    in_folder = [each for each in questions if each.is_sent]
-    return elsewhere + _cover(in_folder, lambda moment: position(moment) * share, page, SENT_FOLDER)
-
-
-def _in_one(questions: Sequence[Question], position: Ruler, page: int) -> list[_Group]:
-    """One listing over all of them: the better way where each may be anywhere in a long time."""
-    if not questions or len(questions) > min(question.company for question in questions):
-        return []
-    group = _Group(list(questions), "")
-    group.cost = max(1, ceil(_rows(position, group.after, questions[0].before) / page))
-    group.pages = [index * len(questions) // group.cost for index in range(group.cost)]
-    return [group]
+    def _is_listed(self, each: T) -> bool:
+        return each in self._round.left and _is_listed(each)
 
 
-def _cover(questions: Sequence[Question], position: Ruler, page: int, folder: str = "") -> list[_Group]:
-    groups: list[_Group] = []
-    narrow = [each for each in questions if _rows(position, each.after, each.before) <= page]
-    for questions_of_page in _pages(narrow, position, page):
-        group = _Group(questions_of_page, folder)
-        if not groups or not groups[-1].takes_in(group, position, page):
-            groups.append(group)
-    # No page is sure to show one that may be anywhere among more rows than that.
-    wide = [each for each in questions if _rows(position, each.after, each.before) > page]
-    return groups + [_Group([each], folder) for each in wide]
-
-
-def _pages(questions: Sequence[Question], position: Ruler, page: int) -> Iterator[list[Question]]:
-    """Each holds what one page that begins at its first question is sure to show."""
-    held: list[Question] = []
-    company = UNLIMITED
-    for question in questions:
-        company = min(company, question.company)
-        if held and (len(held) >= company or _rows(position, question.after, held[0].before) > page):
-            yield held
-            held, company = [], question.company
-        held.append(question)
-    if held:
-        yield held
-
-
-def _rows(position: Ruler, after: int, before: int) -> float:
-    """How many rows a listing from one moment to the other has, both inclusive."""
-    return position(before) - position(after) + 1
-
-
-def _cut(groups: Sequence[_Group], budget: int | None) -> Plan:
-    asks: list[Ask] = []
-    postponed: list[Question] = []
-    left = UNLIMITED if budget is None else budget
-    for group in groups:
-        asked = list(group.asks(left)) if left > 0 else []
-        left -= sum(ask.cost for ask in asked)
-        asks += asked
-        postponed += group.questions[sum(len(ask.questions) for ask in asked) :]
-    return Plan(tuple(asks), tuple(postponed))
+def _is_listed(each: Due) -> bool:
+    return not each.is_single and each.limit > 1

@@ -34,16 +34,17 @@ class StateChange(NamedTuple):
     details: str
 
 
-_RECEIVED: Final = StateChange(State.RECEIVED_BY_GATEWAY, "Queued")
+QUEUED: Final = StateChange(State.RECEIVED_BY_GATEWAY, "Queued")
 _BROADCAST_OUTCOMES: Final = {
-    "sent": StateChange(State.SENT, "Sent"),
     "failed": StateChange(State.FAILED, "Failed"),
     "interrupted": StateChange(State.FAILED, "Interrupted"),
 }
+_ENDED: Final = ("sent", "completed")
+NO_MESSAGE: Final = StateChange(State.FAILED, "No message")
 ERRORED: Final = StateChange(State.RECEIVED_BY_GATEWAY, "Errored")
 _MESSAGE_OUTCOMES: Final = {
-    "initializing": _RECEIVED,
-    "queued": _RECEIVED,
+    "initializing": QUEUED,
+    "queued": QUEUED,
     "wired": StateChange(State.FORWARDED_BY_GATEWAY, "Wired"),
     "sent": StateChange(State.SENT, "Sent"),
     "resent": StateChange(State.SENT, "Resent"),
@@ -55,13 +56,19 @@ _MESSAGE_OUTCOMES: Final = {
 
 
 def message_outcome(status: str) -> StateChange | None:
-    """What the status of an outgoing message means for its task; None for a status that nobody knows."""
+    """What the status of an outgoing message means for its task; None for an unknown or missing status."""
     return _MESSAGE_OUTCOMES.get(status)
 
 
 def broadcast_outcome(status: str) -> StateChange:
     """What the status of a broadcast means for its task; an empty one stands for a missing one.
 
-    Broadcast statuses are no message statuses: `completed` says that messages were made, not that one left.
+    Broadcast statuses are no message statuses: `completed`, and the `sent` of versions up to 9.0.0, say that RapidPro
+    has processed it, also where that failed, and not that a message left.
     """
-    return _BROADCAST_OUTCOMES.get(status, _RECEIVED)
+    return _BROADCAST_OUTCOMES.get(status, QUEUED)
+
+
+def has_ended(status: str) -> bool:
+    """Whether this status of a broadcast says that RapidPro makes no more messages for it."""
+    return status in _ENDED

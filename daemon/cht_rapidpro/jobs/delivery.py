@@ -1,43 +1,48 @@
 """Keeps the states of sent messages fresh: asks RapidPro in bulk, and writes what has changed.
 
-A round an interval: what waits for news is read from CouchDB, what is due is planned (domain/planner.py), asked, and
-each answer applied as it comes in. Sending has priority: a round takes what the budget leaves to it. A request that
-fails is tried later, ever more rarely and for ever fewer messages at once, and the others go on. At a stop the asking
-ends at once, and an answer that is being applied is written.
+A round an interval: what waits for news is read from CouchDB, what is due is asked for (domain/planner.py), and each
+answer is applied as it comes in. Sending has priority: a round takes what the budget leaves to it. A request that fails
+is tried later, ever more rarely and for ever fewer messages at once, and the others go on. At a stop the asking ends at
+once, and an answer that is being applied is written.
 """
 
 import asyncio
-from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Final, NoReturn
 
 import structlog
 
-from cht_rapidpro.adapters.rapidpro import Failure, Listing, RapidPro, Rows
+from cht_rapidpro.adapters.rapidpro import Failure, RapidPro
 from cht_rapidpro.config import Delivery as DeliveryConfig
 from cht_rapidpro.domain.budget import Scope
-from cht_rapidpro.domain.delivery import is_plausible, match_rows, read_outstanding
+from cht_rapidpro.domain.delivery import MessageRow, is_plausible, match_broadcast, read_outstanding
 from cht_rapidpro.domain.outgoing import BroadcastId, Doubtful
-from cht_rapidpro.domain.planner import Ask, Question, Single, Window
-from cht_rapidpro.domain.reconcile import read_listed
-from cht_rapidpro.domain.statuses import State, StateChange, broadcast_outcome, message_outcome
+from cht_rapidpro.domain.planner import Listing as PlannedListing
+from cht_rapidpro.domain.planner import Round
+from cht_rapidpro.domain.reconcile import Listed
+from cht_rapidpro.domain.statuses import NO_MESSAGE, State, StateChange, broadcast_outcome, has_ended, message_outcome
 from cht_rapidpro.domain.task import DocId, Task
 from cht_rapidpro.jobs.inquiry import Seen, messages_of, pages_of
 from cht_rapidpro.jobs.outstanding import OutstandingTasks
 from cht_rapidpro.jobs.questions import Questions
+from cht_rapidpro.jobs.recipients import Recipients
 from cht_rapidpro.jobs.retry import until_it_works
 from cht_rapidpro.jobs.settings import SettingsWatch
-from cht_rapidpro.jobs.states import States
-from cht_rapidpro.jobs.watchlist import Watched, Watchlist
+from cht_rapidpro.jobs.states import FRESH, States
+from cht_rapidpro.jobs.watchlist import Watched, Watchlist, loop_ms
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-_AT_ONCE: Final = 4  # requests; sending has the rest of RapidPro's attention
-_PASSES: Final = 5  # plans a round: each knows the traffic better than the one before
+_AT_ONCE: Final = 4  # look-ups; sending has the rest of RapidPro's attention
 _SHORTEST_PAUSE: Final = 0.1
-_SILENT_AFTER: Final = 900_000  # ms without any message until a broadcast is looked up
 _FAULTS: Final = 3  # in a row: RapidPro itself is ill, and one question a round is enough to see it recover
+_NO_MESSAGE_AFTER: Final = 900_000  # ms of RapidPro's clock since the broadcast
+_UNMATCHED: Final = (
+    "none of the broadcast's messages is surely this task's: RapidPro has chosen other numbers, or has another"
+    " broadcast under this id"
+)
 
 
 class Delivery:
@@ -51,6 +56,7 @@ class Delivery:
         rapidpro: RapidPro,
         settings: SettingsWatch,
         questions: Questions,
+        recipients: Recipients,
         config: DeliveryConfig,
         wall_clock: Callable[[], int],
     ) -> None:
@@ -60,12 +66,16 @@ class Delivery:
         self._rapidpro = rapidpro
         self._settings = settings
         self._questions = questions
+        self._recipients = recipients
         self._config = config
         self._wall_clock = wall_clock
         self._base = ""
-        self._now = 0
+        self._now = 0  # ms of the loop's own clock, when the round began
+        self._left = 0  # requests of the round
         self._faults = 0
         self._is_halted = False
+        self._is_late = False  # the last round has left something over
+        self._postponed: dict[Watched, StateChange] = {}
         self._changed = asyncio.Event()
         settings.subscribe(self._changed.set)
 
@@ -73,7 +83,7 @@ class Delivery:
         """The relay has just settled this task."""
         values = self._settings.settings.values if self._settings.settings else {}
         if found := read_outstanding(doc_id, task, values):
-            self._watchlist.hold(found, self._wall_clock())
+            self._watchlist.hold(found, loop_ms(), self._wall_clock(), self._questions.ahead())
 
     async def run(self, stop: asyncio.Event) -> None:
         """Asks until `stop` is set; what is being written then is written, for which it needs CouchDB."""
@@ -89,10 +99,11 @@ class Delivery:
             while True:
                 started = _time()
                 self._changed.clear()
-                if self._settings.target is None:
-                    await self._changed.wait()  # whoever sends asks
+                if self._settings.polled is None:
+                    await self._changed.wait()
                     continue
-                await self._round(self._settings.target)
+                await self._round(self._settings.polled)
+                await self._write_postponed()
                 await asyncio.sleep(max(_SHORTEST_PAUSE, started + self._config.interval - _time()))
         finally:
             await self._outstanding.close()
@@ -100,138 +111,176 @@ class Delivery:
     async def _round(self, base: str) -> None:
         if self._base not in ("", base):  # another RapidPro, whose ids mean other messages
             self._watchlist.clear()
-            self._questions.reset()
             await self._outstanding.close()
         self._base = base
-        self._now = self._wall_clock()
-        await until_it_works(self._outstanding.refresh, self._now)
+        await until_it_works(self._outstanding.refresh, self._questions.horizon())
+        self._now = loop_ms()
+        self._left = self._questions.budget()
         self._is_halted = False
-        for _ in range(_PASSES):
-            asks = self._questions.plan(self._watchlist.due(self._now))
-            if not asks or self._is_halted:
-                break
-            await self._ask_all(asks)
+        ours_only = self._settings.target is None
+        due = self._questions.begin(self._now, ours_only=ours_only, is_late=self._is_late)
+        await self._ask_all(due)
+        self._is_late = bool(due.left)
         log.debug("round.finished", watched=len(self._watchlist))
 
     # -- asking -----------------------------------------------------------------------------------------------------
 
-    async def _ask_all(self, asks: Iterable[Ask]) -> None:
-        left = deque(asks)
-        if self._faults >= _FAULTS:
-            left = deque([Single(left[0].questions[0])])
-        async with asyncio.TaskGroup() as group:
-            for _ in range(_AT_ONCE):
-                group.create_task(self._ask_in_turn(left))
+    async def _ask_all(self, due: Round[Watched]) -> None:
+        at_once = 1 if self._faults >= _FAULTS else _AT_ONCE
+        while self._may_ask() and (step := due.next(min(at_once, self._left))):
+            if self._faults >= _FAULTS:
+                self._is_halted = True
+                step = step.blamed()[:1] if isinstance(step, PlannedListing) else step
+            if isinstance(step, PlannedListing):
+                await self._ask_listing(due, step)
+            else:
+                async with asyncio.TaskGroup() as group:
+                    for watched in step:
+                        del due.left[watched]
+                        group.create_task(self._ask_single(due, watched.broadcast))
 
-    async def _ask_in_turn(self, left: deque[Ask]) -> None:
-        while left and not self._is_halted and self._questions.spare(Scope.MESSAGES) != 0:
-            match left.popleft():
-                case Single(question):
-                    await self._ask_single(question)
-                case Window() as window:
-                    await self._ask_window(window)
+    def _may_ask(self) -> bool:
+        return not self._is_halted and self._left > 0 and self._questions.spare(Scope.MESSAGES) != 0
 
-    async def _ask_single(self, question: Question) -> None:
-        seen = await messages_of(self._rapidpro, self._base, question.broadcast)
+    async def _ask_single(self, due: Round[Watched], broadcast: BroadcastId) -> None:
+        self._left -= 1
+        seen = await messages_of(self._rapidpro, self._base, broadcast)
+        asked = self._watchlist.of(broadcast)
+        for watched in asked:
+            due.left.pop(watched, None)
         if not isinstance(seen, Seen):
-            self._fail(seen, [question.broadcast])
+            self._fail(seen, asked)
             return
-        await self._take(seen, is_whole=True)
-        for watched in self._watchlist.of(question.broadcast):
-            watched.is_silent = not seen.rows
-            if watched.asked != self._now:
-                watched.answered(self._now)
-                await self._look_up_silent(watched)
+        _, unmatched = await self._take(seen)
+        for watched in asked:
+            watched.is_silent = not seen.count
+            watched.answered(self._now)
+        if seen.count == 0 and any(watched.is_to_be_looked_up(self._now) for watched in asked):
+            await self._look_up(broadcast, asked)
+        if unmatched and asked[0].recipients is None:
+            await self._look_up(broadcast, asked)
+            _, unmatched = await self._take(seen)
+        for watched in unmatched:
+            if not watched.is_unmatched:
+                self._states.tell_unmatched(watched, _UNMATCHED)
+            watched.is_unmatched = True
 
-    async def _ask_window(self, window: Window) -> None:
-        left = {question.broadcast: question for question in window.questions}
-        read = 0
-        async with aclosing(pages_of(self._rapidpro, self._base, window)) as pages:
+    async def _ask_listing(self, due: Round[Watched], listing: PlannedListing[Watched]) -> None:
+        async with aclosing(pages_of(self._rapidpro, self._base, listing.after, listing.before)) as pages:
+            self._left -= 1
             async for seen in pages:
                 if not isinstance(seen, Seen):
-                    self._fail(seen, left)
+                    blamed = listing.blamed()
+                    for watched in blamed:
+                        due.left.pop(watched, None)
+                    self._fail(seen, blamed)
                     return
-                read += 1
-                answered = await self._take(seen, is_whole=False)
-                is_on_plan = read < window.cost or answered.isdisjoint(left)
-                for broadcast in answered:
-                    left.pop(broadcast, None)
-                self._questions.learn(seen, window)
-                self._pass_over(left, seen, window)
-                if not left or self._is_halted:
+                shown, _ = await self._take(seen)
+                for watched in shown:
+                    watched.is_alone = len(shown) == 1 and not seen.is_last
+                goes_on = listing.goes_on(shown, seen.newest, seen.oldest, is_last=seen.is_last)
+                for watched in listing.passed:
+                    watched.is_unlisted = True
+                if not goes_on or not self._may_ask():
+                    for watched in listing.ahead:
+                        watched.latest = seen.oldest  # the next round goes on there
                     return
-                # A longer listing than planned is planned again, with what it has taught; but only the whole folder
-                # tells who is not in it.
-                if not window.folder and not (
-                    is_on_plan and self._questions.is_worthwhile(left.values(), seen, window)
-                ):
-                    return
-
-    def _pass_over(self, left: dict[BroadcastId, Question], seen: Seen, window: Window) -> None:
-        """What a listing should have shown by now is asked for in another way; the rest is looked for further back."""
-        for broadcast, question in list(left.items()):
-            is_passed = _is_passed(question, seen, window)
-            if is_passed:
-                del left[broadcast]
-            for watched in self._watchlist.of(broadcast):
-                if is_passed and window.folder:
-                    watched.is_elsewhere = True
-                elif is_passed:
-                    watched.company = 1
-                elif not window.folder and seen.moments and question.before > seen.oldest:
-                    watched.latest = seen.oldest
+                self._left -= 1
 
     # -- what comes of it -------------------------------------------------------------------------------------------
 
-    async def _take(self, seen: Seen, *, is_whole: bool) -> set[BroadcastId]:
-        """Applies what a page says; the broadcasts that it has answered for."""
+    async def _take(self, seen: Seen) -> tuple[list[Watched], list[Watched]]:
+        """Applies what a page says: the tasks that it tells of, and those whose broadcast has no row surely theirs."""
         self._recover()
-        rows = defaultdict(list)
+        rows: dict[BroadcastId, list[MessageRow]] = defaultdict(list)
         for row in seen.rows:
             rows[row.broadcast].append(row)
-        # The rows of a broadcast stand together: what a page may have cut stands at its edges.
-        edges = set() if is_whole or not seen.rows else {seen.rows[0].broadcast, seen.rows[-1].broadcast}
-        changes: list[tuple[Watched, StateChange]] = []
-        answered = set()
+        pairs, unmatched = self._match(rows)
+        hidden = {each.broadcast for each in unmatched if each.recipients is None}
+        if asked := [each for each in hidden if all(row.urn is None for row in rows[each])]:
+            for broadcast, urns in (await self._recipients.of_tasks(asked)).items():
+                self._know(broadcast, urns)
+            pairs, unmatched = self._match(rows)
+        for watched, row in pairs:
+            watched.shown(row.created_on, self._now)
+        outcomes = [(watched, self._outcome(row.status)) for watched, row in pairs]
+        await self._apply((watched, change) for watched, change in outcomes if change)
+        return [watched for watched, _ in pairs], unmatched
+
+    def _match(
+        self, rows: Mapping[BroadcastId, Sequence[MessageRow]]
+    ) -> tuple[list[tuple[Watched, MessageRow]], list[Watched]]:
+        """Whose rows these are, and the tasks for which there is none."""
+        present = self._questions.ahead()
+        pairs: list[tuple[Watched, MessageRow]] = []
+        unmatched: list[Watched] = []
         for broadcast, its_rows in rows.items():
             held = {watched.task.key: watched for watched in self._watchlist.of(broadcast)}
-            tasks = [watched.task for watched in held.values()]
-            for task, row in match_rows(tasks, its_rows, is_whole=broadcast not in edges):
-                held[task.key].shown(row.created_on, self._now)
-                answered.add(broadcast)
-                if change := self._outcome(row.status):
-                    changes.append((held[task.key], change))
-        await self._apply(changes)
-        return answered
+            recipients = next((each.recipients for each in held.values()), None)
+            ahead = next((each.ahead for each in held.values() if each.ahead is not None), present)
+            for task, row in match_broadcast([each.task for each in held.values()], its_rows, recipients, ahead):
+                pairs.append((held.pop(task.key), row))
+            unmatched += held.values()
+        return pairs, unmatched
+
+    def _know(self, broadcast: BroadcastId, recipients: tuple[str, ...]) -> None:
+        for watched in self._watchlist.of(broadcast):
+            watched.recipients = recipients
 
     def _outcome(self, status: str) -> StateChange | None:
         change = message_outcome(status)
-        if change is None:
+        if change is None and status:
             self._states.tell_unknown(status)
         return change
 
-    async def _apply(self, changes: Sequence[tuple[Watched, StateChange]]) -> None:
-        """In a task of its own, so that it outlives the asking."""
-        if wanted := [(watched, change) for watched, change in changes if self._states.is_news(watched, change)]:
+    async def _apply(self, changes: Iterable[tuple[Watched, StateChange]]) -> None:
+        """Writes what is news; in a task of its own, so that it outlives the asking.
+
+        CHT's Sentinel reads a document and writes it a moment later: a state written in between makes it fail.
+        """
+        wanted = []
+        for watched, change in changes:
+            if not self._states.is_news(watched, change):
+                self._postponed.pop(watched, None)
+            elif self._states.is_fresh(watched, loop_ms()):
+                self._postponed[watched] = change
+            else:
+                wanted.append((watched, change))
+        if wanted:
             await asyncio.wait({self._work.create_task(self._states.write(wanted))})
 
-    async def _look_up_silent(self, watched: Watched) -> None:
-        """A broadcast that has had no message for long may itself have failed."""
-        is_old = self._now - watched.task.created_before >= _SILENT_AFTER
-        if watched.is_looked_up or not watched.is_silent or not is_old or self._questions.spare(Scope.GENERAL) == 0:
-            return
-        query = {"id": watched.task.broadcast}
-        answer = await self._rapidpro.list_rows(self._base, Listing.BROADCASTS, query, None)
-        if not isinstance(answer, Rows):
-            return
-        watched.is_looked_up = True
-        for listed in filter(None, map(read_listed, answer.rows)):
-            change = broadcast_outcome(listed.status)
-            is_its = listed.id == watched.task.broadcast and is_plausible(watched.task, listed.created_on)
-            if is_its and change.state == State.FAILED:
-                await self._apply([(watched, change)])
+    async def _write_postponed(self) -> None:
+        """What a task that had just changed is to become; a stop forgets it, the next start asks again."""
+        if self._postponed:
+            await asyncio.sleep(FRESH / 1000)
+            postponed, self._postponed = self._postponed, {}
+            await self._apply((each, change) for each, change in postponed.items() if self._watchlist.holds(each))
 
-    def _fail(self, failure: Failure, broadcasts: Collection[BroadcastId]) -> None:
+    async def _look_up(self, broadcast: BroadcastId, asked: Sequence[Watched]) -> None:
+        """Asks for the broadcast itself: whom it was sent to, and whether it failed or ended without a message."""
+        if self._questions.spare(Scope.GENERAL) == 0:
+            return
+        listed = await self._recipients.listed(self._base, broadcast)
+        if isinstance(listed, Failure):
+            return
+        if listed and listed.urns is not None:
+            self._know(broadcast, listed.urns)
+        silent = [watched for watched in asked if watched.is_silent]
+        for watched in silent:
+            watched.looked_up = max(1, self._now - watched.entered)
+        if listed and (change := self._outcome_without_message(listed)):
+            ahead = self._questions.ahead()
+            its = [each for each in silent if is_plausible(each.task, listed.created_on, ahead)]
+            await self._apply([(each, change) for each in its if not each.task.has_message])
+
+    def _outcome_without_message(self, listed: Listed) -> StateChange | None:
+        change = broadcast_outcome(listed.status)
+        if change.state == State.FAILED:
+            return change
+        age = (self._rapidpro.clock() or listed.created_on) - listed.created_on
+        return NO_MESSAGE if has_ended(listed.status) and age >= _NO_MESSAGE_AFTER else None
+
+    def _fail(self, failure: Failure, asked: Sequence[Watched]) -> None:
         """The questions of a request that failed. What is not about this one request ends the round."""
         if not isinstance(failure, Doubtful):
             self._is_halted = True  # the budget and the health have been told
@@ -239,23 +288,17 @@ class Delivery:
         is_ill = self._faults >= _FAULTS  # then it is nobody's own fault
         self._faults += 1
         if self._faults == 1:
-            log.warning("question.failed", why=failure.why, messages=len(broadcasts))
-        self._is_halted = self._faults >= _FAULTS
-        for broadcast in broadcasts:
-            for watched in self._watchlist.of(broadcast):
-                watched.failed(self._now, round(self._config.interval * 1000))
-                if not is_ill:
-                    watched.company = max(1, min(watched.company, len(broadcasts)) // 2)
+            log.warning("question.failed", why=failure.why, messages=len(asked))
+        self._is_halted = self._is_halted or self._faults >= _FAULTS
+        for watched in asked:
+            watched.failed(self._now, round(self._config.interval * 1000))
+            if not is_ill:
+                watched.limit = max(1, min(watched.limit, len(asked)) // 2)
 
     def _recover(self) -> None:
         if self._faults >= _FAULTS:
             self._watchlist.forgive()
         self._faults = 0
-
-
-def _is_passed(question: Question, seen: Seen, window: Window) -> bool:
-    """Whether the listing is past the place where the message would be."""
-    return seen.is_last or (not window.folder and bool(seen.moments) and question.after > seen.oldest)
 
 
 def _time() -> float:

@@ -12,29 +12,30 @@ from typing import Final
 from cht_rapidpro.adapters.rapidpro import BadCursor, Failure, Listing, RapidPro, Rows
 from cht_rapidpro.domain.delivery import MessageRow, created_on, read_message_row
 from cht_rapidpro.domain.outgoing import Doubtful
-from cht_rapidpro.domain.planner import Window
 from cht_rapidpro.domain.task import timestamp
 
-_SENT_STATUSES: Final = frozenset({"wired", "sent", "delivered", "read"})
-_MORE_PAGES: Final = 10  # than expected, until a listing is cut; twice as many as expected, too
+_SERVER_ERROR: Final = Doubtful("HTTP 500")
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
     """A page: the rows that may be ours, when any of its rows was created (ms of RapidPro's clock), how it goes on.
 
-    `sent`: how many of all its rows are in the folder `sent`; `is_first` and `is_last` of its listing.
+    `count`: of all rows; `is_last` of its listing.
     """
 
     rows: list[MessageRow]
     moments: list[int]
-    sent: int
-    is_first: bool
+    count: int
     is_last: bool
 
     @property
+    def newest(self) -> int:
+        return max(self.moments, default=0)
+
+    @property
     def oldest(self) -> int:
-        return min(self.moments)
+        return min(self.moments, default=0)
 
 
 async def messages_of(rapidpro: RapidPro, base: str, broadcast: str) -> Seen | Failure:
@@ -42,22 +43,23 @@ async def messages_of(rapidpro: RapidPro, base: str, broadcast: str) -> Seen | F
     answer = await rapidpro.list_rows(base, Listing.MESSAGES, {"broadcast": broadcast}, None)
     if isinstance(answer, BadCursor):
         return Doubtful("a position in a listing that has none")
-    return _seen(answer, is_first=True) if isinstance(answer, Rows) else answer
+    return _seen(answer) if isinstance(answer, Rows) else answer
 
 
-async def pages_of(rapidpro: RapidPro, base: str, window: Window) -> AsyncGenerator[Seen | Failure, None]:
-    """The pages of a window, newest first, and at its end the failure that cut it short, if any."""
+async def pages_of(rapidpro: RapidPro, base: str, after: int, before: int) -> AsyncGenerator[Seen | Failure, None]:
+    """The pages of what was created from `after` to `before`, newest first, and the failure that cuts them short.
+
+    Both in ms of RapidPro's clock, inclusive.
+    """
     # RapidPro's times have microseconds, ours milliseconds: one more on each side.
-    query = {"after": timestamp(window.after - 1), "before": timestamp(window.before + 1)}
-    pages = _Pages(rapidpro, base, query | ({"folder": window.folder} if window.folder else {}))
-    for _ in range(2 * window.cost + _MORE_PAGES):
+    pages = _Pages(rapidpro, base, {"after": timestamp(after - 1), "before": timestamp(before + 1)})
+    while True:
         seen = await pages.next()
-        if isinstance(seen, Seen) and not all(window.after - 2 <= each <= window.before + 2 for each in seen.moments):
+        if isinstance(seen, Seen) and not all(after - 2 <= each <= before + 2 for each in seen.moments):
             seen = Doubtful("RapidPro lists what was not asked for")
         yield seen
         if not isinstance(seen, Seen) or seen.is_last:
             return
-    yield Doubtful("RapidPro's paging does not end")
 
 
 class _Pages:
@@ -74,11 +76,12 @@ class _Pages:
 
     async def next(self) -> Seen | Failure:
         answer = await self._rapidpro.list_rows(self._base, Listing.MESSAGES, self._query, self._cursor)
-        if isinstance(answer, BadCursor):
+        # A malformed cursor is a 404 in current versions, a 500 in RapidPro 9.0.0.
+        if isinstance(answer, BadCursor) or (answer == _SERVER_ERROR and self._cursor and not self._begun_again):
             return await self._begin_again()
         if not isinstance(answer, Rows):
             return answer
-        seen = _seen(answer, is_first=self._cursor is None)
+        seen = _seen(answer)
         if answer.cursor is not None:
             if answer.cursor in self._cursors or not self._gets_on(seen):
                 return Doubtful("RapidPro's paging repeats itself")
@@ -87,11 +90,9 @@ class _Pages:
         return seen
 
     def _gets_on(self, seen: Seen) -> bool:
-        """Whether a page with more behind it is further back than the one before, as far as its order tells."""
+        """Whether a page with more behind it is not before the one before: many messages are made in one ms."""
         before, self._reached = self._reached, min(seen.moments, default=None)
-        if self._reached is None or "folder" in self._query:
-            return self._reached is not None
-        return before is None or self._reached < before
+        return self._reached is not None and (before is None or self._reached <= before)
 
     async def _begin_again(self) -> Seen | Failure:
         """Once; RapidPro forgets no position twice in a row."""
@@ -103,8 +104,7 @@ class _Pages:
         return await self.next()
 
 
-def _seen(answer: Rows, *, is_first: bool) -> Seen:
+def _seen(answer: Rows) -> Seen:
     moments = [moment for row in answer.rows if (moment := created_on(row)) is not None]
     rows = [read for row in answer.rows if (read := read_message_row(row))]
-    sent = sum(1 for row in answer.rows if isinstance(row, dict) and row.get("status") in _SENT_STATUSES)
-    return Seen(rows, moments, sent, is_first, is_last=answer.cursor is None)
+    return Seen(rows, moments, len(answer.rows), is_last=answer.cursor is None)

@@ -6,6 +6,7 @@ a round. Documents are read only where the view shows a state that is not known 
 outside of the key range: a million of them cost nothing.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Final
@@ -26,11 +27,11 @@ from cht_rapidpro.domain.statuses import State
 from cht_rapidpro.domain.task import DocId
 from cht_rapidpro.errors import GatewayError
 from cht_rapidpro.jobs.settings import SettingsWatch
-from cht_rapidpro.jobs.watchlist import Watchlist
+from cht_rapidpro.jobs.watchlist import Watchlist, loop_ms
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-_WALK_EVERY: Final = 3_600_000  # ms
+_WALK_EVERY: Final = 3600.0  # s of loop time
 _OVERLAP: Final = 300_000  # ms by which another daemon's clock, or its writes, may be late
 _PAGES: Final = 20  # a round
 _PAGES_WITHOUT_TIMES: Final = 2  # each row of these is a document to read
@@ -49,17 +50,18 @@ class OutstandingTasks:
         self._give_up_after = give_up_after
         self._walk: Pages | None = None
         self._has_times = False
-        self._next_walk = 0
+        self._next_walk = 0.0
         self._seen: set[tuple[DocId, str, float]] = set()
         self._told = False
 
     async def refresh(self, now: int) -> None:
         """One round's part of the reading. `now`: ms since the epoch. Raises TransientError and TroubleError."""
+        loop_time = asyncio.get_running_loop().time()
         if self._has_times:
             await self._read_latest(now)
-        if self._walk is None and now >= self._next_walk:
+        if self._walk is None and loop_time >= self._next_walk:
             self._walk = await self._begin(now)
-            self._next_walk = now + _WALK_EVERY
+            self._next_walk = loop_time + _WALK_EVERY
         if self._walk is not None:
             try:
                 await self._go_on(self._walk, now)
@@ -69,7 +71,7 @@ class OutstandingTasks:
 
     async def close(self) -> None:
         """Forgets where the walk was: the next round begins anew."""
-        self._next_walk = 0
+        self._next_walk = 0.0
         if self._walk is not None:
             walk, self._walk = self._walk, None
             await walk.aclose()
@@ -93,7 +95,7 @@ class OutstandingTasks:
 
     async def _go_on(self, walk: Pages, now: int) -> None:
         for _ in range(_PAGES if self._has_times else _PAGES_WITHOUT_TIMES):
-            if not self._watchlist.make_room(PAGE, now):
+            if not self._watchlist.make_room(PAGE, loop_ms()):
                 return
             page = await anext(walk, None)
             if page is None:
@@ -122,7 +124,7 @@ class OutstandingTasks:
         for start in range(0, len(ids), _DOCS):
             docs = await self._couch.read(ids[start : start + _DOCS])
             for doc_id, doc in docs.items():
-                self._watchlist.update(doc_id, outstanding_in(doc, settings), now)
+                self._watchlist.update(doc_id, outstanding_in(doc, settings), loop_ms(), now)
 
     def _is_wanted(self, row: StateRow, now: int) -> bool:
         if row.changed is None:

@@ -16,6 +16,7 @@ from cht_rapidpro.adapters.couchdb import Couch
 from cht_rapidpro.config import Cht, Rapidpro
 from cht_rapidpro.config_values import check_url
 from cht_rapidpro.domain.settings import (
+    BUILT_IN_SERVICE,
     MEDIC,
     SETTINGS,
     TRANSLATIONS,
@@ -56,6 +57,13 @@ class SettingsWatch:
         self.settings: AppSettings | None = None
         self.base: str | None = rapidpro.url or None
         self.target: str | None = None
+
+    @property
+    def polled(self) -> str | None:
+        """The base URL to ask for the states of what was sent; None while CHT's own RapidPro gateway asks itself."""
+        if self.target is None and self.settings and self.settings.outgoing_service == BUILT_IN_SERVICE:
+            return None
+        return self.base if self.settings else None
 
     def subscribe(self, listener: Callable[[], None]) -> None:
         """`listener` is called after every change of `settings`, `base` or `target`."""

@@ -16,7 +16,7 @@ from cht_rapidpro.domain.statuses import State, StateChange
 from cht_rapidpro.domain.task import Task, gateway_ref, history, timestamp
 from cht_rapidpro.errors import PermanentError
 from cht_rapidpro.jobs.settings import SettingsWatch
-from cht_rapidpro.jobs.watchlist import Watched, Watchlist
+from cht_rapidpro.jobs.watchlist import Watched, Watchlist, loop_ms
 from cht_rapidpro.jobs.writer import Writer
 from cht_rapidpro.metrics import Metrics, Outcome
 
@@ -24,6 +24,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 _FINAL: Final = (State.SENT, State.DELIVERED, State.FAILED)
 _COUNTED: Final = {State.DELIVERED: Outcome.DELIVERED, State.FAILED: Outcome.FAILED}
+FRESH: Final = 2000  # ms
 _UNKNOWN: Final = 100  # statuses told; RapidPro has ten
 
 
@@ -52,6 +53,15 @@ class States:
         if status not in self._unknown and len(self._unknown) < _UNKNOWN:
             self._unknown.add(status)
             log.warning("status.unknown", status=status[:40])
+
+    def tell_unmatched(self, watched: Watched, means: str) -> None:
+        """RapidPro has messages of the broadcast, and none of them is surely the task's."""
+        task = watched.task
+        log.warning("state.unmatched", doc=task.doc_id, message=task.uuid, gateway_ref=task.broadcast, means=means)
+
+    def is_fresh(self, watched: Watched, now: int) -> bool:
+        """Whether the task changed so lately that Sentinel may be writing its document. `now`: of the loop, in ms."""
+        return now - watched.entered < FRESH
 
     def is_news(self, watched: Watched, change: StateChange) -> bool:
         """Whether the task, as we know it, is to be brought to this state."""
@@ -92,7 +102,7 @@ class States:
         if found is None:
             self._watchlist.drop(watched)
         else:
-            watched.task = found
+            self._watchlist.hold(found, loop_ms(), self._wall_clock())
 
 
 def _has_made(tasks: Iterable[Task], change: StateChange, now: int) -> bool:

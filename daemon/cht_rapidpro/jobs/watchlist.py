@@ -5,6 +5,7 @@ its capacity. What finds no room is read again later, and what was asked for lon
 as after a restart, is all that this costs.
 """
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -17,49 +18,76 @@ from cht_rapidpro.domain.planner import UNLIMITED, pause
 from cht_rapidpro.domain.statuses import State
 from cht_rapidpro.domain.task import DocId, MessageId
 
-CAPACITY: Final = 20_000
-_SPARED: Final = 3_600_000  # ms; whoever is asked for again sooner than this is not made to leave
+CAPACITY: Final = 100_000
+_SPARED: Final = 3_600_000  # ms; what is asked for again sooner than this is not made to leave
 _LONGEST_BACKOFF: Final = 3_600_000
+_SILENT_AFTER: Final = 900_000  # ms without any message until a broadcast is looked up
+_SELDOM: Final = 4  # a look-up that told nothing is repeated when the message is so many times as old
 
 
 @dataclass(slots=True, eq=False)
 class Watched:
-    """A task, and what its questions have brought. `asked` and `not_before`: ms of our clock.
+    """A task, and what its questions have brought.
 
-    `created`: when its message was, ms of RapidPro's clock, once that is known; `latest`: it was not later, as far as
-    listings tell. `company`: with how many others it may be asked for. `is_silent`: RapidPro has no message of its
-    broadcast; `is_looked_up`: so its broadcast was looked up; `is_elsewhere`: the folder `sent` does not show it.
+    `entered`, `asked`, `not_before`: ms of the loop's own clock, which no step of the wall clock touches; `entered`:
+    when the task entered its state. `ahead`: ms by which RapidPro's clock was ahead of the one that wrote the task,
+    None: as now. `created`: when its message was, ms of RapidPro's clock, once that is known;
+    `latest`: not later than that, as far as listings tell; `after`, `before`: the same for the round that is under way.
+    `limit`: how many one listing may ask for together with it. `is_alone`: the last page that showed it showed no
+    other; `is_unlisted`: the last one that should have shown it did not; `is_silent`: RapidPro has no message of its
+    broadcast; `is_unmatched`: it has, and none is surely the task's; `looked_up`: the age at which the broadcast was
+    looked up; `recipients`: of the broadcast, where they were looked up.
     """
 
     task: Outstanding
+    entered: int
+    ahead: int | None = None
     created: int | None = None
     latest: int | None = None
+    after: int = 0
+    before: int = 0
     asked: int | None = None
     not_before: int = 0
     failures: int = 0
-    company: int = UNLIMITED
+    limit: int = UNLIMITED
+    is_alone: bool = False
+    is_unlisted: bool = False
     is_silent: bool = False
-    is_looked_up: bool = False
-    is_elsewhere: bool = False
+    is_unmatched: bool = False
+    looked_up: int = 0
+    recipients: tuple[str, ...] | None = None
     place: tuple[MessageId, BroadcastId] = field(init=False)  # in its document, as when it was taken in
 
     def __post_init__(self) -> None:
         self.place = _place(self.task)
 
+    @property
+    def broadcast(self) -> BroadcastId:
+        return self.task.broadcast
+
+    @property
+    def is_single(self) -> bool:
+        """Whether it is asked for by its broadcast: no listing is expected to show it, or another one with it."""
+        return self.is_alone or self.is_silent or self.is_unlisted or self.is_unmatched
+
     def next_ask(self, now: int, interval: int) -> int:
-        wanted = 0 if self.asked is None else self.asked + pause(now - self.task.changed, interval)
+        wanted = 0 if self.asked is None else self.asked + pause(now - self.entered, interval)
         return max(wanted, self.not_before)
+
+    def is_to_be_looked_up(self, now: int) -> bool:
+        """Whether it is time to ask what became of a broadcast without a message."""
+        return self.is_silent and now - self.entered >= max(_SILENT_AFTER, _SELDOM * self.looked_up)
 
     def answered(self, now: int) -> None:
         self.asked = now
         self.not_before = self.failures = 0
+        self.limit = min(self.limit * 2, UNLIMITED)
 
     def shown(self, created: int, now: int) -> None:
-        """A listing has its message."""
+        """RapidPro has its message."""
         self.answered(now)
-        self.created = self.latest = created
-        self.company = UNLIMITED
-        self.is_silent = self.is_elsewhere = False
+        self.created = created
+        self.is_silent = self.is_unlisted = self.is_unmatched = False
 
     def failed(self, now: int, interval: int) -> None:
         """The request that asked for it failed: later again, ever more rarely."""
@@ -68,7 +96,7 @@ class Watched:
 
 
 class Watchlist:
-    """`interval`, `give_up_after`: ms."""
+    """`interval`, `give_up_after`: ms; `now` everywhere: ms of the loop's own clock."""
 
     def __init__(self, interval: int, give_up_after: int, capacity: int = CAPACITY) -> None:
         self._interval = interval
@@ -87,6 +115,9 @@ class Watchlist:
     def of(self, broadcast: BroadcastId) -> list[Watched]:
         return list(self._by_broadcast.get(broadcast, ()))
 
+    def holds(self, watched: Watched) -> bool:
+        return self._by_doc.get(watched.task.doc_id, {}).get(watched.place) is watched
+
     def news(self, rows: Iterable[StateRow]) -> list[StateRow]:
         """Those that tell of a state of a task which has not been seen."""
         seen: dict[DocId, set[tuple[str, float | None]]] = {}
@@ -99,30 +130,37 @@ class Watchlist:
                 unseen.append(row)
         return unseen
 
-    def update(self, doc_id: DocId, tasks: list[Outstanding], now: int) -> None:
-        """What waits for news in a document, as it is now."""
+    def update(self, doc_id: DocId, tasks: list[Outstanding], now: int, wall: int) -> None:
+        """What waits for news in a document, as it is now. `wall`: as for `hold`."""
         left = {_place(task) for task in tasks}
         for watched in list(self._by_doc.get(doc_id, {}).values()):
             if watched.place not in left:
                 self.drop(watched)
         for task in tasks:
-            self.hold(task, now)
+            self.hold(task, now, wall)
 
-    def hold(self, task: Outstanding, now: int) -> None:
-        """Takes a task in, or its new state; one that is too old, or finds no room, is left out."""
+    def hold(self, task: Outstanding, now: int, wall: int, ahead: int | None = None) -> None:
+        """Takes a task in, or its new state; one that is too old, or finds no room, is left out.
+
+        `wall`: the wall clock in ms, for the age of what is seen for the first time; from then on it grows by `now`.
+        `ahead`: by how many ms RapidPro's clock was ahead of the wall clock that the task was written by, if known.
+        """
+        entered = now - max(0, wall - task.changed)
         if watched := self._by_doc.get(task.doc_id, {}).get(_place(task)):
+            if task.changed != watched.task.changed:
+                watched.entered = entered
             watched.task = task
-        elif self._count < self._capacity and not self._is_over(task, now):
-            watched = Watched(task)
+        elif self._count < self._capacity and not self._is_over(task.state, now - entered):
+            watched = Watched(task, entered, ahead)
             self._by_broadcast[task.broadcast][watched] = None
             self._by_doc[task.doc_id][watched.place] = watched
             self._count += 1
 
     def drop(self, watched: Watched) -> None:
         doc_id, broadcast = watched.task.doc_id, watched.task.broadcast
-        of_doc = self._by_doc.get(doc_id, {})
-        if of_doc.get(watched.place) is not watched:
+        if not self.holds(watched):
             return
+        of_doc = self._by_doc[doc_id]
         del of_doc[watched.place], self._by_broadcast[broadcast][watched]
         if not of_doc:
             del self._by_doc[doc_id]
@@ -136,14 +174,14 @@ class Watchlist:
         self._count = 0
 
     def forgive(self) -> None:
-        """RapidPro works again: nobody has to wait for what has failed meanwhile."""
+        """RapidPro works again: what has failed meanwhile does not wait any longer."""
         for watched in self:
             watched.not_before = watched.failures = 0
 
     def due(self, now: int) -> list[Watched]:
-        """Whom to ask for now, each broadcast's tasks together; drops those that have waited for too long."""
+        """What to ask for now; drops what has waited for too long."""
         for watched in self:
-            if self._is_over(watched.task, now):
+            if self._is_over(watched.task.state, now - watched.entered):
                 self.drop(watched)
         soon = now + self._interval // 2  # the next round would be late for it
         return [
@@ -152,16 +190,16 @@ class Watchlist:
             if watched.task.state != State.FAILED and watched.next_ask(now, self._interval) <= soon
         ]
 
-    def _is_over(self, task: Outstanding, now: int) -> bool:
-        age = now - task.changed
-        return age > self._give_up_after or (task.state == State.FAILED and age > FAILED_FOR)
+    def _is_over(self, state: State, age: int) -> bool:
+        return age > self._give_up_after or (state == State.FAILED and age > FAILED_FOR)
 
     def make_room(self, wanted: int, now: int) -> bool:
         """Lets those go that are not asked for soon, until so many others find room; False where that is too few."""
         over = self._count + wanted - self._capacity
         if over <= 0:
             return True
-        later = [watched for watched in self if watched.asked and watched.next_ask(now, self._interval) > now + _SPARED]
+        asked = (watched for watched in self if watched.asked is not None)
+        later = [watched for watched in asked if watched.next_ask(now, self._interval) > now + _SPARED]
         if len(later) < over:
             return False
         later.sort(key=lambda watched: watched.next_ask(now, self._interval), reverse=True)
@@ -172,3 +210,8 @@ class Watchlist:
 
 def _place(task: Outstanding) -> tuple[MessageId, BroadcastId]:
     return task.uuid, task.broadcast
+
+
+def loop_ms() -> int:
+    """The loop's own clock in ms."""
+    return round(asyncio.get_running_loop().time() * 1000)

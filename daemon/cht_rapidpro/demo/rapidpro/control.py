@@ -40,6 +40,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True):
     powerless_tokens: set[str] | UnsetType = UNSET
     suspended: bool | UnsetType = UNSET
     anonymous: bool | UnsetType = UNSET
+    community: bool | UnsetType = UNSET
     unresolvable: set[str] | UnsetType = UNSET
     globals: dict[str, str] | UnsetType = UNSET
     progress: list[tuple[float, str]] | UnsetType = UNSET

@@ -51,6 +51,7 @@ class Page(NamedTuple):
 
 def broadcasts(workspace: Workspace, query: Query, size: int) -> Page:
     found = _between(_identified(workspace.broadcasts, query), query)
+    query = _readable(query, workspace)
     return _page(found, query, size, _created, lambda broadcast: rows.broadcast(broadcast, workspace))
 
 
@@ -63,6 +64,7 @@ def messages(workspace: Workspace, query: Query, size: int) -> Page:
     if folder == "sent":
         order = _sent
         found = sorted(found, key=order)
+    query = _readable(query, workspace)
     return _page(found, query, size, order, lambda message: rows.message(message, workspace))
 
 
@@ -75,6 +77,7 @@ def runs(workspace: Workspace, query: Query, size: int) -> Page:
     if contact := query.get("contact"):
         found = [run for run in found if run.contact.uuid == contact]
     paths = query.get("paths") != "false"
+    query = _readable(query, workspace)
     return _page(found, query, size, _modified, lambda run: rows.run(run, workspace, paths=paths))
 
 
@@ -158,6 +161,16 @@ def _position(cursor: str) -> Position:
         return _date(date), int(number)
     except (binascii.Error, ValueError) as error:
         raise RefusedError(detail(404, "Invalid cursor")) from error
+
+
+def _readable(query: Query, workspace: Workspace) -> Query:
+    """The query, where its cursor can be read; one that cannot is a crash in the community's 9.0.0."""
+    if workspace.community and (cursor := query.get("cursor")):
+        try:
+            _position(cursor)
+        except RefusedError as error:
+            raise RefusedError(SERVER_ERROR) from error
+    return query
 
 
 def _cursor(position: Position) -> str:

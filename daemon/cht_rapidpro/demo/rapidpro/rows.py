@@ -10,22 +10,28 @@ from .records import Broadcast, Contact, Message, Run
 from .workspace import Workspace
 
 Row = dict[str, object]
+_COMMUNITY_STATUSES = frozenset({"queued", "wired", "sent", "delivered", "handled", "errored", "failed"})
+_NEWER = ("uuid", "progress", "quick_replies")  # keys that the community's 9.0.0 lacks
 CHANNEL: Row = {"uuid": "0192aaaa-0000-7000-8000-000000000001", "name": "Simulated phone company"}
 
 
 def created(broadcast: Broadcast, workspace: Workspace) -> Row:
     """The answer to the POST: RapidPro has not looked for the recipients yet."""
-    return _broadcast(broadcast, workspace, "pending", {"total": -1, "started": 0})
+    status = "queued" if workspace.community else "pending"
+    return _broadcast(broadcast, workspace, status, {"total": -1, "started": 0})
 
 
 def broadcast(broadcast: Broadcast, workspace: Workspace) -> Row:
     messages = len(workspace.messages_of(broadcast.id))
-    return _broadcast(broadcast, workspace, broadcast.status, {"total": messages, "started": messages})
+    has_ended = workspace.community and broadcast.status in {"completed", "failed"}  # processed is all that it says
+    return _broadcast(
+        broadcast, workspace, "sent" if has_ended else broadcast.status, {"total": messages, "started": messages}
+    )
 
 
 def _broadcast(broadcast: Broadcast, workspace: Workspace, status: str, progress: Row) -> Row:
     urns = None if workspace.anonymous else broadcast.urns
-    return {
+    row: Row = {
         "uuid": broadcast.uuid,
         "status": status,
         "progress": progress,
@@ -39,17 +45,19 @@ def _broadcast(broadcast: Broadcast, workspace: Workspace, status: str, progress
         "created_on": broadcast.created_on,
         "id": broadcast.id,
     }
+    return _without(row, *_NEWER) if workspace.community else row
 
 
 def message(message: Message, workspace: Workspace) -> Row:
-    uuid = {"uuid": message.uuid} if workspace.shows_message_uuids else {}
-    return uuid | {
+    is_known = not workspace.community or message.status in _COMMUNITY_STATUSES
+    row: Row = {
+        "uuid": message.uuid,
         "contact": _contact(message.contact),
         "urn": None if workspace.anonymous else message.urn,
         "channel": CHANNEL,
         "direction": message.direction,
         "type": "text",
-        "status": message.status,
+        "status": message.status if is_known else None,
         "visibility": "visible",
         "text": message.text,
         "attachments": [],
@@ -62,6 +70,7 @@ def message(message: Message, workspace: Workspace) -> Row:
         "modified_on": message.modified_on,
         "id": message.id,
     }
+    return _without(row, "uuid", "quick_replies") if workspace.community else row
 
 
 def run(run: Run, workspace: Workspace, *, paths: bool) -> Row:
@@ -107,6 +116,10 @@ def workspace(workspace: Workspace) -> Row:
         "anon": workspace.anonymous,
         "primary_language": "eng",
     }
+
+
+def _without(row: Row, *names: str) -> Row:
+    return {name: value for name, value in row.items() if name not in names}
 
 
 def _contact(contact: Contact) -> Row:

@@ -16,10 +16,14 @@ SCOPES = {"messages": "v2.messages", "runs": "v2.runs"}  # everything else share
 
 
 class Throttle:
-    """`requests_per_hour` for each scope, None for no limit; the attributes may be changed while running."""
+    """`requests_per_hour` for each scope, None for no limit; the attributes may be changed while running.
+
+    `limits`: of single scopes, where they differ (the community's 9.0.0).
+    """
 
     def __init__(self, clock: Callable[[], float], requests_per_hour: int | None, *, one_scope: bool) -> None:
         self.requests_per_hour = requests_per_hour
+        self.limits: dict[str, int] = {}
         self.one_scope = one_scope
         self.retry_after = True  # False: 429 without Retry-After
         self._clock = clock
@@ -30,12 +34,13 @@ class Throttle:
 
     def refuse(self, scope: str) -> Answer | None:
         """Count one request; a 429 if it is one too many."""
-        if self.requests_per_hour is None:
+        limit = self.limits.get(scope, self.requests_per_hour)
+        if limit is None:
             return None
         now, counted = self._clock(), self._counted[scope]
         while counted and counted[0] <= now - WINDOW:
             counted.popleft()
-        if len(counted) >= self.requests_per_hour:
+        if len(counted) >= limit:
             return self._throttled(math.ceil(counted[0] + WINDOW - now) if counted else int(WINDOW))
         counted.append(now)
         return None

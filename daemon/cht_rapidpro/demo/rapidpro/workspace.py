@@ -38,7 +38,7 @@ class Workspace:
         self.powerless_tokens: set[str] = set()  # valid, but their user's role may do nothing
         self.suspended = False
         self.anonymous = False  # URNs are hidden
-        self.shows_message_uuids = True  # RapidPro 9.0.0 does not
+        self.community = False  # answers as the community's 9.0.0 does, where that differs
         self.unresolvable: set[str] = set()  # normalised URNs that lead to no contact
         self.globals: dict[str, str] = {}
         self.broadcasts: list[Broadcast] = []
