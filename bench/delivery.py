@@ -1,14 +1,16 @@
 """What fresh delivery states cost in requests to RapidPro, beside one a message a minute, and how fresh they are.
 
-`python -m bench.delivery [--full] [--messages N] [--rounds N]`; with COUCHDB_URL against that server. Everything runs
-in one process on a clock that jumps over the waits between rounds: the minutes are RapidPro's, the daemon's and the
-documents' alike, and the time that the machine needs for its work is part of them.
+`python -m bench.delivery [--full] [--messages N] [--rounds N] [--campaign N] [--held N,N]`; with COUCHDB_URL against
+that server. Everything runs in one process on a clock that jumps over the waits between rounds: the minutes are
+RapidPro's, the daemon's and the documents' alike, and the time that the machine needs for its work is part of them.
 """
 
 import argparse
 import asyncio
 import itertools
 import random
+import time
+import tracemalloc
 from collections import Counter
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass, field
@@ -27,8 +29,13 @@ from cht_rapidpro.demo.database import Database, Doc, delete_database
 from cht_rapidpro.demo.medic import create_medic, data_record, iso_time, message, task
 from cht_rapidpro.demo.rapidpro import Call, RapidPro
 from cht_rapidpro.domain.claim import Instance
-from cht_rapidpro.domain.statuses import message_outcome
+from cht_rapidpro.domain.delivery import MessageRow, Outstanding, match_broadcast
+from cht_rapidpro.domain.outgoing import BroadcastId, Urn
+from cht_rapidpro.domain.planner import PAGE, Listing, Round
+from cht_rapidpro.domain.statuses import State, message_outcome
+from cht_rapidpro.domain.task import DocId, MessageId
 from cht_rapidpro.jobs.reload import Reload
+from cht_rapidpro.jobs.watchlist import Watchlist, loop_ms
 
 DAYS: Final = 2
 MINUTE: Final = 60.0
@@ -37,6 +44,8 @@ NEW: Final = 20  # messages that another daemon sends, a round
 STEPS: Final = 6  # in which the statuses of a round change
 CHANGING: Final = 5  # one in so many, a round
 _BULK: Final = 500
+GROUP: Final = 100  # recipients of a broadcast of the campaign
+MOVES: Final = ("wired", "sent", "delivered")  # the last one: one in ten fails
 _NEXT: Final = {"queued": "wired", "wired": "sent", "sent": "errored", "errored": "wired"}  # always outstanding
 
 
@@ -128,6 +137,46 @@ class Workload:
                 yield made[-1].age, at - made[-1].at
 
 
+class Campaign:
+    """Messages of some broadcasts, made within two seconds, in one document or each in its own."""
+
+    def __init__(self, rapidpro: RapidPro, database: Database) -> None:
+        self._rapidpro = rapidpro
+        self._database = database
+
+    async def fill(self, count: int, clock: "Clock", *, in_one: bool) -> None:
+        tasks = []
+        now = _now()
+        for start in range(0, count, GROUP):
+            clock.fixed = now + 2 * start / count
+            numbers = [f"+2547{number:08}" for number in range(start, start + GROUP)]
+            broadcast = self._rapidpro.create_broadcast([f"tel:{to}" for to in numbers], f"Campaign {start}")
+            at = broadcast.created_on
+            history = [{"state": "received-by-gateway", "state_details": "Queued", "timestamp": iso_time(at)}]
+            extra = {"state_details": "Queued", "gateway_ref": str(broadcast.id), "state_history": history}
+            sent = (task(message(broadcast.text, to), state="received-by-gateway", at=at) for to in numbers)
+            tasks += [{**each, **extra} for each in sent]
+        clock.fixed = None
+        docs = [data_record(*tasks)] if in_one else [data_record(each) for each in tasks]
+        for start in range(0, len(docs), _BULK):
+            await self._database.bulk(docs[start : start + _BULK])
+
+    def move(self, status: str) -> Counter[str]:
+        """What the states of the tasks are to be then."""
+        expected: Counter[str] = Counter()
+        for number, sms in enumerate(self._rapidpro.messages):
+            new = "failed" if status == "delivered" and number % 10 == 0 else status
+            self._rapidpro.move(sms, new)
+            outcome = message_outcome(new)
+            assert outcome  # noqa: S101 - one of RapidPro's
+            expected[str(outcome.state)] += 1
+        return expected
+
+    async def states(self) -> Counter[str]:
+        rows = (await self._database.request("GET", "_all_docs", include_docs="true"))["rows"]
+        return Counter(each["state"] for row in rows for each in row["doc"].get("tasks", ()))
+
+
 class Clock:
     """RapidPro's: the virtual one, or fixed while the past is being written."""
 
@@ -142,6 +191,12 @@ async def main() -> None:
     async with couchdb_server() as couchdb:
         rows = await _freshness(couchdb, options.messages, options.rounds)
         table(f"delivery: {options.messages} outstanding messages of two days, {options.rounds} rounds", rows)
+        for in_one in (True, False):
+            where = "one document" if in_one else "as many documents"
+            rows = await _campaign(couchdb, options.campaign, in_one=in_one)
+            table(f"delivery: a campaign of {options.campaign} in {where}, {GROUP} a broadcast, within 2 s", rows)
+        held = [(f"{count} messages", await _held(count)) for count in options.held]
+        table("delivery: a round over so many outstanding messages of mixed ages, answers included", held)
         rows = await _scattered(couchdb, options.scattered, options.others)
         table(f"delivery: {options.scattered} messages among {options.others} others, the first round", rows)
 
@@ -175,6 +230,70 @@ async def _freshness(couchdb: CouchDBServer, count: int, rounds: int) -> list[tu
     ]
 
 
+async def _campaign(couchdb: CouchDBServer, count: int, *, in_one: bool) -> list[tuple[str, str]]:
+    async with _Bench(couchdb) as bench:
+        campaign = Campaign(bench.rapidpro, bench.database)
+        await campaign.fill(count, bench.clock, in_one=in_one)
+        jump(3)
+        rows = []
+        async with bench.daemon():
+            await bench.finish_round()
+            rows.append(("first round", f"{len(bench.rapidpro.calls)} requests"))
+            for status in MOVES:
+                expected = campaign.move(status)
+                before, rounds = len(bench.rapidpro.calls), 0
+                while rounds < 5 and await campaign.states() != expected:
+                    rounds += 1
+                    jump(MINUTE)
+                    await bench.finish_round()
+                asked = len(bench.rapidpro.calls) - before
+                state = "all" if await campaign.states() == expected else "NOT all"
+                hold = -(-count // PAGE)
+                rows.append(
+                    (f"to {status}", f"{state} states in {rounds} rounds, {asked} requests; {hold} pages hold them")
+                )
+    return rows
+
+
+async def _held(count: int) -> str:
+    """CPU of a round in which all are due and answered, and what holding them takes; no CouchDB, no network."""
+    tracemalloc.start()
+    watchlist = Watchlist(60_000, 7 * 86_400_000)
+    now = wall_clock()
+    ages = random.Random(7)  # noqa: S311 - the same start each time
+    for number in range(count):
+        changed = now - int(ages.random() * DAYS * 86_400_000)
+        broadcast, urn = BroadcastId(str(10_000_000 + number)), Urn(f"tel:+2547{number:08}")
+        known = (DocId(uuid4().hex), MessageId(str(uuid4())), broadcast, (urn,), State.SENT, "Sent")
+        watchlist.hold(Outstanding(*known, changed, changed - 2000, changed), loop_ms(), now)
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    started = time.process_time()
+    due = watchlist.due(loop_ms())
+    for each in due:
+        each.after, each.before = each.task.created_after, each.task.created_before
+    asked = Round(due, by_turn=False)
+    newest_first = sorted(due, key=lambda each: -each.before)
+    pages = 0
+    while step := asked.next(4):
+        if not isinstance(step, Listing):
+            for each in step:
+                del asked.left[each]
+            continue
+        goes_on = True
+        while goes_on:
+            page = newest_first[pages * PAGE : (pages + 1) * PAGE]
+            pages += 1
+            moments = [each.before for each in page]
+            rows = [MessageRow(each.broadcast, each.task.urns[0], "sent", each.before) for each in page]
+            for each, row in zip(page, rows, strict=True):
+                match_broadcast([other.task for other in watchlist.of(row.broadcast)], [row], None)
+                each.answered(loop_ms())
+            goes_on = step.goes_on(page, max(moments), min(moments), is_last=pages * PAGE >= count)
+    cpu = time.process_time() - started
+    return f"{cpu:.2f} s of CPU, {pages} pages, {held / 1e6:.0f} MB"
+
+
 async def _scattered(couchdb: CouchDBServer, count: int, others: int) -> list[tuple[str, str]]:
     async with _Bench(couchdb) as bench:
         await bench.workload.fill(count, others, bench.clock)
@@ -201,20 +320,20 @@ class _Bench:
         self.clock = Clock()
         self.seen = Seen()
         self.rapidpro = RapidPro(TOKEN, clock=self.clock)
-        self._database = Database(couchdb, self._name)
-        self.workload = Workload(self.rapidpro, self._database)
+        self.database = Database(couchdb, self._name)
+        self.workload = Workload(self.rapidpro, self.database)
         self._stop = asyncio.Event()
 
     async def __aenter__(self) -> "_Bench":
         await create_medic(self._couchdb, self._name)
-        await self._database.__aenter__()
+        await self.database.__aenter__()
         await self.rapidpro.__aenter__()
         structlog.configure(processors=[structlog.processors.add_log_level, self.seen])
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.rapidpro.__aexit__(None, None, None)
-        await self._database.__aexit__(None, None, None)
+        await self.database.__aexit__(None, None, None)
         await delete_database(self._couchdb, self._name)
 
     def daemon(self) -> "_Daemon":
@@ -258,11 +377,17 @@ def _now() -> float:
     return wall_clock() / 1000
 
 
+def _counts(text: str) -> list[int]:
+    return [int(count) for count in text.split(",")]
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="10,000 messages, 20 rounds, 100,000 others")
     parser.add_argument("--messages", type=int, help="outstanding ones")
     parser.add_argument("--rounds", type=int, help="of a minute each")
+    parser.add_argument("--campaign", type=int, default=5000, help="messages made within two seconds")
+    parser.add_argument("--held", type=_counts, default="10000,100000", help="outstanding ones, for CPU and memory")
     parser.add_argument("--scattered", type=int, default=100, help="outstanding ones among the others")
     parser.add_argument("--others", type=int, help="messages of other programs")
     options = parser.parse_args()

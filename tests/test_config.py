@@ -15,6 +15,7 @@ from cht_rapidpro.config import (
     Couchdb,
     Delivery,
     Incoming,
+    Limits,
     Log,
     Outgoing,
     Rapidpro,
@@ -199,6 +200,8 @@ def test_values_arrive_as_their_keys_and_units(write: Callable[[str], Path]) -> 
         ("[rapidpro]\nmax_concurrency = 0", ["max_concurrency: found 0; allowed: a whole number from 1 to 100"]),
         ("[rapidpro]\nmax_concurrency = 1.5", ["found 1.5; allowed: a whole number from 1 to 100"]),
         ("[rapidpro]\nmax_concurrency = true", ["found true; allowed: a whole number from 1 to 100"]),
+        ("[rapidpro]\nrequests_per_hour = { runs = -1 }", ["requests_per_hour", "broadcasts, messages, runs"]),
+        ("[rapidpro]\nrequests_per_hour = { walks = 1 }", ["requests_per_hour", "broadcasts, messages, runs"]),
         ("[rapidpro]\nrequests_per_hour = -1", ["found -1; allowed: a whole number, 0 or more"]),
         ('[couchdb]\nallow_plain_http = "yes"', ['[couchdb] allow_plain_http: found "yes"', "Expected `bool`"]),
         ('[couchdb]\ndatabase = "Medic"', ['[couchdb] database: found "Medic"; allowed: a-z first']),
@@ -455,3 +458,17 @@ def test_the_admin_listener_is_found_without_any_secret(write: Callable[[str], P
     assert load_admin(write('[admin]\nlisten = ""')) == Admin(listen="")
     with pytest.raises(ConfigError, match="listen"):
         load_admin(write('[admin]\nlisten = "here"'))
+
+
+@pytest.mark.parametrize(
+    ("value", "limits"),
+    [
+        ("7", Limits(7, 7, 7)),
+        ("0", Limits(0, 0, 0)),
+        ("{ broadcasts = 36000, messages = 2500 }", Limits(36_000, 2500, 3600)),
+        ("{}", Limits(3600, 3600, 3600)),
+    ],
+)
+def test_a_limit_for_all_scopes_or_one_for_each(value: str, limits: Limits, write: Callable[[str], Path]) -> None:
+    loaded = load(write(f'[rapidpro]\ntoken = "T0ken"\nrequests_per_hour = {value}\n'), {})
+    assert loaded.rapidpro.limits == limits

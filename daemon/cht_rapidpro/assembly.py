@@ -79,6 +79,9 @@ def watch_ground(ground: Ground) -> None:
     ground.status.figures["budget_left_requests"] = lambda: {
         scope: budget.left(now()) for scope, budget in rapidpro.budgets.items()
     }
+    ground.status.figures["budget_learned_requests"] = lambda: {
+        scope: budget.learned for scope, budget in rapidpro.budgets.items() if budget.learned is not None
+    }
     ground.reload.subscribe(lambda new: couch.sign_in_with(new.couchdb))
     ground.reload.subscribe(lambda new: rapidpro.limit(new.rapidpro.requests_per_hour))
 

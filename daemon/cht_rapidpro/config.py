@@ -15,7 +15,6 @@ _User = Annotated[str, Meta(pattern=r"^[^:\x00-\x1f\x7f]*\Z", description="a nam
 _Filled = Annotated[str, Meta(pattern=r"\S", description='"auto" or the name of a service')]
 _Line = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]*\Z", description="one line of text")]
 _Credentials = Annotated[Literal["config", "vault"], Meta(description='"config" or "vault"')]
-_Count = Annotated[int, Meta(ge=0, description="a whole number, 0 or more")]
 _Concurrency = Annotated[int, Meta(ge=1, le=100, description="a whole number from 1 to 100")]
 _Waiting = Annotated[int, Meta(ge=1, le=100_000, description="a whole number from 1 to 100000")]
 _Flow = Annotated[
@@ -30,6 +29,31 @@ _Write = Annotated[Literal["all", "final"], Meta(description='"all" or "final"')
 _Format = Annotated[Literal["auto", "console", "json"], Meta(description='"auto", "console" or "json"')]
 _Coalesce = Annotated[Literal["auto", "off", "always"], Meta(description='"auto", "off" or "always"')]
 _Secret = Annotated[Secret, toml_secret]
+
+
+_Requests = Annotated[int, Meta(ge=0)]
+
+
+class Limits(Struct, frozen=True, forbid_unknown_fields=True):
+    """Requests an hour by RapidPro's throttle scopes; 0: no limit of our own."""
+
+    broadcasts: _Requests = 3600
+    """Scope `v2` (up to 10.2 `v2.broadcasts`): sends, and whatever has no scope of its own."""
+    messages: _Requests = 3600
+    """Scope `v2.messages`: delivery states and what was missed."""
+    runs: _Requests = 3600
+    """Scope `v2.runs`: what was missed."""
+
+    @classmethod
+    def of(cls, requests_per_hour: "int | Limits") -> "Limits":
+        """The same for each scope, where one number is given."""
+        return cls(*3 * (requests_per_hour,)) if isinstance(requests_per_hour, int) else requests_per_hour
+
+
+_PerHour = Annotated[
+    _Requests | Limits,
+    Meta(description="a whole number, 0 or more, or a table of such numbers: broadcasts, messages, runs"),
+]
 
 
 class Couchdb(Struct, frozen=True, forbid_unknown_fields=True):
@@ -67,14 +91,19 @@ class Rapidpro(Struct, frozen=True, forbid_unknown_fields=True):
     """The token itself: works, and is warned about. Once loaded: from whichever source; empty only with the vault."""
     timeout: Annotated[float, Duration(least=0.1)] = 30.0
     """Seconds that one request may take; after it, nobody knows yet whether a broadcast was created."""
-    requests_per_hour: _Count = 3600
-    """Our own limit for each of RapidPro's throttle scopes; 0: none, only its 429 slows us."""
+    requests_per_hour: _PerHour = 3600
+    """Our own limit for each of RapidPro's throttle scopes, or one a scope; 0: none, only its 429 slows us."""
     max_concurrency: _Concurrency = 16
     """Requests in flight at once. More is faster, and leaves more messages to look up after a crash."""
     ca_file: str = ""
     """PEM certificates to trust instead of the system's. Relative: as above; absolute once loaded."""
     allow_plain_http: bool = False
     """True lets the token cross a network unencrypted, where http goes to another machine."""
+
+    @property
+    def limits(self) -> Limits:
+        """`requests_per_hour`, by scope."""
+        return Limits.of(self.requests_per_hour)
 
 
 class Outgoing(Struct, frozen=True, forbid_unknown_fields=True):

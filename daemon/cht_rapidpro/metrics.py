@@ -67,6 +67,7 @@ GAUGES: Final = {
     "ambiguous_messages": ("Messages that may have been sent and have to be looked up.", ""),
     "outstanding_messages": ("Tasks whose delivery states are asked for.", ""),
     "budget_left_requests": ("Requests to RapidPro that may start now.", "scope"),
+    "budget_learned_requests": ("Requests an hour that RapidPro allows, where a 429 showed fewer than ours.", "scope"),
     "feed_lag_seconds": ("Time since CouchDB last told whether there is something to send.", ""),
     "incoming_messages": ("Incoming messages that wait to be stored, their webhooks with them.", ""),
     "spooled_messages": ("Incoming messages in the spool; rejected ones want a human.", "state"),

@@ -213,3 +213,41 @@ def test_without_a_limit_of_our_own_polling_waits_for_what_is_to_be_sent() -> No
     assert shared.spare(Scope.MESSAGES, 0, waiting=0) is None
     budgets[Scope.MESSAGES].throttled(0, 60)
     assert shared.spare(Scope.MESSAGES, 0, waiting=0) == 0
+
+
+def test_a_429_that_comes_before_our_limit_shows_rapidpros_and_is_kept_to_for_a_day() -> None:
+    budget = Budget(10)
+    for _ in range(6):
+        spend(budget, 0.0)
+    budget.begin()
+    budget.end(0.0, counted=False)
+    budget.throttled(0.0, 3600.0)
+    assert (budget.learned, budget.per_hour, budget.left(HOUR)) == (6, 6, 6)
+    assert (budget.left(24 * HOUR), budget.learned) == (10, None)
+
+
+@pytest.mark.parametrize(("spent", "per_hour"), [(4, 10), (10, 10), (0, 1), (5, 0)])
+def test_a_429_that_others_have_caused_or_that_was_expected_teaches_no_limit(spent: int, per_hour: int) -> None:
+    budget = Budget(per_hour)
+    for _ in range(spent):
+        spend(budget, 0.0)
+    budget.throttled(0.0, 60.0)
+    assert budget.learned is None
+
+
+def test_after_a_429_without_a_time_one_request_at_a_time_finds_out() -> None:
+    budget = Budget(100)
+    for _ in range(4):
+        budget.begin()
+    for _ in range(4):
+        budget.end(0.0, counted=False)
+        budget.throttled(0.0, None)
+    assert (budget.left(0.5), budget.delay(0.5)) == (0, 0.5)
+    assert budget.left(1.0) == 1
+    budget.begin()
+    assert (budget.left(1.0), budget.delay(1.0)) == (0, 1.0)
+    budget.end(1.0, counted=False)
+    budget.throttled(1.0, None)
+    assert (budget.left(2.9), budget.left(3.0)) == (0, 1)
+    spend(budget, 3.0)
+    assert budget.left(3.0) == 99

@@ -223,7 +223,7 @@ def test_the_limit_counts_what_rapidpro_stores(text: str, fits: bool) -> None:
         ([created("1", "")], Change(State.RECEIVED_BY_GATEWAY, "Queued", "1")),
         ([created("1", "failed")], Change(State.FAILED, "Failed", "1")),
         ([Refused(BAD_URN)], Change(State.FAILED, BAD_URN)),
-        ([created("1", "sent"), created("2", "queued")], Change(State.SENT, "Sent", "1")),
+        ([created("1", "sent"), created("2", "queued")], Change(State.RECEIVED_BY_GATEWAY, "Queued", "1")),
         ([created("1", "queued"), created("2", "failed")], Change(State.FAILED, "Failed", "1")),
         ([Refused(BAD_URN), created("2", "queued")], Change(State.FAILED, BAD_URN, "2")),
         ([created("1", "queued"), Refused(TOO_LONG), Refused(BAD_URN)], Change(State.FAILED, TOO_LONG, "1")),

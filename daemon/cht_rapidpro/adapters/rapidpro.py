@@ -15,7 +15,7 @@ import msgspec
 import structlog
 
 from cht_rapidpro.adapters.transport import Reply, Transport
-from cht_rapidpro.config import Rapidpro
+from cht_rapidpro.config import Limits, Rapidpro
 from cht_rapidpro.config_values import Secret
 from cht_rapidpro.domain.budget import Budget, Scope, Sharing
 from cht_rapidpro.domain.outgoing import (
@@ -98,7 +98,7 @@ class RapidPro:
         self._patience = config.timeout / 2
         self._transport = Transport(config)
         self.healths = {scope: Health(_DEPENDENCIES[scope]) for scope in Scope}
-        self.budgets = {scope: Budget(config.requests_per_hour) for scope in Scope}
+        self.budgets = {scope: Budget(per_hour) for scope, per_hour in _by_scope(config.requests_per_hour).items()}
         self.sharing = Sharing(self.budgets)
         self.times = request_times("rapidpro", "scope")
         self.health = self.healths[Scope.GENERAL]
@@ -256,15 +256,20 @@ class RapidPro:
             case _:
                 health.works()
 
-    def limit(self, requests_per_hour: int) -> None:
+    def limit(self, requests_per_hour: int | Limits) -> None:
         """Sets our own limit for each scope; what was spent in the last hour stays spent."""
-        for budget in self.budgets.values():
-            budget.per_hour = requests_per_hour
+        for scope, per_hour in _by_scope(requests_per_hour).items():
+            self.budgets[scope].configured = per_hour
 
     def _forget_refusals(self) -> None:
         """What was told about the old token may be told about the new one."""
         for health in self.healths.values():
             health.tell_again()
+
+
+def _by_scope(requests_per_hour: int | Limits) -> dict[Scope, int]:
+    limits = Limits.of(requests_per_hour)
+    return {Scope.GENERAL: limits.broadcasts, Scope.MESSAGES: limits.messages, Scope.RUNS: limits.runs}
 
 
 def _as_answer(answer: Answer | BadCursor) -> Answer:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from typing import Any
 
 import msgspec
 
@@ -26,6 +27,8 @@ from cht_rapidpro.config import Config
 from cht_rapidpro.config_values import Secret, check_url
 from cht_rapidpro.domain.settings import AppSettings, read_settings
 from cht_rapidpro.errors import ConfigError, TransientError
+
+_LIMITS = "set [rapidpro] requests_per_hour to what RapidPro allows, a number for each scope where they differ"
 
 
 async def check(path: Path, environ: Mapping[str, str], *, offline: bool) -> list[Finding]:
@@ -61,15 +64,20 @@ def _told_by_daemon(loaded: Config, *, is_running: bool) -> list[Finding]:
         told = status_command.ask(loaded.admin.listen) if is_running else {}
     except (ConfigError, TransientError) as error:
         return [note("rapidpro.requests_left", f"unknown: the running daemon does not tell ({error})")]
-    return [*check_miswired(told.get("miswired")), _requests_left(told.get("figures", {}).get("budget_left_requests"))]
+    return [*check_miswired(told.get("miswired")), _requests_left(told.get("figures", {}))]
 
 
-def _requests_left(left: object) -> Finding:
+def _requests_left(figures: Mapping[str, Any]) -> Finding:
     about = "rapidpro.requests_left"
+    left = figures.get("budget_left_requests")
     if not isinstance(left, dict):
         return good(about, "unknown: RapidPro does not tell, and no daemon is running that would have counted")
     told = ", ".join(f"{scope}: {'no limit' if count is None else f'{count:g}'}" for scope, count in left.items())
-    return good(about, f"by the running daemon's count: {told}")
+    says = f"by the running daemon's count: {told}"
+    if learned := figures.get("budget_learned_requests"):
+        fewer = ", ".join(f"{scope}: {count:g}" for scope, count in learned.items())
+        return note(about, f"{says}; RapidPro allows fewer an hour than configured: {fewer}", _LIMITS)
+    return good(about, says)
 
 
 async def _settings(couchdb: Inspection, loaded: Config) -> AppSettings | str | None:

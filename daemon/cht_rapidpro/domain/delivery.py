@@ -194,7 +194,7 @@ def match_rows(
     left, left_rows = list(waiting), list(rows)
     found: Matches = []
     for find in (_with_same_urns, _with_same_numbers):
-        for task, row in find(left, left_rows):
+        for task, row in find(left, left_rows) if left and left_rows else ():
             left.remove(task)
             left_rows.remove(row)
             found.append((task, row))

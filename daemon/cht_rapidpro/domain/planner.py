@@ -7,7 +7,7 @@ where it comes first. Without that order a budget that is too small would starve
 """
 
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Final, Generic, Protocol, TypeVar
 
@@ -94,7 +94,7 @@ class Round(Generic[T]):
             return Listing(self, self.by_time, start, head.before, self._oldest)
         asked: list[T] = []
         most = UNLIMITED
-        for each in islice(self.by_time, start, None):
+        for each in map(self.by_time.__getitem__, range(start, len(self.by_time))):
             most = min(most, each.limit)
             if len(asked) >= most:
                 break
@@ -122,13 +122,15 @@ class Listing(Generic[T]):
 
     def has_company(self, head: T) -> bool:
         """Whether another broadcast may be answered together with this one."""
-        following = islice(self._asked, self._place, None)
-        return any(each.broadcast != head.broadcast for each in following if self._is_listed(each))
+        return any(each.broadcast != head.broadcast for each in self._following())
 
     def blamed(self) -> list[T]:
         """What the next page might have shown: a page that cannot be read may be the fault of one of these."""
-        following = (each for each in islice(self._asked, self._place, None) if self._is_listed(each))
-        return [*self.ahead, *islice(following, PAGE)]
+        return [*self.ahead, *islice(self._following(), PAGE)]
+
+    def _following(self) -> Iterator[T]:
+        places = range(self._place, len(self._asked))  # islice would walk up to the first of them
+        return (each for each in map(self._asked.__getitem__, places) if self._is_listed(each))
 
     def goes_on(self, answered: Iterable[T], newest: int, oldest: int, *, is_last: bool) -> bool:
         """Takes note of a page and says whether the next one is worth a request.

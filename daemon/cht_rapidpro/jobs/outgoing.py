@@ -78,7 +78,7 @@ class Outgoing:
         self._ready = Ready()
         self._posting = Posting(claims, doubts, rapidpro, settings, self._valve, config.claim_timeout)
         self._troubled = Troubled()
-        self._grouping = Grouping(rapidpro, backlog, self._ready, config.coalesce, limits.requests_per_hour)
+        self._grouping = Grouping(rapidpro, backlog, self._ready, config.coalesce, limits.limits.broadcasts)
         self._numbers = itertools.count()
         self._in_flight = 0  # broadcasts
         self._claiming = False
@@ -95,7 +95,7 @@ class Outgoing:
         """Takes over the pace; broadcasts in flight that are more than may be now are not cut short."""
         self._valve.widen(limits.max_concurrency)
         self._max_ahead = AHEAD * limits.max_concurrency
-        self._grouping.limit(limits.requests_per_hour)
+        self._grouping.limit(limits.limits.broadcasts)
         self._wake.set()
 
     async def run(self, stop: asyncio.Event) -> None:
