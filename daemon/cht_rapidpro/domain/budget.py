@@ -12,6 +12,7 @@ from typing import Final
 
 HOUR: Final = 3600.0
 _FIRST_PAUSE: Final = 1.0
+_PROBING: Final = 30.0  # s after a pause in which one request at a time finds out whether there is room
 _LONGEST_PAUSE: Final = 60.0
 _SCARCE_FOR: Final = 24 * HOUR
 _EXPLAINED: Final = 0.99  # of our own limit: a 429 is no surprise from here on
@@ -80,15 +81,21 @@ class Budget:
     def left(self, now: float) -> int | None:
         """How many requests may start now; None: no limit.
 
-        After a 429 without a Retry-After one request at a time finds out whether there is room again.
+        Right after a 429 without a Retry-After one request at a time finds out whether there is room again.
         """
         if self.learned is not None and now >= self._learned_until:
             self.learned = None
         if now < self._closed_until:
             return 0
-        if self._unexplained:
-            return 0 if self.open else 1
-        return max(0, self.per_hour - self.spent(now)) if self.per_hour else None
+        left = max(0, self.per_hour - self.spent(now)) if self.per_hour else None
+        if self.is_probing and now < self._closed_until + _PROBING:
+            return 0 if self.open or left == 0 else 1
+        return left
+
+    @property
+    def is_probing(self) -> bool:
+        """Whether the last answer was a 429 without a Retry-After: then several requests at once are as many 429s."""
+        return self._unexplained > 0
 
     def spent(self, now: float) -> int:
         """How many requests of ours the window holds; without a limit of our own only the open ones are known."""
@@ -102,7 +109,7 @@ class Budget:
             return 0.0
         if now < self._closed_until:
             return self._closed_until - now
-        if self._unexplained:
+        if self.is_probing and self.open and now < self._closed_until + _PROBING:
             return _FIRST_PAUSE
         over = len(self._spent) + self.open - self.per_hour
         return self._spent[over] + HOUR - now if over < len(self._spent) else 1.0

@@ -126,8 +126,7 @@ class Delivery:
     # -- asking -----------------------------------------------------------------------------------------------------
 
     async def _ask_all(self, due: Round[Watched]) -> None:
-        at_once = 1 if self._faults >= _FAULTS else _AT_ONCE
-        while self._may_ask() and (step := due.next(min(at_once, self._left))):
+        while self._may_ask() and (step := due.next(min(self._at_once(), self._left))):
             if self._faults >= _FAULTS:
                 self._is_halted = True
                 step = step.blamed()[:1] if isinstance(step, PlannedListing) else step
@@ -138,6 +137,10 @@ class Delivery:
                     for watched in step:
                         del due.left[watched]
                         group.create_task(self._ask_single(due, watched.broadcast))
+
+    def _at_once(self) -> int:
+        is_careful = self._faults >= _FAULTS or self._rapidpro.budgets[Scope.MESSAGES].is_probing
+        return 1 if is_careful else _AT_ONCE
 
     def _may_ask(self) -> bool:
         return not self._is_halted and self._left > 0 and self._questions.spare(Scope.MESSAGES) != 0
@@ -157,7 +160,7 @@ class Delivery:
             watched.answered(self._now)
         if seen.count == 0 and any(watched.is_to_be_looked_up(self._now) for watched in asked):
             await self._look_up(broadcast, asked)
-        if unmatched and asked[0].recipients is None:
+        if any(each.recipients is None and not each.is_unmatched for each in unmatched):
             await self._look_up(broadcast, asked)
             _, unmatched = await self._take(seen)
         for watched in unmatched:
