@@ -550,7 +550,9 @@ async def test_while_another_gateway_is_chosen_the_states_of_what_we_sent_go_on_
 
 
 async def test_nothing_is_asked_while_chts_own_gateway_asks(gate: Gate, medic: Database, rapidpro: RapidPro) -> None:
-    await followed(medic, rapidpro, 1)
+    one = await followed(medic, rapidpro, 1)
+    claim = {"state": "forwarded-to-gateway", "state_details": ME.details, "timestamp": iso_time(datetime.now(UTC))}
+    await medic.edit(one.doc_id, lambda doc: with_task(doc, state_history=[claim, *history_of(doc)]))
     await medic.edit("settings", lambda doc: {**doc, "settings": {"sms": {"outgoing_service": "rapidpro"}}})
     await medic.edit("_design/medic", lambda doc: {**doc, "build_info": {"version": "5.2.0"}})
     with followed_by_log() as log:
