@@ -33,7 +33,7 @@ from cht_rapidpro.errors import PermanentError
 from cht_rapidpro.jobs.backlog import Backlog, Candidate, Key
 from cht_rapidpro.jobs.held import HeldTask, Moment
 from cht_rapidpro.jobs.held_back import HeldBack
-from cht_rapidpro.jobs.writer import NoQuorumError, Writer
+from cht_rapidpro.jobs.writer import FaultyError, UnconfirmedError, Writer
 from cht_rapidpro.metrics import Metrics, Outcome
 from cht_rapidpro.pulse import Pulse
 
@@ -42,6 +42,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 FRESH: Final = 2.0  # seconds; an older copy of a document is read again before its message is claimed
 _PASSED_PAUSE: Final = 60.0  # seconds until a sweep may bring a message again that could not be claimed
 _REJECTED_PAUSE: Final = 3600.0
+_FAULTY_PAUSE: Final = 600.0
 _SETTLE_PAUSE: Final = 60.0
 _REMEMBERED: Final = 10_000
 _GIVEN_UP: Final = "given up for now: repair the document"
@@ -75,7 +76,7 @@ class Claims:
         self._listeners: list[Callable[[DocId, Task], None]] = []
         self.me = me
         self.pulse = Pulse("claim", writer.pulse.needs)
-        self.started = _time()
+        self.started = Moment(wall_clock(), _time())
 
     def __len__(self) -> int:
         return len(set(self._held.values()))
@@ -107,13 +108,13 @@ class Claims:
         )
         try:
             doc = await self._writer.apply(doc_id, claim, max_age=FRESH, is_claim=True)
-        except NoQuorumError as error:
+        except UnconfirmedError as error:
             log.warning("claim.unconfirmed", doc=doc_id, why=str(error))
             self._hold_all(candidates, _PASSED_PAUSE)
             return []
         except PermanentError as error:
             self.held_back.hold(doc_id, str(error))
-            self._hold_all(candidates, _REJECTED_PAUSE)
+            self._hold_all(candidates, _FAULTY_PAUSE if isinstance(error, FaultyError) else _REJECTED_PAUSE)
             return []
         self.held_back.free(doc_id)
         due = min(candidate.due for candidate in candidates)
@@ -132,7 +133,10 @@ class Claims:
         earlier = earlier_claim(task)
         held = HeldTask(doc_id, messages(task), due, moment, earlier, past(task, doc) if earlier else None)
         held.is_earlier_process = (
-            earlier is not None and earlier.instance == self.me.id and self._lost.keys().isdisjoint(held.keys)
+            earlier is not None
+            and earlier.instance == self.me.id
+            and earlier.at <= self.started.wall  # a later stamp is a clone's, or of a clock that was ahead: be cautious
+            and self._lost.keys().isdisjoint(held.keys)
         )
         log.info("task.claimed", doc=doc_id, message=held.uuid)
         return held
@@ -203,6 +207,9 @@ class Claims:
             edit = renew(self.me, held.uuid, held.claimed.wall, moment.wall, sends=sends)
             try:
                 found = await self._writer.apply_to_task(held.doc_id, edit, is_claim=True)
+            except UnconfirmedError as error:
+                log.warning("claim.unconfirmed", doc=held.doc_id, why=str(error))
+                found = []
             except PermanentError as error:
                 log.error("claim.rejected", doc=held.doc_id, error=str(error), means=_GIVEN_UP)
                 found = []

@@ -32,6 +32,7 @@ from cht_rapidpro.jobs.retry import until_it_works
 from cht_rapidpro.jobs.settings import SettingsWatch
 from cht_rapidpro.jobs.states import FRESH, States
 from cht_rapidpro.jobs.watchlist import Watched, Watchlist, loop_ms
+from cht_rapidpro.tasks import end
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -89,8 +90,10 @@ class Delivery:
         """Asks until `stop` is set; what is being written then is written, for which it needs CouchDB."""
         async with asyncio.TaskGroup() as self._work:
             rounds = self._work.create_task(self._rounds())
-            await stop.wait()
-            rounds.cancel()
+            try:
+                await stop.wait()
+            finally:
+                await end(rounds)
 
     # -- deciding ---------------------------------------------------------------------------------------------------
 

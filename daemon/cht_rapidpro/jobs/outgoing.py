@@ -279,7 +279,7 @@ class Outgoing:
     def _doubt_earlier(self, held: HeldTask, earlier: Claim, base: str) -> None:
         """An earlier process of ours ended before our start, another daemon's last attempt may be as late as now."""
         is_own = held.is_earlier_process
-        since = self._claims.started if is_own else self._time()
+        since = self._claims.started.loop if is_own else self._time()
         sent_by = held.past.last_sending if is_own and held.past else None
         held.attempts += 1
         for message in held.messages:

@@ -30,8 +30,12 @@ _LONGEST_PAUSE: Final = 2.0
 _TRIES: Final = 5  # of a document that CouchDB fails at while it works for others
 
 
-class NoQuorumError(PermanentError):
-    """The write was accepted by too few nodes: on the others another write may win."""
+class UnconfirmedError(PermanentError):
+    """A claim that may not hold: too few nodes have it, or another program writes the document all the time."""
+
+
+class FaultyError(PermanentError):
+    """CouchDB fails at this document again and again, and works for others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +105,8 @@ class Writer:
         """The document as it is stored after the edit; None when it is deleted or never existed.
 
         `max_age`: seconds; an older copy is not written against but read again. Raises PermanentError when CouchDB
-        will not take the edited document or fails at it again and again, and, for a claim, NoQuorumError. Waits for as
-        long as CouchDB is away.
+        will not take the edited document, FaultyError when it fails at it, and UnconfirmedError for a claim. Waits
+        for as long as CouchDB is away.
         """
         stored: Doc | None = await self._apply(doc_id, edit, max_age, None, is_claim)
         return stored
@@ -244,7 +248,7 @@ class Writer:
                     self.copies.put(doc, size, asyncio.get_running_loop().time())
                 else:
                     self.copies.drop(doc["_id"])
-                    _fail([item for item in items if item.is_claim], NoQuorumError("CouchDB answers 202: no quorum"))
+                    _fail([item for item in items if item.is_claim], UnconfirmedError("CouchDB answers 202: no quorum"))
                 _finish(items, doc)
             case Conflict(fault):
                 self.copies.drop(doc["_id"])
@@ -263,7 +267,7 @@ class Writer:
         if item.conflicts == 1:
             self._queue(item)
         elif item.is_claim and item.conflicts > 2 * _TRIES:
-            _fail([item], PermanentError(f"{item.conflicts} conflicts in a row"))
+            _fail([item], UnconfirmedError(f"{item.conflicts} conflicts in a row"))
         else:
             self._queue_later(item, 0.01 * 2.0**item.conflicts)
 
@@ -274,7 +278,7 @@ class Writer:
             if item.faults < _TRIES:
                 self._queue_later(item, 0.05 * 2.0**item.faults)
             else:
-                _fail([item], PermanentError(fault))
+                _fail([item], FaultyError(fault))
 
     def _queue_later(self, item: _Waiting, pause: float) -> None:
         jittered = min(pause, _LONGEST_PAUSE) * random.uniform(0.5, 1)  # noqa: S311 - jitter
