@@ -10,8 +10,8 @@ from cht_rapidpro.demo.database import Database, Doc
 from cht_rapidpro.demo.medic import data_record, message, task
 from cht_rapidpro.demo.rapidpro import Answer, Fault, RapidPro
 from tests.conftest import TOKEN
-from tests.gate import Gate
-from tests.gateway import configure, passes, running
+from tests.gate import Gate, until
+from tests.gateway import configure, passes, reaches, running
 
 
 def _in(state: str) -> Callable[[Database, str], Awaitable[object]]:
@@ -68,3 +68,18 @@ async def test_what_was_withdrawn_after_its_claim_is_not_sent(
 
 async def _has_sent(rapidpro: RapidPro, text: str) -> bool:
     return text in [made.text for made in rapidpro.broadcasts]
+
+
+async def test_the_last_look_waits_for_a_couchdb_that_is_away(gate: Gate, medic: Database, rapidpro: RapidPro) -> None:
+    record = data_record(task(message("hello")))
+    await medic.put(record)
+    rapidpro.fail(Fault("POST broadcasts", Answer(429, "{}", headers={"Retry-After": "4"}), times=None))
+    async with running(configure(gate, medic, rapidpro, TOKEN, sweep_interval=1.0)):
+        await until(lambda: any(call.target == "POST broadcasts" for call in rapidpro.calls))
+        gate.is_closed = True
+        rapidpro.clear_faults()
+        await passes(30, 1)
+        assert not rapidpro.broadcasts, "nobody knows whether it is still wanted"
+        gate.is_closed = False
+        await reaches(medic, record["_id"], "received-by-gateway", hurry=0.5)
+    assert len(rapidpro.broadcasts) == 1

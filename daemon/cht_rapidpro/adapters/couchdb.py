@@ -323,6 +323,8 @@ class Couch:
             async with self.session.get(
                 f"{self.url}/{quote(doc_id, safe='')}", params=query, headers={"Accept": "application/json"}
             ) as response:
+                if response.status == 404:
+                    return []  # it was purged meanwhile
                 raise_for_status(response, self.config)
                 found = _leaves.decode(await read_bounded(response, LONGEST_DOC))
         docs = [leaf["ok"] for leaf in found if isinstance(leaf.get("ok"), dict)]

@@ -133,8 +133,11 @@ class Writer:
 
         One that is deleted, or that CouchDB fails at, is not among them. Waits for as long as CouchDB is away.
         """
+        return await until_it_works(self._latest, sorted(ids)) if ids else {}
+
+    async def _latest(self, ids: list[DocId]) -> dict[DocId, Doc]:
         found: dict[DocId, Doc] = {}
-        waiting = [sorted(ids)] if ids else []
+        waiting = [ids]
         while waiting:
             part = waiting.pop()
             try:
