@@ -1,6 +1,7 @@
 """Nothing that identifies a person leaves through the log, and what operators grep for does."""
 
 import asyncio
+import errno
 import io
 import json
 import logging
@@ -8,6 +9,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal, TextIO
 
 import pytest
@@ -269,3 +271,34 @@ def test_a_lone_surrogate_and_a_plain_ascii_stream_do_not_stop_a_line() -> None:
         structlog.get_logger().info("x", name="Zoë \ud83d 😀")
         stream.flush()
         assert json.loads(raw.getvalue())["name"] == "Zoë \ud83d 😀"
+
+
+class Disk(io.StringIO):
+    """A file on a disk that may be full."""
+
+    is_full = False
+
+    def flush(self) -> None:
+        if self.is_full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        super().flush()
+
+
+async def test_a_full_disk_under_the_log_ends_nothing_and_lost_lines_are_counted() -> None:
+    with Disk() as disk, logging_to(disk):
+        disk.is_full = True
+        for _ in range(3):
+            structlog.get_logger().info("a.first")
+        disk.is_full = False
+        structlog.get_logger().info("a.second")
+        await asyncio.sleep(0)
+        lines = [json.loads(line) for line in disk.getvalue().splitlines()]
+    assert (lines[-1]["event"], lines[-1]["lines"]) == ("log.lines_lost", 3)
+
+
+def test_a_full_device_under_the_log_ends_nothing() -> None:
+    with Path("/dev/full").open("w") as full:
+        with logging_to(full):
+            for _ in range(300):
+                structlog.get_logger().info("a.first", text="x" * 1000)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), full.fileno())  # so that closing it can write what is left

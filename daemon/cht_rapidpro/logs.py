@@ -12,10 +12,12 @@ import re
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Final, Literal, TextIO
+from typing import Final, Literal, TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, Processor
+
+from cht_rapidpro.log_stream import ForgivingStream
 
 # What people and programs put between the digits of one number: blanks of all kinds but a line break, dashes,
 # dots, brackets, slashes, invisible marks, and any of these as a URL or a repr escapes it.
@@ -59,14 +61,15 @@ def configure(level: str, layout: Literal["auto", "console", "json"] = "auto", s
     """
     if isinstance(stream, io.TextIOWrapper):  # a lone surrogate must not make a log line raise
         stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    forgiving = ForgivingStream(stream)
     processors = [*_PROCESSORS, _renderer(layout, stream)]
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
-        logger_factory=structlog.WriteLoggerFactory(stream),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", forgiving)),
         cache_logger_on_first_use=True,
     )
-    _configure_stdlib(processors, stream)
+    _configure_stdlib(processors, forgiving)
     set_level(level)
 
 
@@ -78,7 +81,7 @@ def set_level(level: str) -> None:
     logging.getLogger().setLevel(max(threshold, logging.INFO))
 
 
-def _configure_stdlib(processors: list[Processor], stream: TextIO) -> None:
+def _configure_stdlib(processors: list[Processor], stream: ForgivingStream) -> None:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
