@@ -115,7 +115,15 @@ class Writer:
 
     async def _withdraw(self) -> None:
         state = self._source.choice(("cleared", "muted"))
-        await self._change(self._new_one(), lambda doc: _enter(doc, {"pending", "scheduled"}, state))
+        model = self._new_one()
+
+        def choose(doc: Doc) -> Edit | None:
+            open_tasks = [task for task in tasks_of(doc) if task["state"] in ("pending", "scheduled")]
+            if open_tasks and model.has_branches:  # a losing branch may hold the claim under which it was sent
+                model.withdrawn.setdefault(open_tasks[0]["messages"][0]["uuid"], time.time())
+            return _enter(doc, {"pending", "scheduled"}, state)
+
+        await self._change(model, choose)
 
     async def _promote(self) -> None:
         await self._change(self._new_one(), lambda doc: _enter(doc, {"scheduled"}, "pending"))
