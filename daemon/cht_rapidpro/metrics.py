@@ -65,6 +65,7 @@ GAUGES: Final = {
     "queue_oldest_seconds": ("How long ago the oldest of them was due.", ""),
     "claimed_tasks": ("Tasks under a claim of this daemon: ready, in flight or in doubt.", ""),
     "ambiguous_messages": ("Messages that may have been sent and have to be looked up.", ""),
+    "held_documents": ("Documents that CouchDB or the decoder fails at; their messages are not sent.", ""),
     "outstanding_messages": ("Tasks whose delivery states are asked for.", ""),
     "budget_left_requests": ("Requests to RapidPro that may start now.", "scope"),
     "budget_learned_requests": ("Requests an hour that RapidPro allows, where a 429 showed fewer than ours.", "scope"),
