@@ -76,7 +76,9 @@ class Cluster:
         await asyncio.sleep(seconds)
 
     def set_clock(self, index: int, seconds: float) -> None:
-        self.clocks[index].write_text(str(seconds))
+        new = self.clocks[index].with_suffix(".new")
+        new.write_text(str(seconds))
+        new.replace(self.clocks[index])  # whole: the daemon reads it at any moment
 
     async def restart_daemons(self) -> None:
         """In good order; it ends every pause that they have made for themselves."""

@@ -159,6 +159,7 @@ class Writer:
                     continue
                 if error.status != _GONE:
                     raise
+            model.withdrawn |= dict.fromkeys(model.withdrawn, time.time())
             return
 
     async def _edit_offline(self) -> None:
@@ -198,6 +199,11 @@ class Writer:
 
     async def _change(self, model: Model, choose: Callable[[Doc], Edit | None]) -> None:
         """Makes the edit that `choose` finds for the latest revision, if it finds one; again after each conflict."""
+        known = set(model.withdrawn)
+        await self._change_latest(model, choose)
+        model.withdrawn |= {uuid: time.time() for uuid in model.withdrawn if uuid not in known}
+
+    async def _change_latest(self, model: Model, choose: Callable[[Doc], Edit | None]) -> None:
         while True:
             doc = await _until_answered(self._medic.get, model.doc["_id"])
             edit = choose(doc)
