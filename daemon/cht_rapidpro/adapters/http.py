@@ -20,6 +20,7 @@ import structlog
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from cht_rapidpro.adapters.server_log import OnceAMinute, ServerLog
 from cht_rapidpro.config import Incoming
 from cht_rapidpro.config_values import read_address
 from cht_rapidpro.domain.incoming import AlreadyStored, Arrival, Stored, doc_id, read_arrival, shown_id
@@ -46,7 +47,6 @@ _LINGER_TIME: Final = 1.0  # for the rest of a body that is refused, so that its
 _STOP_TIME: Final = 10.0
 _LAST_CALL: Final = 0.5
 _ROUNDS: Final = 5  # of the loop, more than asyncio needs from taking a connection to telling of it
-_TELL_AGAIN: Final = 60.0
 _SCHEME: Final = re.compile(f"Token{WS_CLASS}+(.*)")
 _KIND: Final = re.compile(r"[a-z0-9!#$&^_.+/-]{1,80}")
 _BACKLOG: Final = 1024
@@ -77,14 +77,14 @@ class Webhook:
         self._sockets = sockets
         self._notice = notice
         self.times = request_times("webhook", "answer")
-        self._refused: dict[tuple[int, str, str], tuple[int, float]] = {}
-        # By status, error and field: how many since the last line, and its time.
+        self._refused = OnceAMinute()
         application = web.Application(client_max_size=config.max_body, middlewares=[self._refuse_as_cht_does])
         for path in PATHS:  # CHT's own matches them without regard to case
             application.router.add_post(f"/{{path:(?i:{path[1:]})}}", self._handle)
         self._runner = web.AppRunner(
             application,
             access_log=None,
+            logger=ServerLog("incoming"),
             keepalive_timeout=_HEADER_TIME,
             lingering_time=_LINGER_TIME,
             shutdown_timeout=_STOP_TIME,
@@ -179,16 +179,11 @@ class Webhook:
     def _tell(self, error: web.HTTPException, request: web.Request) -> None:
         """The first of its kind and then one line a minute: what is refused is not stored, but anybody may send it."""
         field = error.field if isinstance(error, _Refused) else ""
-        kind = error.status, error.reason, field
-        now = asyncio.get_running_loop().time()
-        count, told = self._refused.get(kind, (0, -math.inf))
-        if now - told >= _TELL_AGAIN:
+        if times := self._refused.count((error.status, error.reason, field)):
             detail = {"field": field} if field else {}
             if isinstance(error, web.HTTPUnsupportedMediaType):
                 detail["content_type"] = request.content_type if _KIND.fullmatch(request.content_type) else "unreadable"
-            log.warning("incoming.refused", status=error.status, error=error.reason, **detail, times=count + 1)
-            count, told = -1, now
-        self._refused[kind] = count + 1, told
+            log.warning("incoming.refused", status=error.status, error=error.reason, **detail, times=times)
 
 
 class _Refused(web.HTTPBadRequest):

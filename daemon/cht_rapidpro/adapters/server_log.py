@@ -1,0 +1,72 @@
+"""What the HTTP servers log about a request that cannot be parsed or whose handler fails: a kind and a count.
+
+aiohttp logs each with a traceback, and its texts quote the request: a key, a number, a message. Anybody who reaches the
+port can send such requests, without a key and as many as they like. So nothing of a request is logged, and each kind is
+one line a minute.
+"""
+
+import asyncio
+import logging
+import math
+import traceback
+from collections.abc import Hashable
+from typing import Final
+
+import structlog
+from aiohttp import http_exceptions, web
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+_PAUSE: Final = 60.0  # seconds between two lines about the same kind
+_FRAMES: Final = 5
+# The first that fits; aiohttp's names are of its parser's making and tell an operator nothing.
+_KINDS: Final[tuple[tuple[type[BaseException], str], ...]] = (
+    (http_exceptions.LineTooLong, "a line or header is too long"),
+    (http_exceptions.InvalidHeader, "a header is malformed"),
+    (http_exceptions.ContentEncodingError, "the body is not compressed as it says"),
+    (http_exceptions.PayloadEncodingError, "the body ends early or is malformed"),
+    (http_exceptions.BadHttpMethod, "not HTTP, perhaps HTTPS sent to the port of HTTP"),
+    (http_exceptions.HttpProcessingError, "not valid HTTP"),
+    (web.RequestPayloadError, "the body cannot be read"),
+)
+
+
+class OnceAMinute:
+    """Counts what happens of each kind, and says when a line about it is due."""
+
+    def __init__(self) -> None:
+        self._seen: dict[Hashable, tuple[int, float]] = {}  # how many since the last line, and its time
+
+    def count(self, kind: Hashable) -> int | None:
+        """How many there were since the last line, this one included; None: no line is due yet."""
+        now = asyncio.get_running_loop().time()
+        count, told = self._seen.get(kind, (0, -math.inf))
+        is_due = now - told >= _PAUSE
+        self._seen[kind] = (0, now) if is_due else (count + 1, told)
+        return count + 1 if is_due else None
+
+
+class ServerLog(logging.Logger):
+    """The logger for a server of aiohttp's. `listener`: which of ours it is, as the log names it."""
+
+    def __init__(self, listener: str) -> None:
+        super().__init__(listener)
+        self._seen = OnceAMinute()
+
+    def handle(self, record: logging.LogRecord) -> None:
+        """Takes note of what aiohttp logs; of no interest is what comes without an exception, or a client that left."""
+        error = record.exc_info[1] if record.exc_info else None
+        if error is None or isinstance(error, ConnectionError):
+            return
+        kind = next((words for kinds, words in _KINDS if isinstance(error, kinds)), None)
+        if kind is None:
+            self._tell_failure(error)
+        elif times := self._seen.count(kind):
+            log.warning("request.malformed", listener=self.name, kind=kind, times=times)
+
+    def _tell_failure(self, error: BaseException) -> None:
+        """A fault in a handler of ours: where it is, without the exception's text, which may quote the request."""
+        frames = traceback.extract_tb(error.__traceback__)[-_FRAMES:]
+        where = [f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in frames]
+        if times := self._seen.count((type(error), *where[-1:])):
+            log.error("request.failed", listener=self.name, error=type(error).__name__, where=where, times=times)
