@@ -26,9 +26,13 @@ _SEPARATOR: Final = (
     r"|%[0-9A-Fa-f]{2}|\\+x[0-9A-Fa-f]{2}|\\+u[0-9A-Fa-f]{4})"
 )
 # No upper limit: a longer run may be a number with something stuck to it.
-_DIGITS: Final = rf"\d(?:{_SEPARATOR}{{0,4}}\d){{8,}}"
-_NUMBER: Final = re.compile(rf"\+?{_DIGITS}")
-_MARKED_NUMBER: Final = re.compile(rf"(?:\+|%2B|tel:|tel%3A){_DIGITS}", re.IGNORECASE)
+_MORE: Final = rf"(?:{_SEPARATOR}{{0,4}}\d)"
+# What follows a mark is a number, short codes and numbers of new plans among them; three digits are shown anyway.
+_MARKED: Final = rf"(?:\+|%2[Bb]|[Tt][Ee][Ll](?::|%3[Aa]))[^\S\r\n]{{0,2}}\d{_MORE}{{3,}}"
+# The shortest national numbers have seven digits (Togo, Niger and Mali have eight).
+_UNMARKED: Final = rf"\+?\d{_MORE}{{6,}}"
+_MARKED_NUMBER: Final = re.compile(_MARKED)
+_NUMBER: Final = re.compile(f"{_MARKED}|{_UNMARKED}")
 _SEPARATORS: Final = re.compile(_SEPARATOR)
 
 _OCTET: Final = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
@@ -38,7 +42,8 @@ _KEPT: Final = re.compile(
     r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"  # a UUID
     r"|(?:\d{1,6}-)?(?=\d*[a-f])[0-9a-f]{32}"  # a document id or a revision of CouchDB
     r"|\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d{1,6})?(?:Z|[+-]\d\d:?\d\d)?"  # a time
-    rf"|(?<![.+])(?:{_OCTET}\.){{3}}{_OCTET}(?!\.?\d)"  # an IPv4 address
+    r"|(?<!\d[-+./() ])(?<![.+])(?:19|20)\d\d-(?:0[1-9]|1[0-2])-(?:[0-2]\d|3[01])(?![-+./() ]{0,4}\d)"  # a date
+    rf"|(?<![.+])(?=[\d.]*\d{{3}})(?:{_OCTET}\.){{3}}{_OCTET}(?!\.?\d)"  # an IPv4 address, unlike 70.12.34.56
     r"|(?<!\d[^\w])(?<![.+])\d{1,2}\.\d{7,}(?![-+./() ]{0,4}\d)"  # a float
     r")(?![0-9A-Za-z]))",
     re.IGNORECASE | re.ASCII,
@@ -49,7 +54,7 @@ _BLANK: Final = re.compile(r"\s")
 
 _ID_KEYS: Final = frozenset({"doc", "message", "task", "gateway_ref", "instance", "broadcast", "timestamp"})
 _LEVELS: Final = logging.getLevelNamesMapping()
-_SHORT: Final = 10**8  # an int of fewer than nine digits is no phone number
+_SHORT: Final = 10**6  # an int of fewer than seven digits is no phone number
 
 
 def configure(level: str, layout: Literal["auto", "console", "json"] = "auto", stream: TextIO = sys.stdout) -> None:
@@ -106,8 +111,8 @@ def _renderer(layout: str, stream: TextIO) -> Processor:
 def masked(text: str) -> str:
     """The text without what identifies a person: "+254 712 345 678" is "…678", `token:login:` ids end there.
 
-    A number is nine digits or more in any usual spelling, also `0712/345678` and a URL's `%2B254…`. UUIDs,
-    CouchDB's ids and revisions, times, IPv4 addresses and floats stay as they are.
+    A number is seven digits or more in any usual spelling, also `0712/345678` and a URL's `%2B254…`, and of any length
+    after `+` and `tel:`. UUIDs, CouchDB's ids and revisions, times, IPv4 addresses and floats stay as they are.
     """
     if "login" in text:
         text = _LOGIN.sub(r"\1…", text)

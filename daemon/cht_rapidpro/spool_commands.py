@@ -41,7 +41,7 @@ def _list(file: SpoolFile) -> int:
     counts = file.counts()
     print(f"{counts.waiting} waiting, {counts.rejected} rejected")
     for row in _rows(file):
-        state = f"rejected: {row.rejected}" if row.rejected else "waiting"
+        state = f"rejected: {masked(row.rejected)}" if row.rejected else "waiting"
         sender, length = masked(str(row.arrival.sender)), len(str(row.arrival.content))
         print(f"{row.number:>8}  {timestamp(row.arrival.at)}  {sender:>10}  {length:>4} characters  {state}")
     return 0

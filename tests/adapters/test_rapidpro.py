@@ -196,6 +196,21 @@ async def test_the_token_does_not_follow_a_redirect(status: int) -> None:
     assert elsewhere.requests == []
 
 
+@pytest.mark.parametrize("status", [200, 400, 403, 404, 500])
+@pytest.mark.parametrize("key", ["detail", "text", "urns", "non_field_errors", "status"])
+async def test_a_server_that_quotes_the_token_gets_it_into_no_result(key: str, status: int) -> None:
+    """A reason goes into the log, the state of a task and the page."""
+    quoting = Reply({"id": 1, key: [f"the token {TOKEN} may not", {"0": TOKEN}]}, status)
+    async with scripted(always(quoting)) as server, client() as rapidpro:
+        with capture_logs() as logs:
+            results = [
+                await rapidpro.post_broadcast(server.url, BROADCAST),
+                await rapidpro.probe(server.url),
+                await rapidpro.list_broadcasts(server.url, 0, None),
+            ]
+    assert TOKEN not in f"{results} {logs} {rapidpro.health.error!r}"
+
+
 async def test_the_token_is_in_no_log_and_no_answer() -> None:
     quoting = Reply({"detail": f"Invalid token {TOKEN}"}, 403)
     with capture_logs() as logs:

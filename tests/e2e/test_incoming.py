@@ -188,7 +188,7 @@ def spool(config: Path) -> Iterator[SpoolFile]:
         stack.callback(file.close)
         file.put([Arrival("a", "+254712345678", "Zebra one", 1795334400000)])
         file.put([Arrival(2, 254712345679, "Zebra two", 1795334400001)], "CouchDB answers forbidden")
-        file.put([Arrival("c", "M-PESA", "Zebra three", 1795334400002)], "CouchDB answers forbidden")
+        file.put([Arrival("c", "M-PESA", "Zebra three", 1795334400002)], "no +254 712 345 680 here")
         yield file
 
 
@@ -198,7 +198,7 @@ def test_the_list_shows_neither_numbers_nor_texts(config: Path, spool: SpoolFile
     assert [re.split(" {2,}", line.strip()) for line in shown.splitlines()[1:]] == [
         ["1", "2026-11-22T08:00:00.000Z", "…678", "9 characters", "waiting"],
         ["2", "2026-11-22T08:00:00.001Z", "…679", "9 characters", "rejected: CouchDB answers forbidden"],
-        ["3", "2026-11-22T08:00:00.002Z", "M-PESA", "11 characters", "rejected: CouchDB answers forbidden"],
+        ["3", "2026-11-22T08:00:00.002Z", "M-PESA", "11 characters", "rejected: no …680 here"],
     ]
 
 

@@ -249,7 +249,7 @@ class RapidPro:
             case NotSent(why):
                 health.fails(TransientError(f"{method} {url}: {why}"))
             case Trouble(why):
-                error = f"{method} {url}: {why.replace(token.reveal(), '(token)')}: {_remedy(why)}"
+                error = f"{method} {url}: {why}: {_remedy(why)}"
                 health.fails(TroubleError(error, about=why[:40]))
             case Doubtful():
                 pass  # about one message or one question: whoever asked logs it

@@ -80,7 +80,7 @@ class Transport:
                 allow_redirects=False,
                 proxy=_proxy_for(url),
             ) as response:
-                return await _read(response)
+                return await _read(response, token)
         except (aiohttp.ClientSSLError, aiohttp.ClientConnectorCertificateError, aiohttp.InvalidURL) as error:
             return Trouble(_name(error))
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError) as error:
@@ -91,9 +91,10 @@ class Transport:
             return Doubtful(_name(error))
 
 
-async def _read(response: aiohttp.ClientResponse) -> Reply:
+async def _read(response: aiohttp.ClientResponse, token: Secret) -> Reply:
+    """What the server says in an error may quote our token, and goes on into logs and documents."""
     try:
-        body = _decode(await _body(response))
+        body = _decode((await _body(response)).replace(token.reveal().encode(), b"(token)"))
     except (aiohttp.ClientError, TimeoutError, OSError):
         body = None  # the status alone decides; a success without its body leaves a POST in doubt
     return Reply(response.status, body, _retry_after(response), _date(response))
