@@ -26,6 +26,7 @@ from cht_rapidpro.assembly import Ground, Job, credentials, receiving, secrets, 
 from cht_rapidpro.config import Config
 from cht_rapidpro.domain.claim import Instance
 from cht_rapidpro.jobs.chronicle import Chronicle
+from cht_rapidpro.jobs.heartbeat import Heartbeat
 from cht_rapidpro.jobs.reload import Reload
 from cht_rapidpro.jobs.settings import SettingsWatch
 from cht_rapidpro.jobs.status import Status
@@ -90,7 +91,9 @@ async def serve(
             try:
                 async with receiving(ground, sockets) as fetchers:
                     feed, workers = sending(ground, me)
-                    finders: list[Job] = [settings, feed, reload, chronicle, *credentials(ground), *fetchers]
+                    heartbeat = Heartbeat(couch, rapidpro, settings, keyring)
+                    reload.subscribe(lambda _: heartbeat.renew())
+                    finders: list[Job] = [settings, feed, reload, chronicle, heartbeat, *credentials(ground), *fetchers]
                     finding = [jobs.create_task(each.run(), name=type(each).__name__.lower()) for each in finders]
                     working = [jobs.create_task(each.run(stop), name=type(each).__name__.lower()) for each in workers]
                     status.watch([writer.pulse, settings.pulse], [writing, *finding, *working])

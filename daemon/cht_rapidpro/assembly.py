@@ -117,10 +117,15 @@ def sending(ground: Ground, me: Instance) -> tuple[Feed, list[Outgoing | Deliver
 
 def _watch_sending(ground: Ground, backlog: Backlog, claims: Claims, doubts: Doubts, feed: Feed) -> None:
     now, wall_clock = asyncio.get_running_loop().time, ground.wall_clock
+
+    def oldest() -> float | None:
+        due = min(filter(None, (backlog.oldest_due, doubts.oldest_due)), default=None)
+        return None if due is None else (wall_clock() - due) / 1000
+
     ground.status.watch([feed.sweeping, feed.following, claims.pulse], [])
     ground.status.figures |= {
         "queue_messages": lambda: len(backlog),
-        "queue_oldest_seconds": lambda: (wall_clock() - backlog.oldest_due) / 1000 if backlog.oldest_due else None,
+        "queue_oldest_seconds": oldest,
         "claimed_tasks": lambda: len(claims),
         "ambiguous_messages": lambda: len(doubts),
         "held_documents": lambda: len(claims.held_back),

@@ -62,7 +62,7 @@ Figure = float | None | Mapping[str, float | None]
 # What `Status.figures` may hold: the help text, and the label where the figure has one.
 GAUGES: Final = {
     "queue_messages": ("Messages due that wait here to be claimed; the view may have more.", ""),
-    "queue_oldest_seconds": ("How long ago the oldest of them was due.", ""),
+    "queue_oldest_seconds": ("How long ago the oldest was due of what waits or is in doubt.", ""),
     "claimed_tasks": ("Tasks under a claim of this daemon: ready, in flight or in doubt.", ""),
     "ambiguous_messages": ("Messages that may have been sent and have to be looked up.", ""),
     "held_documents": ("Documents that CouchDB or the decoder fails at; their messages are not sent.", ""),
@@ -73,7 +73,11 @@ GAUGES: Final = {
     "incoming_messages": ("Incoming messages that wait to be stored, their webhooks with them.", ""),
     "spooled_messages": ("Incoming messages in the spool; rejected ones want a human.", "state"),
     "sending_enabled": ("1 while the app settings choose this gateway.", ""),
-    "dependency_up": ("0 while it is away or refuses us.", "dependency"),
+    "dependency_up": ("0 while it is away or refuses us, absent while that is not known.", "dependency"),
+    "state": (
+        "1 for the state that the daemon is in: ok, degraded (heals itself), broken (a human must act).",
+        "state",
+    ),
 }
 
 

@@ -66,6 +66,8 @@ def as_table(found: Mapping[str, Any]) -> str:
 
 def _rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "state", f"{found['state']}, up {span(found['uptime_seconds'])}, version {found['version']}"
+    for finding in found["findings"]:
+        yield "", " ".join(filter(None, (f"{finding['level']}:", finding["what"], finding["more"], finding["advice"])))
     yield "daemon", f"{found['name']} ({found['instance']})"
     yield "sending", found["sending"]
     for dependency in found["dependencies"]:
@@ -75,7 +77,7 @@ def _rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield from _figure(name, figure)
 
 
-_SHOWN_ELSEWHERE: Final = ("sending_enabled", "dependency_up")
+_SHOWN_ELSEWHERE: Final = ("sending_enabled", "dependency_up", "state")
 
 
 def _dependency(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -29,7 +29,7 @@ async def get(url: str, **headers: str) -> tuple[int, str]:
         return answer.status, await answer.text()
 
 
-OK: Mapping[str, Any] = {"state": "ok", "figures": {}}
+OK: Mapping[str, Any] = {"state": "ok", "stores": True, "figures": {}}
 
 
 @pytest.mark.parametrize(
@@ -63,9 +63,12 @@ async def test_the_name_that_the_configuration_gives_is_this_machines() -> None:
         assert (await get(f"http://127.0.0.1:{port}/status", Host="gateway.example"))[0] == 421
 
 
-@pytest.mark.parametrize(("state", "expected"), [("ok", 200), ("degraded", 200), ("unready", 503)])
-async def test_ready_fails_only_while_incoming_messages_could_be_lost(state: str, expected: int) -> None:
-    async with listening({"state": state, "figures": {}}) as url:
+@pytest.mark.parametrize(
+    ("state", "stores", "expected"),
+    [("ok", True, 200), ("degraded", True, 200), ("broken", True, 200), ("broken", False, 503)],
+)
+async def test_ready_fails_only_while_incoming_messages_could_be_lost(state: str, stores: bool, expected: int) -> None:
+    async with listening({"state": state, "stores": stores, "figures": {}}) as url:
         assert await get(f"{url}/ready") == (expected, json.dumps({"state": state}))
         assert await get(f"{url}/health") == (200, '{"alive": true}')
 
@@ -78,7 +81,7 @@ async def test_metrics_are_what_prometheus_reads() -> None:
     metrics.sent(About("doc"), due=0, now=3_500)
     times.observe(0.2)
     figures = {"queue_messages": 3, "queue_oldest_seconds": None, "budget_left_requests": {"v2": 17, "v2.runs": None}}
-    async with listening({"state": "ok", "figures": figures}, metrics=metrics) as url:
+    async with listening({**OK, "figures": figures}, metrics=metrics) as url:
         status, text = await get(f"{url}/metrics")
     assert status == 200
     samples = {
@@ -101,7 +104,7 @@ async def test_metrics_are_what_prometheus_reads() -> None:
 
 
 def test_every_gauge_is_named_by_what_it_counts_and_says_so() -> None:
-    units = {"messages", "seconds", "tasks", "requests", "enabled", "up"}
+    units = {"messages", "seconds", "tasks", "requests", "enabled", "up", "state"}
     assert {name.rpartition("_")[2] for name in GAUGES} <= units
     assert all(help_text.endswith(".") for help_text, _ in GAUGES.values())
 

@@ -77,7 +77,7 @@ async def test_a_full_disk_is_503_and_an_error_and_heals(
                 number += 1
                 status = (await flow.request(json=body(number, "x" * 20_000), headers=AUTHORIZED)).status
             assert status == 503
-            assert await readiness(daemon) == (503, "unready")
+            assert await readiness(daemon) == (503, "broken")
             resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (hard, hard))
             assert (await flow.request(json=body(number), headers=AUTHORIZED)).saved == 1
             assert await readiness(daemon) == (200, "degraded")

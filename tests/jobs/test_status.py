@@ -24,21 +24,24 @@ def status(healths: dict[str, Health]) -> Status:
 
 
 def test_it_is_degraded_while_a_dependency_is_away_or_refuses_us(status: Status, healths: dict[str, Health]) -> None:
+    assert status.overall() == "degraded", "nothing is known yet"
+    healths["couchdb"].works()
     assert status.overall() == "ok"
     healths["couchdb"].fails(TransientError("away"))
     assert status.overall() == "degraded"
     healths["couchdb"].works()
     assert status.overall() == "ok"
     healths["rapidpro"].fails(TroubleError("token", about="403"))
-    assert status.overall() == "degraded"
+    assert status.overall() == "broken"
 
 
-def test_it_is_unready_only_where_an_incoming_message_can_be_stored_nowhere(
+def test_it_is_broken_and_turns_away_only_where_an_incoming_message_can_be_stored_nowhere(
     status: Status, healths: dict[str, Health]
 ) -> None:
     healths["couchdb"].fails(TransientError("away"))
     status.can_store = lambda: False
-    assert (status.overall(), status.snapshot()["state"]) == ("unready", "unready")
+    snapshot = status.snapshot()
+    assert (status.overall(), snapshot["state"], snapshot["stores"]) == ("broken", "broken", False)
 
 
 def test_the_last_error_stays_when_it_is_over_and_shows_no_number(status: Status, healths: dict[str, Health]) -> None:
@@ -53,9 +56,10 @@ def test_the_last_error_stays_when_it_is_over_and_shows_no_number(status: Status
 
 def test_the_line_for_systemd_says_what_waits_and_what_is_amiss(status: Status, healths: dict[str, Health]) -> None:
     status.figures |= {"queue_messages": lambda: 3, "ambiguous_messages": lambda: 1}
-    assert status.line() == "not sending; 3 waiting, 1 in doubt"
+    healths["couchdb"].works()
+    assert status.line() == "ok; not sending, 3 waiting, 1 in doubt"
     healths["rapidpro"].fails(TransientError("away"))
-    assert status.line() == "not sending; 3 waiting, 1 in doubt; rapidpro lost"
+    assert status.line() == "degraded; RapidPro does not answer; not sending, 3 waiting, 1 in doubt"
 
 
 def test_every_figure_of_its_own_is_a_gauge(status: Status) -> None:

@@ -1,7 +1,10 @@
 """Views to draw the page from, in the states that a daemon may be in."""
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
+from cht_rapidpro.domain.findings import Dependency, Finding, find, worst
 from cht_rapidpro.domain.history import About, Event, Fact, History
 from cht_rapidpro.page.view import View
 
@@ -21,18 +24,32 @@ def dependency(name: str, condition: str = "works", error: str | None = None) ->
     return {"name": name, "condition": condition, "for_seconds": 240, "last_error": error}
 
 
-def view(*dependencies: dict[str, Any], history: History | None = None, state: str = "ok", **figures: Any) -> View:
-    """Healthy but for what is given."""
+def view(
+    *dependencies: dict[str, Any],
+    history: History | None = None,
+    stores: bool = True,
+    others: Sequence[Finding] = (),
+    **figures: Any,
+) -> View:
+    """Healthy but for what is given; `others`: what parts of the daemon report."""
     history = history or History()
+    given = list(dependencies or (dependency("couchdb"), dependency("rapidpro")))
+    own = [
+        Dependency(each["name"], each["condition"], each["for_seconds"], each["last_error"], is_needed=True)
+        for each in given
+    ]
+    findings = find(own, {**FIGURES, **figures}, others, can_store=stores)
     status = {
         "version": "1.0",
         "instance": "0" * 32,
         "name": "test",
         "uptime_seconds": 20,
-        "state": state,
+        "state": worst(findings),
+        "stores": stores,
+        "findings": [asdict(finding) for finding in findings],
         "sending": "sms.outgoing_service is 'other': another gateway is chosen",
         "figures": {**FIGURES, **figures},
-        "dependencies": list(dependencies or (dependency("couchdb"), dependency("rapidpro"))),
+        "dependencies": given,
     }
     return View(NOW, status, history.minutes(0.0), history.recent(50))
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from cht_rapidpro.domain.findings import Finding, Level
 from cht_rapidpro.page.headline import findings, headline, spoken
-from cht_rapidpro.page.view import Tone
 from tests.page.sight import INCOMING, dependency, view
 
 LOST = dependency("rapidpro", "lost", "Cannot connect")
@@ -15,26 +15,31 @@ REFUSED = dependency("couchdb", "refused", "HTTP 401, check [couchdb] user and p
 
 def test_all_is_well() -> None:
     (finding,) = findings(view())
-    assert (finding.tone, finding.what, finding.more) == (Tone.OK, "All flows.", "3 messages waiting, oldest 2 s.")
-    assert spoken(view()) == "Healthy: All flows."
+    assert (finding.level, finding.what, finding.more) == (Level.OK, "All flows.", "3 messages waiting, oldest 2 s.")
+    assert spoken(view()) == "OK: All flows."
     (finding,) = findings(view(queue_messages=0, queue_oldest_seconds=None, ambiguous_messages=1))
     assert finding.more == "0 messages waiting. 1 message in doubt, to be looked up."
 
 
 @pytest.mark.parametrize(
-    ("amiss", "tone", "what", "advice"),
+    ("amiss", "level", "what", "advice"),
     [
-        ({}, Tone.WARN, "RapidPro does not answer", "Cannot connect"),
-        ({"sending_enabled": 0}, Tone.WARN, "We do not send.", "Sms.outgoing_service is"),
-        ({"budget_left_requests": {"v2": 0}}, Tone.WARN, "RapidPro's request limit is reached.", "(v2)"),
-        ({"queue_oldest_seconds": 3 * 3600}, Tone.WARN, "Messages wait long.", "the log"),
-        ({"state": "unready"}, Tone.BAD, "Incoming messages are turned away.", "Make room"),
-        ({"spooled_messages": {"rejected": 2}}, Tone.WARN, "CouchDB does not take 2 incoming messages.", "spool list"),
+        ({}, Level.DEGRADED, "RapidPro does not answer", "Cannot connect"),
+        ({"others": [Finding(Level.BROKEN, "Deaf.", advice="Listen.")]}, Level.BROKEN, "Deaf.", "Listen."),
+        ({"budget_left_requests": {"v2": 0}}, Level.DEGRADED, "RapidPro's request limit is reached.", "(v2)"),
+        ({"queue_oldest_seconds": 3 * 3600}, Level.DEGRADED, "Messages wait long.", "the log"),
+        ({"stores": False}, Level.BROKEN, "Incoming messages are turned away.", "Make room"),
+        (
+            {"spooled_messages": {"rejected": 2}},
+            Level.BROKEN,
+            "CouchDB does not take 2 incoming messages.",
+            "spool list",
+        ),
     ],
 )
-def test_what_is_wrong_is_said_with_what_to_do(amiss: dict[str, Any], tone: Tone, what: str, advice: str) -> None:
+def test_what_is_wrong_is_said_with_what_to_do(amiss: dict[str, Any], level: Level, what: str, advice: str) -> None:
     (finding,) = findings(view(**amiss) if amiss else view(LOST))
-    assert (finding.tone, finding.what) == (tone, what)
+    assert (finding.level, finding.what) == (level, what)
     assert advice in finding.advice
 
 
@@ -47,7 +52,7 @@ def test_a_miswired_flow_is_named() -> None:
 
 
 def test_since_when_is_said_on_the_clock_and_as_a_span() -> None:
-    assert findings(view(LOST))[0].more == "since 22:09:20 UTC, for 4 min 0 s."
+    assert "RapidPro does not answer since 22:09:20 UTC, for 4 min 0 s." in headline(view(LOST))
 
 
 def test_the_worst_is_the_headline_and_the_others_are_below_it() -> None:

@@ -121,7 +121,7 @@ class ChangesFeed:
         }
         if selects:
             params["filter"] = "_selector"
-        with self._couch.edge(is_timed=False):  # it waits for something to change
+        with self._couch.edge("_changes", is_timed=False):  # it waits for something to change
             async with self._couch.session.post(
                 f"{self._couch.url}/_changes",
                 params=params,

@@ -163,19 +163,19 @@ class Couch:
         return f"{self.config.url}/{self.config.database}"
 
     @contextmanager
-    def edge(self, *, is_timed: bool = True) -> Iterator[None]:
-        """Translates foreign errors and tells `health` how the call went.
+    def edge(self, kind: str = "", *, is_timed: bool = True) -> Iterator[None]:
+        """Translates foreign errors and tells `health` how the call of that kind went.
 
         `is_timed=False`: how long it takes is not CouchDB's doing.
         """
         started = time.perf_counter()
         try:
-            with translated(self.health, self.config):
+            with translated(self.health, self.config, kind):
                 yield
         finally:
             if is_timed:
                 self.times.observe(time.perf_counter() - started)
-        self.health.works()
+        self.health.works(kind)
 
     async def update_seq(self) -> Seq:
         """A position of the feed that is valid as `since`: a later write is delivered, none is missed."""
@@ -231,7 +231,7 @@ class Couch:
         self, view: View, start: object, end: object, skip: int, limit: int, order: Mapping[str, str]
     ) -> list[dict[str, Any]]:
         query = {"startkey": _json(start), "endkey": _json(end), "skip": str(skip), "limit": str(limit), **order}
-        with self.edge():
+        with self.edge(view[1]):
             async with self.session.get(f"{self.url}/_design/{view[0]}/_view/{view[1]}", params=query) as response:
                 raise_for_status(response, self.config)
                 rows = _view_rows.decode(await read_bounded(response, READ_BYTES)).rows
@@ -245,7 +245,7 @@ class Couch:
         keys: list[Any] = [key for ref in refs for key in ((ref, int(ref)) if ref.isdigit() else (ref,))]
         if not keys:
             return {}
-        with self.edge():
+        with self.edge("messages_by_gateway_ref"):
             response = await self._database.view("medic-sms", "messages_by_gateway_ref").post(keys)
             found: dict[str, set[DocId]] = {}
             for row in response.rows:
@@ -343,7 +343,7 @@ class Couch:
         """
         if not refs:
             return []
-        with self.edge():
+        with self.edge("messages_by_gateway_ref"):
             response = await self._database.view("medic-sms", "messages_by_gateway_ref").post(
                 list(refs), include_docs=True, update=False
             )
@@ -384,7 +384,7 @@ class Couch:
     async def _bulk_docs(self, bodies: list[bytes]) -> tuple[list[dict[str, Any]], bool]:
         """A row a document, and whether enough nodes have stored them."""
         body = io.BytesIO(b'{"docs":[' + b",".join(bodies) + b"]}")  # aiohttp warns of megabytes of plain bytes
-        with self.edge():
+        with self.edge("_bulk_docs"):
             async with self.session.post(f"{self.url}/_bulk_docs", data=body, headers=_JSON) as response:
                 answer = await response.read()
                 if response.status not in _TOO_LARGE_OR_MALFORMED:

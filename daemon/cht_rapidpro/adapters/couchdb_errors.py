@@ -46,19 +46,20 @@ class UnreadableError(TransientError):
 
 
 @contextmanager
-def translated(health: Health, config: Couchdb) -> Iterator[None]:
-    """Raises what goes wrong inside as a GatewayError, and tells `health` of it."""
+def translated(health: Health, config: Couchdb, kind: str = "") -> Iterator[None]:
+    """Raises what goes wrong inside as a GatewayError, and tells `health` of it, as a call of that kind."""
     try:
         yield
     except TooLargeError:
         raise  # it is no fault: less has to be asked for
     except GatewayError as error:
-        health.fails(error)
+        health.fails(error, kind)
         raise
     except _FOREIGN as error:
         raise_cancelled(error)
         meaning = _translate(error, config)
-        health.fails(meaning)
+        if not isinstance(meaning, UnreadableError):  # it is about one document: CouchDB has answered
+            health.fails(meaning, kind)
         raise meaning from error
 
 

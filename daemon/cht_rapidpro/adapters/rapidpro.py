@@ -50,6 +50,11 @@ ListFailure = Failure | BadCursor
 
 # RapidPro counts neither 403s nor 429s; what else is trouble is mostly a proxy's, and comes once a minute.
 _NOT_COUNTED: Final = (Throttled, NotSent, Trouble)
+_WITHOUT: Final = {
+    "id": "a success without a broadcast id",
+    "results": "a listing without results",
+    "uuid": "a workspace without uuid",
+}
 _BAD_CURSOR: Final = {"detail": "Invalid cursor"}
 
 
@@ -130,21 +135,21 @@ class RapidPro:
     async def post_broadcast(self, base: str, broadcast: Broadcast) -> Answer:
         """POST broadcasts.json."""
         body = msgspec.json.encode(broadcast.body())
-        answer = await self._ask("POST", f"{base}/api/v2/broadcasts.json", body)
+        answer = await self._ask("POST", f"{base}/api/v2/broadcasts.json", body, names="id")
         if isinstance(answer, Mapping) and "urns" in answer:
             self._hides_urns[base] = answer["urns"] is None
         return read_answer(200, answer) if isinstance(answer, Mapping) else _as_answer(answer)
 
     async def probe(self, base: str) -> Failure | None:
         """GET workspace.json, the cheapest request that needs a valid token; None: all is well."""
-        answer = await self._ask("GET", f"{base}/api/v2/workspace.json")
+        answer = await self._ask("GET", f"{base}/api/v2/workspace.json", names="uuid")
         if isinstance(answer, Mapping) and "anon" in answer:
             self._hides_urns[base] = bool(answer["anon"])
         return None if isinstance(answer, Mapping) else _as_failure(_as_answer(answer))
 
     async def hides_numbers(self, base: str) -> bool | Failure:
         """Whether the workspace is anonymous: every URN in its answers is null."""
-        answer = await self._ask("GET", f"{base}/api/v2/workspace.json")
+        answer = await self._ask("GET", f"{base}/api/v2/workspace.json", names="uuid")
         return answer.get("anon") is True if isinstance(answer, Mapping) else _as_failure(_as_answer(answer))
 
     async def list_broadcasts(
@@ -169,33 +174,33 @@ class RapidPro:
         """
         following = {"cursor": cursor} if cursor else {}
         url = f"{base}/api/v2/{listing}.json?{urlencode({**query, **following})}"
-        answer = await self._ask("GET", url, scope=_SCOPES.get(listing, Scope.GENERAL))
+        answer = await self._ask("GET", url, names="results", scope=_SCOPES.get(listing, Scope.GENERAL))
         if isinstance(answer, BadCursor):
             return answer
         if not isinstance(answer, Mapping):
             return _as_failure(answer)
-        rows = answer.get("results")
+        rows = answer["results"]
         if not isinstance(rows, list):
             return Doubtful("a listing without results")
         return Rows(rows, _cursor(answer.get("next")))
 
     async def _ask(
-        self, method: str, url: str, data: bytes | None = None, *, scope: Scope = Scope.GENERAL
+        self, method: str, url: str, data: bytes | None = None, *, names: str, scope: Scope = Scope.GENERAL
     ) -> Mapping[str, object] | Answer | BadCursor:
-        """The JSON object of a success, or what the answer means.
+        """The JSON object of a success, which has the key `names`, or what the answer means.
 
         A token that RapidPro does not know may have been rotated meanwhile. RapidPro has done nothing then, so the
         request is made again with the newer one, unless so much time has passed that a claim could grow too old.
         """
         until = asyncio.get_running_loop().time() + self._patience
         token = self._keyring.secrets.rapidpro_token
-        answer = await self._ask_once(method, url, token, data, scope)
+        answer = await self._ask_once(method, url, token, data, names, scope)
         while is_invalid_token(answer) and (newer := await self._newer_than(token)):
             if asyncio.get_running_loop().time() > until:
                 break
             token = newer
-            answer = await self._ask_once(method, url, token, data, scope)
-        self._note(answer, method, url, token, scope)
+            answer = await self._ask_once(method, url, token, data, names, scope)
+        self._note(answer, method, url, scope)
         return answer
 
     async def _newer_than(self, refused: Secret) -> Secret | None:
@@ -206,7 +211,7 @@ class RapidPro:
         return token if token != refused else None
 
     async def _ask_once(
-        self, method: str, url: str, token: Secret, data: bytes | None, scope: Scope
+        self, method: str, url: str, token: Secret, data: bytes | None, names: str, scope: Scope
     ) -> Mapping[str, object] | Answer | BadCursor:
         if not token:
             return NotSent("there is no token yet")
@@ -215,29 +220,30 @@ class RapidPro:
         started = asyncio.get_running_loop().time()
         answer: Mapping[str, object] | Answer | BadCursor = Doubtful("cancelled")
         try:
-            answer = self._read(await self._transport.request(method, url, token, data))
+            answer = self._read(await self._transport.request(method, url, token, data), names)
         finally:
             now = asyncio.get_running_loop().time()
             budget.end(now, counted=not isinstance(answer, _NOT_COUNTED))
             self.times.labels(scope).observe(now - started)
         return answer
 
-    def _read(self, reply: Reply | NotSent | Trouble | Doubtful) -> Mapping[str, object] | Answer | BadCursor:
+    def _read(
+        self, reply: Reply | NotSent | Trouble | Doubtful, names: str
+    ) -> Mapping[str, object] | Answer | BadCursor:
         if not isinstance(reply, Reply):
             return reply
         if reply.date is not None:
             self._date = reply.date, asyncio.get_running_loop().time()
         if 200 <= reply.status < 300 and isinstance(reply.body, Mapping):
-            return reply.body
+            return reply.body if names in reply.body else Doubtful(_WITHOUT[names])
         if reply.status == 404 and reply.body == _BAD_CURSOR:
             return BadCursor()
         return read_answer(reply.status, reply.body, reply.retry_after)
 
-    def _note(
-        self, answer: Mapping[str, object] | Answer | BadCursor, method: str, url: str, token: Secret, scope: Scope
-    ) -> None:
-        """Bookkeeping of the budget and the health; what a server says in its error could quote our token."""
+    def _note(self, answer: Mapping[str, object] | Answer | BadCursor, method: str, url: str, scope: Scope) -> None:
+        """Bookkeeping of the budget and the health."""
         url = url.partition("?")[0]
+        kind = f"{method} {url.rpartition('/')[2]}"
         now = asyncio.get_running_loop().time()
         budget, health = self.budgets[scope], self.healths[scope]
         match answer:
@@ -247,14 +253,14 @@ class RapidPro:
                 self.sharing.throttled(scope, now)
                 budget.throttled(now, retry_after)
             case NotSent(why):
-                health.fails(TransientError(f"{method} {url}: {why}"))
+                health.fails(TransientError(f"{method} {url}: {why}"), kind)
+            case Doubtful(why):  # about one message, or all of RapidPro
+                health.fails(TransientError(f"{method} {url}: {why}"), kind, is_certain=False)
             case Trouble(why):
                 error = f"{method} {url}: {why}: {_remedy(why)}"
-                health.fails(TroubleError(error, about=why[:40]))
-            case Doubtful():
-                pass  # about one message or one question: whoever asked logs it
+                health.fails(TroubleError(error, about=why[:40]), kind)
             case _:
-                health.works()
+                health.works(kind)
 
     def limit(self, requests_per_hour: int | Limits) -> None:
         """Sets our own limit for each scope; what was spent in the last hour stays spent."""

@@ -108,6 +108,11 @@ class Doubts:
         return len(self._open)
 
     @property
+    def oldest_due(self) -> int | None:
+        """When the first of them was due, in ms since the epoch; None: nothing is in doubt."""
+        return min((doubt.held.due for doubt in self._open.values() if doubt.held.due), default=None)
+
+    @property
     def is_full(self) -> bool:
         """Whether so many may still be decided that nothing new is to be claimed; said once."""
         was, self._is_full = self._is_full, sum(not doubt.told for doubt in self._open.values()) >= _MOST

@@ -6,7 +6,7 @@ sent, and incoming messages wait in the spool.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, NoReturn
 from urllib.parse import urlsplit
 
@@ -15,6 +15,7 @@ import structlog
 from cht_rapidpro.adapters.couchdb import Couch
 from cht_rapidpro.config import Cht, Rapidpro
 from cht_rapidpro.config_values import check_url
+from cht_rapidpro.domain.findings import Finding, Level
 from cht_rapidpro.domain.settings import (
     BUILT_IN_SERVICE,
     MEDIC,
@@ -72,6 +73,15 @@ class SettingsWatch:
     def refresh(self) -> None:
         """Asks for the documents to be read again."""
         self._requested.set()
+
+    def problems(self) -> Iterator[Finding]:
+        """What a human has to change in the app settings, and, to be known, that another gateway is chosen."""
+        if self._problem:
+            yield Finding(Level.BROKEN, "CHT's app settings cannot be used.", advice=f"{self._problem}.")
+        if self.choice is not None and self.choice.conflict:
+            yield Finding(Level.BROKEN, "Nothing is sent: two gateways would.", advice=f"{self.choice.why}.")
+        elif self.choice is not None and not self.choice.sends:
+            yield Finding(Level.OK, "Nothing is sent.", advice=f"{self.choice.why}.")
 
     async def run(self) -> NoReturn:
         self.refresh()

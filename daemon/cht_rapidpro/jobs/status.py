@@ -1,18 +1,20 @@
 """What the daemon knows about itself, put together for people, for Prometheus and for systemd.
 
-Every figure is read from its owner at the moment somebody asks; nothing is kept twice. `figures` and `healths` are
-plain, so that whoever composes the daemon adds a line for each of its parts. Error texts pass the log's mask: the page
-is as public as the journal.
+Every figure is read from its owner at the moment somebody asks; nothing is kept twice. `figures`, `healths` and
+`problems` are plain, so that the composition root adds a line for each part of the daemon. Whatever shows how it does
+is made from `findings`, so that no two places can disagree. Error texts pass the log's mask: the page is as public as
+the journal.
 """
 
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator
-from enum import StrEnum
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any, Final
 
 from cht_rapidpro.domain.claim import Instance
+from cht_rapidpro.domain.findings import Dependency, Finding, Level, find, worst
 from cht_rapidpro.health import Health
 from cht_rapidpro.jobs.settings import SettingsWatch
 from cht_rapidpro.logs import masked
@@ -20,18 +22,15 @@ from cht_rapidpro.metrics import Figure
 from cht_rapidpro.pulse import Pulse
 
 _COUNTED: Final = {"queue_messages": "waiting", "ambiguous_messages": "in doubt", "incoming_messages": "coming in"}
-
-
-class Overall(StrEnum):
-    OK = "ok"
-    DEGRADED = "degraded"  # something is away or refuses us; no message is lost
-    UNREADY = "unready"  # an incoming message could not be stored anywhere
+_VERSION: Final = version("cht-rapidpro")  # read once: it searches the disk
+_UP: Final = {"works": 1, "lost": 0, "refused": 0}
 
 
 class Status:
     """`figures`: how each is read, by its name in `metrics.GAUGES`; `healths`: of the dependencies.
 
-    `can_store`: False while an incoming message could be stored nowhere. `miswired`: what is wrong with the flow.
+    `can_store`: False while an incoming message could be stored nowhere; `problems`: what single parts have to report.
+    `miswired`: what is wrong with the flow.
     """
 
     def __init__(self, me: Instance, settings: SettingsWatch, healths: Iterable[Health]) -> None:
@@ -41,61 +40,108 @@ class Status:
         self.healths = list(healths)
         self.can_store: Callable[[], bool] = lambda: True
         self.miswired: Callable[[], list[dict[str, Any]]] = list
+        self.problems: list[Callable[[], Iterable[Finding]]] = [settings.problems, self._stalls, self._miswirings]
         self._jobs: list[asyncio.Task[Any]] = []
         self._pulses: list[Pulse] = []
         self.figures: dict[str, Callable[[], Figure]] = {
             "sending_enabled": lambda: int(settings.target is not None),
-            "dependency_up": lambda: {health.dependency: int(health.error is None) for health in self.healths},
+            "dependency_up": lambda: {health.dependency: _UP.get(health.condition) for health in self.healths},
         }
 
     def read(self) -> dict[str, Figure]:
         """All figures at present."""
-        return {name: read() for name, read in self.figures.items()}
+        own = {name: read() for name, read in self.figures.items()}
+        state = worst(self._findings(own))
+        return {"state": {level: int(level is state) for level in Level}, **own}
 
     def watch(self, pulses: Iterable[Pulse], jobs: Iterable[asyncio.Task[Any]]) -> None:
-        """Parts of the program that have to get on, and jobs none of which ends by itself."""
+        """Parts of the program that have to make progress, and jobs none of which ends by itself."""
         self._pulses += pulses
         self._jobs += jobs
 
     def stalled(self) -> set[str]:
-        """The parts that do not get on, or have ended."""
+        """The parts that make no progress, or have ended."""
         stuck = {pulse.job for pulse in self._pulses if pulse.stalled_for() is not None}
         return stuck | {job.get_name() for job in self._jobs if job.done()}
 
-    def overall(self) -> Overall:
-        if not self.can_store():
-            return Overall.UNREADY
-        is_degraded = any(health.error is not None for health in self.healths)
-        return Overall.DEGRADED if is_degraded else Overall.OK
+    def findings(self) -> list[Finding]:
+        """What is amiss at present, the worst first."""
+        return self._findings({name: read() for name, read in self.figures.items()})
+
+    def overall(self) -> Level:
+        return worst(self.findings())
 
     def snapshot(self) -> dict[str, Any]:
         """All of it, as JSON types."""
         choice = self._settings.choice
+        figures = {name: read() for name, read in self.figures.items()}
+        findings = self._findings(figures)
+        state = worst(findings)
         return {
-            "version": version("cht-rapidpro"),
+            "version": _VERSION,
             "instance": self._me.id,
             "name": self._me.name,
             "uptime_seconds": round(time.monotonic() - self._started),
-            "state": self.overall(),
+            "state": state,
+            "stores": self.can_store(),
+            "findings": [asdict(finding) for finding in findings],
             "sending": choice.why if choice else "the app settings were not read yet",
             "stalled": sorted(self.stalled()),
-            "figures": self.read(),
-            "dependencies": list(self._dependencies()),
+            "figures": {"state": {level: int(level is state) for level in Level}, **figures},
+            "dependencies": [_plain(each) for each in self._dependencies()],
             "miswired": self.miswired(),
         }
 
-    def _dependencies(self) -> Iterator[dict[str, Any]]:
+    def tell(self) -> None:
+        """Logs what has become so by the passing of time alone."""
         for health in self.healths:
-            yield {
-                "name": health.dependency,
-                "condition": health.condition,
-                "for_seconds": round(time.monotonic() - health.since),
-                "last_error": masked(str(health.last_error)) if health.last_error else None,
-            }
+            health.tell()
 
     def line(self) -> str:
-        """One line for systemd: what is not as it should be, and what waits."""
-        figures = self.read()
+        """One line for systemd: the state, what is amiss, and what waits."""
+        figures = {name: read() for name, read in self.figures.items()}
+        findings = self._findings(figures)
+        amiss = [finding.what.rstrip(".") for finding in findings if finding.level is not Level.OK]
         counted = [f"{figures[name]:g} {what}" for name, what in _COUNTED.items() if name in figures]
-        ill = [f"{each.dependency} {each.condition}" for each in self.healths if each.error is not None]
-        return "; ".join(["sending" if self._settings.target else "not sending", ", ".join(counted), *ill])
+        sends = "sending" if self._settings.target else "not sending"
+        return "; ".join([worst(findings), *amiss, ", ".join([sends, *counted])])
+
+    def _findings(self, figures: dict[str, Figure]) -> list[Finding]:
+        others = [finding for problems in self.problems for finding in problems()]
+        return find(self._dependencies(), figures, others, can_store=self.can_store())
+
+    def _dependencies(self) -> Iterator[Dependency]:
+        """RapidPro is needed for sending alone, and a scope of its own has no question that is harmless."""
+        for health in self.healths:
+            yield Dependency(
+                name=health.dependency,
+                condition=health.condition,
+                for_seconds=round(time.monotonic() - health.since),
+                error=masked(str(health.last_error)) if health.last_error else None,
+                is_needed=health.dependency == "couchdb"
+                or (health.dependency == "rapidpro" and self._settings.target is not None),
+            )
+
+    def _miswirings(self) -> Iterator[Finding]:
+        """Its messages are stored as CHT stores them, so this is no reason to call the daemon broken."""
+        for found in self.miswired():
+            yield Finding(
+                Level.DEGRADED,
+                f"RapidPro's flow sends {found['sends']} as `{found['field']}`.",
+                f"{found['times']} times since the start.",
+                advice="Correct the body of the flow's webhook: the README has it.",
+            )
+
+    def _stalls(self) -> Iterator[Finding]:
+        for job in sorted(self.stalled()):
+            advice = "systemd's watchdog starts the daemon again; without systemd restart it, and report the log."
+            yield Finding(Level.BROKEN, f"A part of the daemon makes no progress: {job}.", advice=advice)
+
+
+def _plain(found: Dependency) -> dict[str, Any]:
+    return {
+        "name": found.name,
+        "condition": found.condition,
+        "for_seconds": found.for_seconds,
+        "last_error": found.error,
+    }

@@ -31,6 +31,7 @@ class Watchdog:
         timeout = self._notifier.watchdog_timeout
         interval = _INTERVAL if timeout is None else min(_INTERVAL, timeout / _FEEDS)
         while True:
+            self._status.tell()
             self._notifier.status(self._status.line())
             if self._all_get_on():
                 self._notifier.feed_watchdog()

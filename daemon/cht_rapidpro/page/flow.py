@@ -82,6 +82,8 @@ def _dependency(view: View, name: str, label: str) -> Box:
         return Box(label, "refuses us", tone=Tone.BAD)
     if "lost" in conditions:
         return Box(label, "no answer", tone=Tone.WARN)
+    if "works" not in conditions:
+        return Box(label, "not known")
     return Box(label, "works", tone=Tone.OK)
 
 

@@ -3,17 +3,23 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from cht_rapidpro.domain.findings import named
 from cht_rapidpro.domain.history import About, Event
 from cht_rapidpro.domain.span import span
 from cht_rapidpro.page.charts import charts
 from cht_rapidpro.page.flow import flow
 from cht_rapidpro.page.headline import headline, spoken
 from cht_rapidpro.page.html import Html, join, tag
-from cht_rapidpro.page.view import Tone, View, clock, named
+from cht_rapidpro.page.view import Tone, View, clock
 
 SHOWN: Final = 50  # events
-_CONDITIONS: Final = {"works": Tone.OK, "lost": Tone.WARN, "refused": Tone.BAD}
-_CONDITION_WORDS: Final = {"works": "works", "lost": "does not answer", "refused": "refuses us"}
+_CONDITIONS: Final = {"unknown": Tone.WARN, "works": Tone.OK, "lost": Tone.WARN, "refused": Tone.BAD}
+_CONDITION_WORDS: Final = {
+    "unknown": "not known yet",
+    "works": "works",
+    "lost": "does not answer",
+    "refused": "refuses us",
+}
 _DIRECTIONS: Final = {"outgoing": "→ out", "incoming": "← in"}
 _OUTCOMES: Final = {
     "adopted": "sent, found at RapidPro",

@@ -9,11 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any
 
 from cht_rapidpro.domain.history import Event, Minute, total
-
-_NAMES: Final = {"couchdb": "CouchDB", "rapidpro": "RapidPro", "spool": "The spool", "vault": "CHT's vault"}
 
 
 class Tone(StrEnum):
@@ -57,13 +55,3 @@ class View:
 def clock(ms: int) -> str:
     """As in the log: UTC."""
     return f"{datetime.fromtimestamp(ms / 1000, UTC):%H:%M:%S}"
-
-
-def named(dependency: str) -> str:
-    first, _, rest = dependency.partition(" ")
-    return f"{_NAMES.get(first, first)} {rest}".rstrip()
-
-
-def counted(count: float, noun: str) -> str:
-    """As "1 message", "3 messages"."""
-    return f"{count:,.0f} {noun}{'' if count == 1 else 's'}"

@@ -1,0 +1,130 @@
+"""What is amiss, as a list of findings, and the one word that the whole daemon is in.
+
+The one value from which `status`, `/ready`, the metrics, the page and systemd's line are made, so that no two of them
+can disagree. A finding says whether it heals itself: an alarm that heals itself teaches people to look away.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+from cht_rapidpro.domain.span import span
+
+LONG_WAIT: Final = 600.0  # seconds that a message may be overdue before the daemon is degraded
+_NAMES: Final = {"couchdb": "CouchDB", "rapidpro": "RapidPro", "spool": "The spool", "vault": "CHT's vault"}
+
+
+class Level(StrEnum):
+    """How serious it is, the worst last."""
+
+    OK = "ok"  # everything flows; a finding of this level is only to be known
+    DEGRADED = "degraded"  # something is amiss, and heals itself
+    BROKEN = "broken"  # a human must act
+
+
+SEVERITY: Final = tuple(Level)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`what` holds still while it lasts, so that it can be read aloud; `more` may change every second.
+
+    `for_seconds`: since when, where that is known.
+    """
+
+    level: Level
+    what: str
+    more: str = ""
+    advice: str = ""
+    for_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Dependency:
+    """`condition`: of `health.Condition`; `error`: the latest one; `is_needed`: nothing flows while it is unknown."""
+
+    name: str
+    condition: str
+    for_seconds: float
+    error: str | None
+    is_needed: bool
+
+
+def worst(findings: Iterable[Finding]) -> Level:
+    return max((finding.level for finding in findings), key=SEVERITY.index, default=Level.OK)
+
+
+def named(dependency: str) -> str:
+    first, _, rest = dependency.partition(" ")
+    return f"{_NAMES.get(first, first)} {rest}".rstrip()
+
+
+def counted(count: float, noun: str) -> str:
+    """As "1 message", "3 messages"."""
+    return f"{count:,.0f} {noun}{'' if count == 1 else 's'}"
+
+
+def find(
+    dependencies: Iterable[Dependency], figures: Mapping[str, Any], others: Iterable[Finding], *, can_store: bool
+) -> list[Finding]:
+    """The worst first; empty where nothing is amiss. `others`: what single parts of the daemon know of themselves."""
+    found = [
+        *_storing(can_store),
+        *others,
+        *(finding for each in dependencies for finding in _dependency(each)),
+        *_waiting(figures),
+        *_spooled(figures),
+    ]
+    return sorted(found, key=lambda each: -SEVERITY.index(each.level))
+
+
+def _storing(can_store: bool) -> Iterator[Finding]:
+    if not can_store:
+        yield Finding(
+            Level.BROKEN,
+            "Incoming messages are turned away.",
+            advice="Neither CouchDB nor the disk takes them. Make room on the disk of the state directory, or bring"
+            " CouchDB back: RapidPro does not repeat what was turned away.",
+        )
+
+
+def _dependency(found: Dependency) -> Iterator[Finding]:
+    name, error = named(found.name), found.error or "no reason is known"
+    match found.condition:
+        case "refused":
+            advice = f"A human must act: {error}"
+            yield Finding(Level.BROKEN, f"{name} refuses us", advice=advice, for_seconds=found.for_seconds)
+        case "lost":
+            advice = f"Messages wait, none is lost, and the request is repeated. If it lasts, look there: {error}"
+            yield Finding(Level.DEGRADED, f"{name} does not answer", advice=advice, for_seconds=found.for_seconds)
+        case "unknown" if found.is_needed:
+            advice = f"The first request has no answer yet. {found.error or ''}".rstrip()
+            what = f"It is not known whether {name} works"
+            yield Finding(Level.DEGRADED, what, advice=advice, for_seconds=found.for_seconds)
+
+
+def _waiting(figures: Mapping[str, Any]) -> Iterator[Finding]:
+    left = figures.get("budget_left_requests") or {}
+    exhausted = [scope for scope, requests in left.items() if requests == 0]
+    oldest = figures.get("queue_oldest_seconds") or 0
+    if exhausted:
+        yield Finding(
+            Level.DEGRADED,
+            "RapidPro's request limit is reached.",
+            advice=f"The rest waits its turn ({', '.join(exhausted)}). A higher limit at RapidPro and"
+            " in [rapidpro] requests_per_hour lets more go out.",
+        )
+    elif oldest > LONG_WAIT:
+        yield Finding(
+            Level.DEGRADED,
+            "Messages wait long.",
+            f"The oldest was due {span(oldest)} ago.",
+            "The figures tell whether others go out; the log (journalctl -u cht-rapidpro) tells why.",
+        )
+
+
+def _spooled(figures: Mapping[str, Any]) -> Iterator[Finding]:
+    if rejected := (figures.get("spooled_messages") or {}).get("rejected"):
+        what = f"CouchDB does not take {counted(rejected, 'incoming message')}."
+        yield Finding(Level.BROKEN, what, advice="`cht-rapidpro spool list` shows them: retry or drop each.")

@@ -1,0 +1,113 @@
+"""Asks CouchDB and RapidPro a harmless question where nothing else does: whether they work is known before the first
+message needs them, and an outage and its end are noticed while nothing is to be sent.
+
+At the start, after a change of address, password or token, after a failure with growing pauses until there is an
+answer, and when nothing was heard for long. Without it a wrong token would look well until the first message.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Final, NoReturn
+
+from cht_rapidpro.adapters.couchdb import Couch
+from cht_rapidpro.adapters.rapidpro import RapidPro
+from cht_rapidpro.errors import TransientError, TroubleError
+from cht_rapidpro.health import Condition, Health
+from cht_rapidpro.jobs.settings import SettingsWatch
+from cht_rapidpro.keyring import Keyring
+
+# A frozen CouchDB takes connections and says nothing, and a request of its own may wait for a minute.
+COUCHDB_QUIET: Final = 10.0  # seconds without an answer until it is asked
+COUCHDB_PATIENCE: Final = 5.0  # seconds that it has for this answer
+RAPIDPRO_QUIET: Final = 300.0
+_FIRST_PAUSE: Final = 1.0
+_LONGEST_PAUSE: Final = 30.0
+_TROUBLE_PAUSE: Final = 60.0  # after what only a human can change
+
+
+class Heartbeat:
+    """Makes both known and keeps them so. RapidPro is asked only while messages are sent to it."""
+
+    def __init__(self, couch: Couch, rapidpro: RapidPro, settings: SettingsWatch, keyring: Keyring) -> None:
+        self._couch = couch
+        self._rapidpro = rapidpro
+        self._settings = settings
+        self._keyring = keyring
+        self._target: str | None = None
+        self._of_couchdb = _Beat(couch.health, COUCHDB_QUIET, self._ask_couchdb)
+        self._of_rapidpro = _Beat(rapidpro.health, RAPIDPRO_QUIET, self._ask_rapidpro)
+        settings.subscribe(self._take_target)
+        keyring.subscribe(self._of_rapidpro.ask)
+
+    def renew(self) -> None:
+        """Asks both again: the configuration was read anew."""
+        self._of_couchdb.ask()
+        self._of_rapidpro.ask()
+
+    async def run(self) -> NoReturn:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._of_couchdb.run())
+            group.create_task(self._of_rapidpro.run())
+        raise AssertionError("unreachable: neither has an end")
+
+    def _take_target(self) -> None:
+        """Of another RapidPro nothing is known yet."""
+        if self._settings.target != self._target:
+            if self._target is not None:
+                for health in self._rapidpro.healths.values():
+                    health.tell_again()
+            self._target = self._settings.target
+            self._of_rapidpro.ask()
+
+    async def _ask_couchdb(self) -> None:
+        try:
+            async with asyncio.timeout(COUCHDB_PATIENCE):
+                await self._couch.update_seq()
+        except TimeoutError:
+            why = f"CouchDB at {self._couch.config.url} gives no answer within {COUCHDB_PATIENCE:g} s"
+            self._couch.health.fails(TransientError(why), is_certain=False)
+        except (TransientError, TroubleError):
+            pass  # its health knows
+
+    async def _ask_rapidpro(self) -> None:
+        if self._settings.target is not None and self._keyring.secrets.rapidpro_token:
+            await self._rapidpro.probe(self._settings.target)
+
+
+class _Beat:
+    """The questions to one dependency; `quiet`: seconds without an answer from it until it is asked."""
+
+    def __init__(self, health: Health, quiet: float, question: Callable[[], Awaitable[None]]) -> None:
+        self._health = health
+        self._quiet = quiet
+        self._question = question
+        self._wake = asyncio.Event()
+        health.subscribe(self._wake.set)
+
+    def ask(self) -> None:
+        self._wake.set()
+
+    async def run(self) -> NoReturn:
+        pause = _FIRST_PAUSE
+        while True:
+            self._wake.clear()
+            heard = self._health.heard
+            await self._question()
+            if self._health.heard != heard:
+                pause = _FIRST_PAUSE
+                await self._rest(self._quiet)
+                continue
+            is_refused = self._health.condition is Condition.REFUSED
+            await self._rest(_TROUBLE_PAUSE if is_refused else pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _rest(self, seconds: float) -> None:
+        """Until this long after the dependency was last heard, a failure, or a request to ask."""
+        while seconds > 0:
+            heard = self._health.heard
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._wake.wait()
+                return
+            seconds = self._quiet if self._health.heard != heard else 0
