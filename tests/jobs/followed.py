@@ -62,6 +62,11 @@ class Log:
         await until(lambda: len(self.named("round.finished")) >= count)
 
 
+def questions(rapidpro: RapidPro) -> list[Call]:
+    """All but the heartbeat's: whether RapidPro answers is asked whatever there is to send."""
+    return [call for call in rapidpro.calls if call.target != "GET workspace"]
+
+
 def asked_for(rapidpro: RapidPro, target: str) -> list[Call]:
     return [call for call in rapidpro.calls if call.target == target]
 

@@ -16,7 +16,7 @@ from tests.clock import jump, wall_clock
 from tests.conftest import TOKEN
 from tests.gate import Gate, until
 from tests.gateway import configure, reaches, running, states
-from tests.jobs.followed import Followed, asked_for, followed, followed_by_log, listings
+from tests.jobs.followed import Followed, asked_for, followed, followed_by_log, listings, questions
 
 ON = Delivery()
 RECEIVED = "received-by-gateway"
@@ -107,7 +107,7 @@ async def test_without_anything_outstanding_nothing_is_asked(gate: Gate, medic: 
     with followed_by_log() as log:
         async with running(configure(gate, medic, rapidpro, TOKEN, delivery=ON)):
             await log.rounds(4)
-    assert not rapidpro.calls
+    assert not questions(rapidpro)
 
 
 async def test_two_tasks_of_a_document_change_in_one_revision(gate: Gate, medic: Database, rapidpro: RapidPro) -> None:
@@ -197,9 +197,9 @@ async def test_a_document_deleted_meanwhile_is_forgotten(gate: Gate, medic: Data
             await medic.delete(one.doc_id)
             rapidpro.move(one.broadcast, "delivered")
             await log.rounds(1)
-            asked = len(rapidpro.calls)
+            asked = len(questions(rapidpro))
             await log.rounds(3)
-            assert len(rapidpro.calls) == asked
+            assert len(questions(rapidpro)) == asked
 
 
 async def test_only_final_states_are_written_where_the_user_wants_it(
@@ -230,19 +230,19 @@ async def test_it_asks_ever_more_rarely_and_then_gives_up(gate: Gate, medic: Dat
     with followed_by_log() as log:
         async with running(configure(gate, medic, rapidpro, TOKEN, delivery=Delivery(give_up_after=86_400.0))):
             for _ in range(3):
-                before = len(rapidpro.calls)
+                before = len(questions(rapidpro))
                 for _ in range(10):
                     await log.rounds(1)
-                asked.append(len(rapidpro.calls) - before)
+                asked.append(len(questions(rapidpro)) - before)
                 jump(3 * 3600)
             jump(86_400)
             await log.rounds(2)
-            given_up = len(rapidpro.calls)
+            given_up = len(questions(rapidpro))
             await log.rounds(3)
     assert asked[0] >= 9
     assert 1 <= asked[1] <= 2
     assert 1 <= asked[2] <= 2
-    assert len(rapidpro.calls) == given_up
+    assert len(questions(rapidpro)) == given_up
 
 
 async def test_a_message_older_than_that_is_never_asked_for(gate: Gate, medic: Database, rapidpro: RapidPro) -> None:
@@ -251,7 +251,7 @@ async def test_a_message_older_than_that_is_never_asked_for(gate: Gate, medic: D
     with followed_by_log() as log:
         async with running(configure(gate, medic, rapidpro, TOKEN, delivery=ON)):
             await log.rounds(3)
-    assert not rapidpro.calls
+    assert not questions(rapidpro)
 
 
 async def group(
@@ -561,9 +561,9 @@ async def test_nothing_is_asked_while_chts_own_gateway_asks(gate: Gate, medic: D
             for _ in range(20):
                 jump(10)
                 await asyncio.sleep(0.03)
-            assert not rapidpro.calls
+            assert not questions(rapidpro)
             await medic.edit("settings", lambda doc: {**doc, "settings": {"sms": {"outgoing_service": "cht-rapidpro"}}})
-            await until(lambda: bool(rapidpro.calls))
+            await until(lambda: bool(questions(rapidpro)))
 
 
 async def test_what_is_being_written_at_a_stop_is_written(gate: Gate, medic: Database, rapidpro: RapidPro) -> None:

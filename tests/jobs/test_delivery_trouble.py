@@ -16,7 +16,7 @@ from tests.clock import jump, wall_clock
 from tests.conftest import TOKEN
 from tests.gate import Gate, until
 from tests.gateway import configure, reaches, running, states
-from tests.jobs.followed import Followed, asked_for, followed, followed_by_log, listings
+from tests.jobs.followed import Followed, asked_for, followed, followed_by_log, listings, questions
 
 ON = Delivery()
 RECEIVED = "received-by-gateway"
@@ -68,10 +68,10 @@ async def test_one_message_whose_look_up_always_fails_stops_no_other(
             for each in those:
                 if each != bad:
                     await reaches(medic, each.doc_id, "delivered", hurry=1)
-            before = len(rapidpro.calls)
+            before = len(questions(rapidpro))
             jump(3600)
             await log.rounds(59)
-            assert len(rapidpro.calls) - before <= 12, "ever more rarely"
+            assert len(questions(rapidpro)) - before <= 12, "ever more rarely"
             rapidpro.clear_faults()
             jump(3600)
             await reaches(medic, bad.doc_id, "delivered", hurry=30)
@@ -86,7 +86,7 @@ async def test_the_message_that_a_listing_crashes_on_is_narrowed_down(
     with followed_by_log() as log:
         async with running(configure(gate, medic, rapidpro, TOKEN, delivery=ON)):
             await log.rounds(1)
-            before = len(rapidpro.calls)
+            before = len(questions(rapidpro))
             crash_on(rapidpro, rapidpro.messages[20].created_on.isoformat(timespec="milliseconds")[:23])
             for each in those:
                 rapidpro.move(each.broadcast, "delivered")
@@ -94,7 +94,7 @@ async def test_the_message_that_a_listing_crashes_on_is_narrowed_down(
             for index, each in enumerate(those):
                 if index != 20:
                     await reaches(medic, each.doc_id, "delivered")
-    assert len(rapidpro.calls) - before < 40
+    assert len(questions(rapidpro)) - before < 40
 
 
 def crash_on(rapidpro: RapidPro, moment: str) -> None:
@@ -153,7 +153,7 @@ async def test_a_429_is_waited_out(gate: Gate, medic: Database, rapidpro: RapidP
     with followed_by_log() as log:
         async with running(configure(gate, medic, rapidpro, TOKEN, delivery=ON)):
             await log.rounds(25)
-            assert len(rapidpro.calls) == 1
+            assert len(questions(rapidpro)) == 1
             jump(300)
             await reaches(medic, one.doc_id, "delivered", hurry=1)
 
@@ -166,13 +166,13 @@ async def test_our_own_budget_keeps_us_from_ever_seeing_a_429(gate: Gate, medic:
         with followed_by_log() as log:
             async with running(configure(gate, medic, rapidpro, TOKEN, delivery=ON, requests_per_hour=5)):
                 await log.rounds(10)
-                assert len(rapidpro.calls) == 5
+                assert len(questions(rapidpro)) == 5
                 for _ in range(6):
                     jump(3600)
                     await log.rounds(2)
                 for each in those:
                     await reaches(medic, each.doc_id, "delivered")
-    assert {call.status for call in rapidpro.calls} == {200}
+    assert {call.status for call in questions(rapidpro)} == {200}
 
 
 async def test_where_all_is_counted_in_one_scope_polling_takes_what_sending_leaves(gate: Gate, medic: Database) -> None:
@@ -187,17 +187,17 @@ async def test_where_all_is_counted_in_one_scope_polling_takes_what_sending_leav
                 await medic.put(first)
                 await reaches(medic, first["_id"], RECEIVED)
                 await log.rounds(20)
-                assert [call.status for call in rapidpro.calls].count(429) == 1
-                learned = len(rapidpro.calls)
+                assert [call.status for call in questions(rapidpro)].count(429) == 1
+                learned = len(questions(rapidpro))
                 jump(3600)
                 await log.rounds(20)
-                polled = len(rapidpro.calls) - learned
+                polled = len(questions(rapidpro)) - learned
                 records = [data_record(task(message(str(number)))) for number in range(5)]
                 await medic.bulk(records)
                 for record in records:
                     await reaches(medic, record["_id"], RECEIVED)
     assert 0 < polled <= 15
-    assert 429 not in [call.status for call in list(rapidpro.calls)[learned:]]
+    assert 429 not in [call.status for call in list(questions(rapidpro))[learned:]]
 
 
 async def some_pages(medic: Database, rapidpro: RapidPro) -> list[Followed]:
@@ -319,7 +319,7 @@ async def test_the_host_of_next_is_never_followed(gate: Gate, medic: Database, r
             await log.rounds(1)
             for each in those:
                 await reaches(medic, each.doc_id, "delivered", hurry=1)
-    assert any(call.query.get("cursor") == "abc" for call in rapidpro.calls), "it went on here"
+    assert any(call.query.get("cursor") == "abc" for call in questions(rapidpro)), "it went on here"
 
 
 async def test_rows_that_are_not_ours_and_rows_that_are_none_do_no_harm(

@@ -21,6 +21,7 @@ from cht_rapidpro.keyring import Keyring
 COUCHDB_QUIET: Final = 10.0  # seconds without an answer until it is asked
 COUCHDB_PATIENCE: Final = 5.0  # seconds that it has for this answer
 RAPIDPRO_QUIET: Final = 300.0
+_GRACE: Final = 2.0  # a message that is about to be sent, or sent again, makes the question needless
 _FIRST_PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 30.0
 _TROUBLE_PAUSE: Final = 60.0  # after what only a human can change
@@ -91,13 +92,16 @@ class _Beat:
     async def run(self) -> NoReturn:
         pause = _FIRST_PAUSE
         while True:
-            self._wake.clear()
             heard = self._health.heard
-            await self._question()
+            await asyncio.sleep(_GRACE)
+            self._wake.clear()
+            if self._health.heard == heard:
+                await self._question()
             if self._health.heard != heard:
                 pause = _FIRST_PAUSE
                 await self._rest(self._quiet)
                 continue
+            self._wake.clear()  # this failure is known
             is_refused = self._health.condition is Condition.REFUSED
             await self._rest(_TROUBLE_PAUSE if is_refused else pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
