@@ -289,6 +289,24 @@ def test_the_level_can_be_changed_also_for_loggers_that_were_used(before: str, a
     assert len(written(write, before)) == seen
 
 
+@pytest.mark.parametrize("is_journal", [True, False])
+def test_the_journal_is_told_how_serious_a_line_is(
+    tmp_path: Path, is_journal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (tmp_path / "log").open("w") as stream:
+        found = os.fstat(stream.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino + (not is_journal)}")
+        with logging_to(stream):
+            log = structlog.get_logger()
+            for say in (log.info, log.warning, log.error, log.critical):
+                say("x")
+            logging.getLogger("a.library").error("of a library")
+    lines = (tmp_path / "log").read_text().splitlines()
+    expected = ["", "<4>", "<3>", "<2>", "<3>"] if is_journal else [""] * 5
+    assert [line.partition("{")[0] for line in lines] == expected
+    assert all(json.loads("{" + line.partition("{")[2]) for line in lines)
+
+
 def test_auto_is_for_people_on_a_terminal_and_for_machines_elsewhere() -> None:
     assert written(lambda log: log.info("feed.reconnected"))[0]["event"] == "feed.reconnected"
     ours, theirs = os.openpty()

@@ -6,7 +6,7 @@ adds to the status, the metrics and a reload is added where the part is made.
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from cht_rapidpro.adapters.spool import Spool
 from cht_rapidpro.adapters.vault import Vault, needed
 from cht_rapidpro.config import Config
 from cht_rapidpro.domain.claim import Instance
+from cht_rapidpro.domain.findings import Finding, Level
 from cht_rapidpro.jobs.backfill import Backfill
 from cht_rapidpro.jobs.backlog import Backlog
 from cht_rapidpro.jobs.claims import Claims
@@ -177,13 +178,29 @@ async def receiving(ground: Ground, sockets: Sequence[socket.socket]) -> AsyncIt
         async with asyncio.TaskGroup() as jobs:
             recording = jobs.create_task(incoming.run(), name="incoming")
             status.watch(incoming.pulses, [recording])
+            status.problems.append(lambda: _deafness(webhook, ground.keyring))
             try:
                 async with webhook:
-                    fetchers = _fetchers(ground, spool, incoming)
-                    status.healths += [each.health for each in fetchers]
-                    yield fetchers
+                    listening = jobs.create_task(webhook.run(), name="webhook")
+                    status.watch([], [listening])
+                    try:
+                        fetchers = _fetchers(ground, spool, incoming)
+                        status.healths += [each.health for each in fetchers]
+                        yield fetchers
+                    finally:
+                        await end(listening)
             finally:
                 await end(recording)
+
+
+def _deafness(webhook: Webhook, keyring: Keyring) -> Iterator[Finding]:
+    """Why no webhook can bring a message at present."""
+    if webhook.problem:
+        advice = f"RapidPro's webhooks are lost unless [incoming] flow fetches them later: {webhook.problem}"
+        yield Finding(Level.BROKEN, "No webhook is listened for.", advice=advice)
+    if keyring.is_filled and not keyring.secrets.incoming_keys:
+        advice = "No key is known: give [incoming] key_file a key, or write one into CHT's vault."
+        yield Finding(Level.BROKEN, "Every webhook is refused.", advice=advice)
 
 
 def _fetchers(ground: Ground, spool: Spool, incoming: Incoming) -> list[Backfill]:

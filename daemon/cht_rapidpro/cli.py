@@ -25,7 +25,7 @@ from cht_rapidpro.adapters.vault import CredentialName, Vault
 from cht_rapidpro.check import report
 from cht_rapidpro.config import Couchdb
 from cht_rapidpro.config_values import Secret, checked_secret
-from cht_rapidpro.errors import ConfigError, GatewayError, PermanentError, TroubleError
+from cht_rapidpro.errors import ConfigError, GatewayError, PermanentError, TroubleError, UnusableError
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -33,6 +33,7 @@ CRASHED: Final = 1
 BAD_USAGE: Final = 2
 BAD_CONFIG: Final = 78
 INTERRUPTED: Final = 130
+PIPE_CLOSED: Final = 141  # as a shell shows what SIGPIPE ended
 _WATCH_INTERVAL: Final = 2.0  # seconds
 
 
@@ -61,8 +62,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"cht-rapidpro: {error}", file=sys.stderr)
         return BAD_CONFIG
+    except UnusableError as error:
+        print(f"cht-rapidpro: {error}", file=sys.stderr)
+        return CRASHED
     except KeyboardInterrupt:  # before the event loop has its own way to end
         return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output, `head` for one, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter's last flush fails, too
+        return PIPE_CLOSED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -107,6 +114,8 @@ def _add_spool(spool: argparse.ArgumentParser) -> None:
     for name, help_text in helps.items():
         action = actions.add_parser(name, help=help_text)
         action.add_argument("--config", type=Path, required=True, metavar="FILE", help="the TOML configuration")
+        if name == "drop":
+            action.add_argument("--yes", action="store_true", help="also messages that still wait, without asking")
         if name != "list":
             action.add_argument("numbers", nargs="+", metavar="NUMBER", help="as `list` shows it")
 
@@ -137,7 +146,7 @@ def _check(path: Path, *, offline: bool, as_json: bool) -> int:
 def _set_credential(path: Path, name: CredentialName) -> int:
     settings = config_file.load(path, os.environ)
     try:
-        value = checked_secret(_read_value(name))
+        value = checked_secret(_read_value(name).strip(" \t"))
     except ConfigError as error:
         print(f"cht-rapidpro: the value of {name}: {error}", file=sys.stderr)
         return BAD_USAGE
@@ -171,7 +180,7 @@ async def _write_credential(couchdb: Couchdb, name: CredentialName, value: Secre
 def _spool(args: argparse.Namespace) -> int:
     path = config_file.load_spool(args.config, os.environ)
     try:
-        return spool_commands.run(args.action, path, getattr(args, "numbers", []))
+        return spool_commands.run(args.action, path, getattr(args, "numbers", []), is_sure=getattr(args, "yes", False))
     except (PermanentError, TroubleError) as error:
         print(f"cht-rapidpro: {error}", file=sys.stderr)
         return CRASHED

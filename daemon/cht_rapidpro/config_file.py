@@ -72,6 +72,7 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
             fixed=tuple(filter(None, (fixed_source(name, environ) for name in _SECRETS))),
         )
         _check_times(config)
+        _check_listeners(config)
         _check_vault(config)
     return config
 
@@ -206,6 +207,16 @@ def _read_admin(document: Mapping[str, Any]) -> Admin:
 def _admin_warnings(path: Path, admin: Admin) -> Iterator[str]:
     if admin.listen and not is_loopback(read_address(admin.listen)[0].lower()):
         yield f"{path}: [admin] listen: {shown(admin.listen)} is open to other machines, and asks for no password"
+
+
+def _check_listeners(config: Config) -> None:
+    """Port 0 is another one for each."""
+    incoming, admin = config.incoming, config.admin
+    if not (incoming.enabled and admin.listen) or read_address(admin.listen)[1] == 0:
+        return
+    if read_address(admin.listen) == read_address(incoming.listen):
+        found = f"[admin] listen: found {shown(admin.listen)}, which is [incoming] listen, too"
+        raise ConfigError(f"{found}; allowed: an address and port of its own")
 
 
 def _check_times(config: Config) -> None:

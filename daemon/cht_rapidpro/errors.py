@@ -14,6 +14,10 @@ class ConfigError(GatewayError):
     """The configuration cannot be used as it is: the process ends with exit code 78."""
 
 
+class UnusableError(GatewayError):
+    """A place that this process needs cannot be used at present: it ends with exit code 1, and is started again."""
+
+
 class TransientError(GatewayError):
     """It surely did not take effect, or may be repeated without harm: try again later.
 

@@ -8,6 +8,7 @@ log servers and mailed to supporters, becomes a list of patients' numbers and of
 
 import io
 import logging
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -49,6 +50,9 @@ _KEPT: Final = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 _LOGIN: Final = re.compile(r"(token(?::|%3A)login(?::|%3A))[^\s\"'<>/?&,)\]}]+", re.IGNORECASE)
+
+# As sd-daemon(3) defines them: `journalctl -p err` finds what wants a human.
+_PRIORITIES: Final = {"critical": "<2>", "error": "<3>", "warning": "<4>"}
 
 _BLANK: Final = re.compile(r"\s")
 
@@ -100,6 +104,27 @@ def _configure_stdlib(processors: list[Processor], stream: ForgivingStream) -> N
 
 
 def _renderer(layout: str, stream: TextIO) -> Processor:
+    render = _layout(layout, stream)
+    if not _is_journal(stream):
+        return render
+
+    def with_priority(logger: object, method: str, line: EventDict) -> str:
+        priority = _PRIORITIES.get(line["level"], "")
+        return priority + str(render(logger, method, line))
+
+    return with_priority
+
+
+def _is_journal(stream: TextIO) -> bool:
+    """Whether systemd's journal reads the stream (systemd.exec(5), JOURNAL_STREAM: device and inode of it)."""
+    try:
+        found = os.fstat(stream.fileno())
+    except (OSError, ValueError):  # no file, or a closed one
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+
+
+def _layout(layout: str, stream: TextIO) -> Processor:
     if layout == "json" or (layout == "auto" and not stream.isatty()):
         return structlog.processors.JSONRenderer(ensure_ascii=False)  # greppable: "…678", not "\\u2026678"
     # Plain tracebacks: the pretty ones show local variables, and with them message texts.

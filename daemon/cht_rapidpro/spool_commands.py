@@ -5,6 +5,7 @@ masked and texts are only measured; `show` prints one message whole, because who
 """
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,8 +21,11 @@ _PAGE: Final = 500
 _ALL: Final = "all"
 
 
-def run(action: str, path: Path, numbers: Sequence[str]) -> int:
-    """The exit code: 1 where a message that was named is not there. Raises TroubleError, PermanentError."""
+def run(action: str, path: Path, numbers: Sequence[str], *, is_sure: bool) -> int:
+    """The exit code: 1 where a message that was named is not there, or kept. Raises TroubleError, PermanentError.
+
+    `is_sure`: a message that waits is dropped without a question; it would become a document by itself.
+    """
     if not path.exists():
         raise PermanentError(
             f"there is no spool at {path}: nothing was ever spooled, or the service has another state directory"
@@ -32,7 +36,7 @@ def run(action: str, path: Path, numbers: Sequence[str]) -> int:
         if action == "list":
             return _list(file)
         chosen = _chosen(file, action, numbers)
-        return max([_act(file, action, number) for number in chosen], default=0)
+        return max([_act(file, action, number, is_sure=is_sure) for number in chosen], default=0)
     finally:
         file.close()
 
@@ -64,7 +68,7 @@ def _chosen(file: SpoolFile, action: str, numbers: Sequence[str]) -> list[int]:
     return [int(text) for text in numbers]
 
 
-def _act(file: SpoolFile, action: str, number: int) -> int:
+def _act(file: SpoolFile, action: str, number: int, *, is_sure: bool) -> int:
     row = file.find(number)
     if row is None:
         print(f"{number}: there is no such message")
@@ -75,10 +79,20 @@ def _act(file: SpoolFile, action: str, number: int) -> int:
         case "retry":
             done = file.retry(number)
             print(f"{number}: {'waits again' if done else 'waits already'}")
+        case _ if not (row.rejected or is_sure or _confirmed(number)):
+            print(f"{number}: kept: it waits for CouchDB and is stored by itself; --yes drops it all the same")
+            return 1
         case _:
             file.drop(number)
             print(f"{number}: dropped")
     return 0
+
+
+def _confirmed(number: int) -> bool:
+    """What a person at a terminal says; a script has --yes."""
+    if not sys.stdin.isatty():
+        return False
+    return input(f"{number} waits for CouchDB and would be stored by itself. Drop it for good? [y/N] ") in ("y", "Y")
 
 
 def _whole(row: Row) -> dict[str, object]:

@@ -3,8 +3,9 @@
 import asyncio
 import gzip
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 import aiohttp
@@ -19,9 +20,10 @@ from cht_rapidpro.config import Incoming
 from cht_rapidpro.config_values import Secret
 from cht_rapidpro.domain.incoming import AlreadyStored, Arrival, Saved, Spooled, Stored
 from cht_rapidpro.domain.miswiring import Miswiring
-from cht_rapidpro.errors import TransientError, TroubleError
+from cht_rapidpro.errors import TransientError
 from cht_rapidpro.keyring import Keyring, Refused, Secrets
 from tests.clock import jump
+from tests.gate import until
 from tests.webhook import KEY, PATH, Flow, listening_socket, open_flow, section, url_of
 
 NOW: Final = 1795334400000
@@ -358,9 +360,41 @@ async def test_a_port_that_is_taken_is_named() -> None:
     taken = listening_socket()
     with taken:
         config = replace(section(), listen=url_of(taken).removeprefix("http://"))
-        with pytest.raises(TroubleError, match=r"\[incoming\] listen: 127\.0\.0\.1:\d+ cannot be listened at"):
-            async with Webhook(config, Keyring(Secrets()), Store(), lambda: NOW):
-                pass
+        with capture_logs() as logs:
+            async with Webhook(config, Keyring(Secrets()), Store(), lambda: NOW) as webhook:
+                assert webhook.addresses == []
+                assert re.match(r"\[incoming\] listen: 127\.0\.0\.1:\d+ cannot be listened at: \w", webhook.problem)
+    assert [(entry["event"], entry["log_level"]) for entry in logs] == [("incoming.unavailable", "error")]
+
+
+async def test_a_port_that_is_taken_is_tried_until_it_is_free(store: Store) -> None:
+    taken = listening_socket()
+    url = url_of(taken)
+    config = replace(section(), listen=url.removeprefix("http://"))
+    with capture_logs() as logs:
+        async with Webhook(config, Keyring(Secrets(incoming_keys=config.keys)), store, lambda: NOW) as webhook:
+            running = asyncio.create_task(webhook.run())
+            for _ in range(3):
+                jump(5)
+                await asyncio.sleep(0.02)
+            assert webhook.problem
+            taken.close()
+            jump(5)
+            await until(lambda: not webhook.problem)
+            async with open_flow(url) as flow:
+                assert (await flow.post("a")).saved == 1
+            running.cancel()
+            with suppress(asyncio.CancelledError):
+                await running
+    assert [entry["event"] for entry in logs] == ["incoming.unavailable", "incoming.listening"]
+
+
+@pytest.mark.parametrize("listen", ["no.such.host.invalid:8085", "192.0.2.1:8085"])
+async def test_an_address_that_is_not_this_machines_is_one_error(store: Store, listen: str) -> None:
+    with capture_logs() as logs:
+        async with Webhook(replace(section(), listen=listen), Keyring(Secrets()), store, lambda: NOW) as webhook:
+            assert listen in webhook.problem
+    assert [entry["event"] for entry in logs] == ["incoming.unavailable"]
 
 
 async def raw(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

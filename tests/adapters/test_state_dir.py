@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cht_rapidpro.adapters.state_dir import state_directory
-from cht_rapidpro.errors import ConfigError
+from cht_rapidpro.errors import ConfigError, UnusableError
 
 HOLD = """
 import pathlib, sys
@@ -28,8 +28,8 @@ def mode(path: Path) -> int:
 
 
 def test_the_id_survives_and_belongs_to_the_folder(tmp_path: Path) -> None:
-    first = identity(tmp_path / "one" / "deep")
-    assert first == identity(tmp_path / "one" / "deep") == f"{int(first, 16):032x}"
+    first = identity(tmp_path / "one")
+    assert first == identity(tmp_path / "one") == f"{int(first, 16):032x}"
     assert identity(tmp_path / "two") != first
 
 
@@ -68,6 +68,18 @@ def test_a_folder_that_cannot_be_made_names_itself_and_the_reason(tmp_path: Path
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"^\[cht\] state_dir: .*/file/state cannot be written to: Not a directory"):
         identity(tmp_path / "file" / "state")
+
+
+def test_no_more_than_one_folder_is_made(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="/not/there cannot be written to: No such file or directory"):
+        identity(tmp_path / "not" / "there")
+    assert not (tmp_path / "not").exists()
+
+
+def test_a_disk_that_is_read_only_or_anothers_is_no_fault_of_the_configuration() -> None:
+    """The kernel's folder takes no file from anybody, root included."""
+    with pytest.raises(UnusableError, match=r"^\[cht\] state_dir: /sys/kernel cannot be written to: "):
+        identity(Path("/sys/kernel"))
 
 
 def test_a_folder_where_the_id_should_be_is_named(tmp_path: Path) -> None:

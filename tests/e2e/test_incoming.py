@@ -173,6 +173,7 @@ def command(config: Path, action: str, *numbers: str) -> tuple[int, str]:
     ended = subprocess.run(  # noqa: S603 - our own command
         [COMMAND, "spool", action, "--config", str(config), *numbers],
         capture_output=True,
+        stdin=subprocess.DEVNULL,
         text=True,
         timeout=30,
         check=False,
@@ -225,7 +226,10 @@ def test_rejected_ones_wait_again_and_others_are_dropped(config: Path, spool: Sp
     )
     assert command(config, "retry", "all") == (0, "3: waits again\n")
     assert spool.counts().waiting == 3
-    assert command(config, "drop", "1", "3") == (0, "1: dropped\n3: dropped\n")
+    code, shown = command(config, "drop", "1")
+    assert (code, shown.partition(":")[2][:6]) == (1, " kept:")
+    assert spool.counts().waiting == 3
+    assert command(config, "drop", "--yes", "1", "3") == (0, "1: dropped\n3: dropped\n")
     assert [row.number for row in spool.all_after(0, 10)] == [2]
 
 

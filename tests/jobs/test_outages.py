@@ -19,6 +19,7 @@ from cht_rapidpro import status_command
 from cht_rapidpro.adapters.notify import Notifier
 from cht_rapidpro.app import serve
 from cht_rapidpro.config import Admin, Config
+from cht_rapidpro.config_values import Secret
 from cht_rapidpro.demo.couchdb import CouchDBServer
 from cht_rapidpro.demo.database import Database
 from cht_rapidpro.demo.medic import data_record, message, task
@@ -29,6 +30,7 @@ from tests.conftest import TOKEN
 from tests.gate import Gate, until
 from tests.gateway import configure
 from tests.scripted import HALF_A_BODY, HTML, RESET, Raw, Reply, Request, Scripted, scripted
+from tests.webhook import KEY
 
 SILENCE: Final = "silence"
 Form = Reply | Raw | str
@@ -138,7 +140,7 @@ async def observed(config: Config, folder: Path, logs: Sequence[Any]) -> AsyncIt
     config = replace(
         config,
         admin=Admin("127.0.0.1:0"),
-        incoming=replace(config.incoming, spool=str(folder / "spool.sqlite3")),
+        incoming=replace(config.incoming, key=Secret(KEY), spool=str(folder / "spool.sqlite3")),
     )
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(folder / "notify"))
@@ -290,6 +292,7 @@ async def test_rapidpro_that_answers_questions_and_takes_no_broadcast_is_lost_an
             config = configure(gate, medic, rapidpro.url, TOKEN, timeout=1.0, settle_time=10.0, claim_timeout=60.0)
             async with observed(config, tmp_path, logs) as places:
                 await medic.bulk([data_record(task(message(f"hello {number}"))) for number in range(5)])
+                await until(lambda: _later() and bool(edges(logs, "rapidpro")))
                 await places.agree("degraded")
                 for _ in range(20):
                     jump(5)

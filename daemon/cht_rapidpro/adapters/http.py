@@ -12,8 +12,9 @@ import re
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, NoReturn, Self
 from urllib.parse import parse_qsl
 
 import structlog
@@ -49,6 +50,7 @@ _LAST_CALL: Final = 0.5
 _ROUNDS: Final = 5  # of the loop, more than asyncio needs from taking a connection to telling of it
 _SCHEME: Final = re.compile(f"Token{WS_CLASS}+(.*)")
 _KIND: Final = re.compile(r"[a-z0-9!#$&^_.+/-]{1,80}")
+_LISTEN_AGAIN: Final = 5.0  # seconds
 _BACKLOG: Final = 1024
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -58,7 +60,8 @@ class Webhook:
     """Listens while it is entered. `store` raises TransientError where the message is not stored anywhere.
 
     `notice` is told of each mistake of the flow.
-    `sockets`: ones that listen already, in place of `[incoming] listen`. `addresses`: where it listens, once entered.
+    `sockets`: ones that listen already, in place of `[incoming] listen`. `addresses`: where it listens; while the
+    address is taken or unknown there is none, `problem` says why, and it is tried again every few seconds.
     """
 
     def __init__(
@@ -90,19 +93,37 @@ class Webhook:
             shutdown_timeout=_STOP_TIME,
         )
         self.addresses: list[str] = []
+        self.problem = ""
 
     async def __aenter__(self) -> Self:
         await self._runner.setup()
         try:
             await self._listen()
+        except TroubleError as error:
+            self.problem = str(error)
+            log.error("incoming.unavailable", listen=self._config.listen, error=self.problem)
         except BaseException:
             await self._runner.cleanup()
             raise
+        else:
+            self._tell_addresses()
+        return self
+
+    async def run(self) -> NoReturn:
+        """Tries the address again while it cannot be listened at: sending and the rest go on meanwhile."""
+        while True:
+            await asyncio.sleep(_LISTEN_AGAIN)
+            if self.problem:
+                with suppress(TroubleError):
+                    await self._listen()
+                    self.problem = ""
+                    self._tell_addresses()
+
+    def _tell_addresses(self) -> None:
         self.addresses = [_shown(address) for address in self._runner.addresses]
         log.info("incoming.listening", addresses=self.addresses, by="systemd" if self._sockets else "configuration")
         if self._keyring.is_filled and not self._keyring.secrets.incoming_keys:
             log.warning("incoming.unkeyed", means="every webhook is refused: give [incoming] key_file a key")
-        return self
 
     async def _listen(self) -> None:
         for each in self._sockets:
@@ -110,10 +131,12 @@ class Webhook:
         if self._sockets:
             return
         host, port = read_address(self._config.listen)
+        site = web.TCPSite(self._runner, host, port, backlog=_BACKLOG)
         try:
-            await web.TCPSite(self._runner, host, port, backlog=_BACKLOG).start()
+            await site.start()
         except OSError as error:
-            why = f"[incoming] listen: {self._config.listen} cannot be listened at: {error.strerror}"
+            await site.stop()
+            why = f"[incoming] listen: {self._config.listen} cannot be listened at: {error.strerror or error}"
             raise TroubleError(why, about="listen") from error
 
     async def __aexit__(

@@ -12,6 +12,7 @@ from typing import Any, Final, Self
 import aiohttp
 import msgspec
 
+from cht_rapidpro.adapters.user_agent import USER_AGENT
 from cht_rapidpro.config import Couchdb
 
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=15, sock_connect=10)
@@ -46,7 +47,9 @@ class Inspection:
     async def __aenter__(self) -> Self:
         password = self._config.password.reveal() if self._config.password else ""
         headers = {"Authorization": aiohttp.encode_basic_auth(self._config.user, password)} if self._config.user else {}
-        self._session = aiohttp.ClientSession(headers={**headers, "Accept": "application/json"}, timeout=_TIMEOUT)
+        self._session = aiohttp.ClientSession(
+            headers={**headers, **USER_AGENT, "Accept": "application/json"}, timeout=_TIMEOUT
+        )
         return self
 
     async def __aexit__(

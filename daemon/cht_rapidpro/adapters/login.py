@@ -14,6 +14,7 @@ import aiohttp
 from yarl import URL
 
 from cht_rapidpro.adapters.couchdb_errors import denied
+from cht_rapidpro.adapters.user_agent import USER_AGENT
 from cht_rapidpro.config import Couchdb
 from cht_rapidpro.errors import TroubleError
 
@@ -38,6 +39,7 @@ class Login:
         config = self._config
         if asyncio.get_running_loop().time() < self._refused_at + _PAUSE:
             raise denied(config)
+        request.headers.update(USER_AGENT)
         if self._header is not None:
             request.headers["Authorization"] = self._header
         response = await send(request)

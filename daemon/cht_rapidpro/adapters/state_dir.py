@@ -13,22 +13,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from cht_rapidpro.errors import ConfigError
+from cht_rapidpro.errors import ConfigError, GatewayError, UnusableError
 
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 
 
 @contextmanager
 def state_directory(path: Path) -> Iterator[str]:
-    """Holds the lock on the directory (made if need be) and yields the instance id kept in it, 32 hex digits.
+    """Holds the lock on the directory and yields the instance id kept in it, 32 hex digits.
 
-    Blocking, for use before the event loop starts. Raises ConfigError: in use, not writable, a damaged id.
+    The directory is made if need be, one level deep. Blocking, for use before the event loop starts. Raises
+    ConfigError: in use, no such path, or a damaged id; UnusableError: not readable or writable at present.
     """
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
         lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise ConfigError(f"[cht] state_dir: {path} cannot be written to: {error.strerror}") from error
+        raise _unusable(path, "cannot be written to", error) from error
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -37,7 +38,7 @@ def state_directory(path: Path) -> Iterator[str]:
                 f"[cht] state_dir: {path} is in use by another cht-rapidpro; each daemon needs a folder of its own"
             ) from error
         except OSError as error:
-            raise ConfigError(f"[cht] state_dir: {path} cannot be locked: {error.strerror}") from error
+            raise _unusable(path, "cannot be locked", error) from error
         yield _instance_id(path / "instance-id")
     finally:
         os.close(lock)
@@ -60,14 +61,24 @@ def is_in_use(path: Path) -> bool:
 
 def _instance_id(file: Path) -> str:
     try:
-        found = file.read_text().strip()
+        found = file.read_bytes().decode(errors="replace").strip()
     except FileNotFoundError:
         return _new_instance_id(file)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"[cht] state_dir: {file} cannot be read: {error}") from error
+    except OSError as error:
+        raise _unusable(file, "cannot be read", error) from error
     if not _ID.fullmatch(found):
         raise ConfigError(f"[cht] state_dir: {file} does not hold an instance id: restore it, or remove the file")
     return found
+
+
+def _unusable(place: Path, what: str, error: OSError) -> GatewayError:
+    """A path that leads nowhere is the configuration's fault; a disk or an owner may be another one at the next start.
+
+    One folder is made at most: a longer path that is not there is more often a typing error.
+    """
+    is_wrong = isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError | FileExistsError)
+    kind = ConfigError if is_wrong else UnusableError
+    return kind(f"[cht] state_dir: {place} {what}: {error.strerror}")
 
 
 def _new_instance_id(file: Path) -> str:
@@ -81,5 +92,5 @@ def _new_instance_id(file: Path) -> str:
             os.fsync(out.fileno())
         temporary.replace(file)
     except OSError as error:
-        raise ConfigError(f"[cht] state_dir: {file} cannot be written: {error.strerror}") from error
+        raise _unusable(file, "cannot be written", error) from error
     return made

@@ -17,6 +17,7 @@ from urllib.request import getproxies_environment, proxy_bypass
 import aiohttp
 import msgspec
 
+from cht_rapidpro.adapters.user_agent import USER_AGENT
 from cht_rapidpro.config import Rapidpro
 from cht_rapidpro.config_values import Secret
 from cht_rapidpro.domain.budget import HOUR
@@ -55,6 +56,7 @@ class Transport:
                 limit=0, keepalive_timeout=_KEEPALIVE, ssl=await asyncio.to_thread(_ssl, self._config.ca_file)
             ),
             timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=min(_CONNECT_TIMEOUT, timeout)),
+            headers=USER_AGENT,
             cookie_jar=aiohttp.DummyCookieJar(),
         )
         return self

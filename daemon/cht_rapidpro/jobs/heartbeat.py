@@ -6,7 +6,7 @@ answer, and when nothing was heard for long. Without it a wrong token would look
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Final, NoReturn
 
@@ -36,8 +36,8 @@ class Heartbeat:
         self._settings = settings
         self._keyring = keyring
         self._target: str | None = None
-        self._of_couchdb = _Beat(couch.health, COUCHDB_QUIET, self._ask_couchdb)
-        self._of_rapidpro = _Beat(rapidpro.health, RAPIDPRO_QUIET, self._ask_rapidpro)
+        self._of_couchdb = _Beat(couch.health, [couch.health], COUCHDB_QUIET, self._ask_couchdb)
+        self._of_rapidpro = _Beat(rapidpro.health, list(rapidpro.healths.values()), RAPIDPRO_QUIET, self._ask_rapidpro)
         settings.subscribe(self._take_target)
         keyring.subscribe(self._of_rapidpro.ask)
 
@@ -72,15 +72,20 @@ class Heartbeat:
             pass  # its health knows
 
     async def _ask_rapidpro(self) -> None:
-        if self._settings.target is not None and self._keyring.secrets.rapidpro_token:
-            await self._rapidpro.probe(self._settings.target)
+        """Never beyond the limit of requests: what waits to be sent has the first right to them."""
+        target, has_token = self._settings.target, bool(self._keyring.secrets.rapidpro_token)
+        if target is not None and has_token and not self._rapidpro.budget.delay(asyncio.get_running_loop().time()):
+            await self._rapidpro.probe(target)
 
 
 class _Beat:
-    """The questions to one dependency; `quiet`: seconds without an answer from it until it is asked."""
+    """The questions about `health`; `quiet`: seconds without an answer to any of `all_of_it` until there is one."""
 
-    def __init__(self, health: Health, quiet: float, question: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self, health: Health, all_of_it: Sequence[Health], quiet: float, question: Callable[[], Awaitable[None]]
+    ) -> None:
         self._health = health
+        self._all_of_it = all_of_it
         self._quiet = quiet
         self._question = question
         self._wake = asyncio.Event()
@@ -109,9 +114,9 @@ class _Beat:
     async def _rest(self, seconds: float) -> None:
         """Until this long after the dependency was last heard, a failure, or a request to ask."""
         while seconds > 0:
-            heard = self._health.heard
+            heard = [each.heard for each in self._all_of_it]
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._wake.wait()
                 return
-            seconds = self._quiet if self._health.heard != heard else 0
+            seconds = self._quiet if [each.heard for each in self._all_of_it] != heard else 0
