@@ -9,6 +9,7 @@ import asyncio
 import faulthandler
 import getpass
 import os
+import resource
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -123,6 +124,7 @@ def _add_spool(spool: argparse.ArgumentParser) -> None:
 def _run(path: Path) -> int:
     settings = config_file.load(path, os.environ)
     logs.configure(settings.log.level, settings.log.format)
+    _take_all_files()
     faulthandler.enable()  # systemd's watchdog ends a stuck process by SIGABRT: the journal shall say where it was
     for warning in settings.warnings:
         log.warning("config.warned", warning=warning)
@@ -134,6 +136,12 @@ def _run(path: Path) -> int:
             log.critical("daemon.crashed", exc_info=True)
             return CRASHED
     return 0
+
+
+def _take_all_files() -> None:
+    """The soft limit of open files, 1,024 by custom, is for programs that use select(); each connection takes one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _check(path: Path, *, offline: bool, as_json: bool) -> int:

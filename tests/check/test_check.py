@@ -172,6 +172,10 @@ def _webhook_taken(site: Site) -> None:
 
 
 def _no_folder(site: Site) -> None:
+    site.sections["cht"] = {"state_dir": "there"}
+
+
+def _deep(site: Site) -> None:
     site.sections["cht"] = {"state_dir": "not/there"}
 
 
@@ -179,6 +183,23 @@ def _old_rapidpro(site: Site) -> None:
     site.rapidpro.community = True
     site.rapidpro.receive("tel:+254712345678", "hello", flow="Relay")
     keys("incoming", id_is="message")(site)
+
+
+def _no_id(site: Site) -> None:
+    site.write()
+    (site.folder / "instance-id").touch()
+
+
+def _no_spool(site: Site) -> None:
+    site.write()
+    (site.folder / "spool.sqlite3").write_text("this is no database" * 100)
+
+
+def _guessed(site: Site) -> None:
+    site.write()
+    (site.folder / "short").write_text("secret")
+    (site.folder / "short").chmod(0o600)
+    site.sections["incoming"]["key_file"] = "short"
 
 
 BROKEN: dict[str, tuple[Break, str, str, str]] = {
@@ -273,6 +294,10 @@ BROKEN: dict[str, tuple[Break, str, str, str]] = {
         "field 'a' has no labels",
     ),
     "no state directory": (_no_folder, "note", "host.state_dir", "does not exist yet"),
+    "a state directory two levels deep": (_deep, "bad", "host.state_dir", "one folder at most"),
+    "an empty instance id": (_no_id, "bad", "host.state_dir", "does not hold an instance id"),
+    "a spool that is no database": (_no_spool, "bad", "incoming.spool", "spool.sqlite3"),
+    "a key that can be guessed": (_guessed, "note", "incoming.key", "fewer than 20 characters"),
 }
 
 
@@ -289,6 +314,14 @@ async def test_a_broken_thing_has_its_finding(breaks: Break, mark: str, about: s
     assert named[0]["remedy"] or mark == "note"
     assert SECRET not in str(found)
     assert TOKEN not in str(found)
+
+
+async def test_a_configuration_that_others_can_write_is_named(site: Site) -> None:
+    """They could lead the password and the token elsewhere."""
+    path = site.write()
+    path.chmod(0o620)
+    found = [one for one in await findings(path) if one["mark"] == "bad"]
+    assert [(one["about"], one["remedy"]) for one in found] == [("config.permissions", f"chmod go-w {path}")]
 
 
 async def test_a_running_daemon_is_no_finding_and_is_asked(site: Site) -> None:

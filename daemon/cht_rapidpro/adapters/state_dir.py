@@ -44,6 +44,17 @@ def state_directory(path: Path) -> Iterator[str]:
         os.close(lock)
 
 
+def check_instance_id(path: Path) -> str:
+    """Why the directory's instance id cannot be used by `run`; "" where it can, or is not there yet."""
+    file = path / "instance-id"
+    try:
+        if file.exists():
+            _instance_id(file)
+    except (ConfigError, UnusableError) as error:
+        return str(error)
+    return ""
+
+
 def is_in_use(path: Path) -> bool:
     """Whether a daemon holds the lock on the directory at this moment."""
     try:

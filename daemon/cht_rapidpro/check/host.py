@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from cht_rapidpro.adapters.state_dir import is_in_use
+from cht_rapidpro.adapters.state_dir import check_instance_id, is_in_use
 from cht_rapidpro.check.finding import Finding, bad, good, note
 from cht_rapidpro.config import Config
 
@@ -22,6 +22,9 @@ def check_files(path: Path, config: Config) -> Iterator[Finding]:
     yield good("config.file", f"{path} can be used")
     for warning in config.warnings:
         yield note("config.file", warning)
+    if path.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        says = f"others than its owner can write {path}: they decide where CouchDB's password and RapidPro's token go"
+        yield bad("config.permissions", says, f"chmod go-w {path}")
     holds_secret = any("stands in the file" in warning for warning in config.warnings)
     secrets = [path.absolute().parent / name for name in _secret_files(config)]
     for file in [*secrets, *[path] * holds_secret]:
@@ -48,12 +51,17 @@ def check_state_dir(state_dir: Path) -> Iterator[Finding]:
     about = "host.state_dir"
     if is_in_use(state_dir):
         yield good(about, f"a daemon is running on {state_dir}")
+    elif not state_dir.parent.is_dir():
+        says = f"{state_dir} does not exist, nor does the folder above it: the daemon makes one folder at most"
+        yield bad(about, says, "check [cht] state_dir, or make the folder above it")
     elif not state_dir.is_dir():
         yield note(about, f"{state_dir} does not exist yet: the daemon makes it at its first start")
     elif not os.access(state_dir, os.W_OK | os.X_OK):
         yield bad(
             about, f"{state_dir} cannot be written to by this user", "give it to the user that the daemon runs as"
         )
+    elif problem := check_instance_id(state_dir):
+        yield bad(about, problem, "restore the file from a backup, or remove it where no claim of this daemon is open")
     else:
         yield good(about, f"{state_dir} can be written to; no daemon is running on it")
 

@@ -9,6 +9,7 @@ import phonenumbers
 
 from cht_rapidpro.adapters.inspection import Inspection, Seen
 from cht_rapidpro.adapters.received import ARCHIVE_SUFFIX
+from cht_rapidpro.adapters.spool_file import SpoolFile
 from cht_rapidpro.adapters.transport import Reply, Transport
 from cht_rapidpro.check.finding import Finding, bad, good, note
 from cht_rapidpro.check.host import check_address
@@ -17,6 +18,9 @@ from cht_rapidpro.config_values import Secret
 from cht_rapidpro.domain.backfill import NO_MESSAGE_IDS, IdIs
 
 _PLANS_OF_CHT: Final = "google-libphonenumber 3.2.44 with the plans of 9.0.22 in CHT 5.2.0; a few numbers differ"
+from cht_rapidpro.errors import TroubleError
+
+_SHORTEST_KEY: Final = 20  # characters
 
 
 def check_incoming(config: Config, *, is_running: bool) -> Iterator[Finding]:
@@ -48,6 +52,9 @@ def _key(own: Incoming) -> Finding:
     if not own.keys:
         says = "no key is configured: every webhook is answered 403"
         return bad(about, says, "put a key into a file, name it by [incoming] key_file, and give it to the flow")
+    if any(len(key.reveal()) < _SHORTEST_KEY for key in own.keys):
+        says = f"a key has fewer than {_SHORTEST_KEY} characters: it can be guessed"
+        return note(about, says, "make a longer one, such as by `openssl rand -hex 32`")
     return good(about, f"{len(own.keys)} key{'s' if len(own.keys) > 1 else ''} may open the webhook")
 
 
@@ -60,6 +67,12 @@ def _spool(file: Path) -> Finding:
     if not os.access(place, os.W_OK):
         says = f"{place} cannot be written to by this user: with CouchDB away, webhooks are answered 503"
         return bad(about, says, "give it to the user that the daemon runs as")
+    try:
+        spool = SpoolFile(file) if file.exists() else None
+    except TroubleError as error:
+        return bad(about, f"{error}: with CouchDB away, webhooks are answered 503", "move the file away, or restore it")
+    if spool is not None:
+        spool.close()
     return good(about, f"{file} can be written")
 
 

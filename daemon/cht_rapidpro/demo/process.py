@@ -16,7 +16,7 @@ from typing import Any, Final
 from cht_rapidpro.demo.couchdb import CouchDBServer
 from cht_rapidpro.errors import GatewayError
 
-INCOMING_KEY: Final = "key-of-the-flow"
+INCOMING_KEY: Final = "key-of-the-flow-of-the-demo"
 COMMAND: Final = str(Path(sys.executable).with_name("cht-rapidpro"))
 
 
