@@ -83,7 +83,7 @@ def _dependency(view: View, name: str, label: str) -> Box:
     if "lost" in conditions:
         return Box(label, "no answer", tone=Tone.WARN)
     if "works" not in conditions:
-        return Box(label, "not known")
+        return Box(label, "unknown")
     return Box(label, "works", tone=Tone.OK)
 
 

@@ -13,9 +13,9 @@ from cht_rapidpro.page.html import Html, join, tag
 from cht_rapidpro.page.view import Tone, View, clock
 
 SHOWN: Final = 50  # events
-_CONDITIONS: Final = {"unknown": Tone.WARN, "works": Tone.OK, "lost": Tone.WARN, "refused": Tone.BAD}
+_CONDITIONS: Final = {"unknown": "", "works": Tone.OK, "lost": Tone.WARN, "refused": Tone.BAD}
 _CONDITION_WORDS: Final = {
-    "unknown": "not known yet",
+    "unknown": "not asked yet",
     "works": "works",
     "lost": "does not answer",
     "refused": "refuses us",
@@ -67,7 +67,7 @@ def _dependency(view: View, found: dict[str, Any]) -> Html:
     return tag(
         "tr",
         tag("th", named(found["name"]), scope="row"),
-        tag("td", tag("span", condition, class_=f"badge {tone}")),
+        tag("td", tag("span", condition, class_=f"badge {tone}".rstrip())),
         tag("td", f"{view.since(seconds)}, for {span(seconds)}"),
         tag("td", found["last_error"] or "no error so far", class_="long"),
     )
