@@ -206,7 +206,7 @@ async def test_a_server_that_quotes_the_token_gets_it_into_no_result(key: str, s
             results = [
                 await rapidpro.post_broadcast(server.url, BROADCAST),
                 await rapidpro.probe(server.url),
-                await rapidpro.list_broadcasts(server.url, 0, None),
+                await rapidpro.list_broadcasts(server.url, 0, None, None),
             ]
     assert TOKEN not in f"{results} {logs} {rapidpro.health.error!r}"
 

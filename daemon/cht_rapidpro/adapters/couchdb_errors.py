@@ -58,8 +58,7 @@ def translated(health: Health, config: Couchdb, kind: str = "") -> Iterator[None
     except _FOREIGN as error:
         raise_cancelled(error)
         meaning = _translate(error, config)
-        if not isinstance(meaning, UnreadableError):  # it is about one document: CouchDB has answered
-            health.fails(meaning, kind)
+        health.fails(meaning, kind)
         raise meaning from error
 
 
