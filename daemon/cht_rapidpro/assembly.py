@@ -39,6 +39,7 @@ from cht_rapidpro.jobs.reload import Reload
 from cht_rapidpro.jobs.settings import SettingsWatch
 from cht_rapidpro.jobs.states import States
 from cht_rapidpro.jobs.status import Status
+from cht_rapidpro.jobs.unsendable import Unsendable
 from cht_rapidpro.jobs.watchlist import Watchlist
 from cht_rapidpro.jobs.writer import Writer
 from cht_rapidpro.keyring import Keyring, Secrets
@@ -83,6 +84,7 @@ def watch_ground(ground: Ground) -> None:
     ground.status.figures["budget_learned_requests"] = lambda: {
         scope: budget.learned for scope, budget in rapidpro.budgets.items() if budget.learned is not None
     }
+    ground.status.figures["text_limit_characters"] = lambda: rapidpro.text_limit
     ground.reload.subscribe(lambda new: couch.sign_in_with(new.couchdb))
     ground.reload.subscribe(lambda new: rapidpro.limit(new.rapidpro.requests_per_hour))
 
@@ -91,8 +93,9 @@ def sending(ground: Ground, me: Instance) -> tuple[Feed, list[Outgoing | Deliver
     """The way out: what finds messages, and what works on them until it has come to an end itself."""
     config, couch, rapidpro, settings = ground.config.outgoing, ground.couch, ground.rapidpro, ground.settings
     backlog = Backlog()
-    feed = Feed(couch, settings, backlog, ground.writer.copies, config.sweep_interval)
     claims = Claims(ground.writer, backlog, me, config, ground.wall_clock, ground.metrics)
+    unsendable = Unsendable(claims.held_back)
+    feed = Feed(couch, settings, backlog, unsendable, ground.writer.copies, config.sweep_interval)
     request_time = ground.config.rapidpro.timeout + _REQUEST_MARGIN
     lookup = Lookup(couch, rapidpro, me.id, request_time, ground.wall_clock)
     doubts = Doubts(
@@ -109,6 +112,11 @@ def sending(ground: Ground, me: Instance) -> tuple[Feed, list[Outgoing | Deliver
     outgoing = Outgoing(claims, doubts, backlog, rapidpro, settings, config, limits, ground.keyring, ground.metrics)
     ground.reload.subscribe(lambda new: outgoing.limit(new.rapidpro))
     _watch_sending(ground, backlog, claims, doubts, feed)
+    ground.status.figures["unsendable_messages"] = lambda: {
+        "held": len(claims.held_back),
+        "undecidable": doubts.undecidable,
+        **unsendable.counts(),
+    }
     if not ground.config.delivery.enabled:
         return feed, [outgoing]
     delivery = _delivery(ground, backlog)

@@ -35,6 +35,7 @@ from cht_rapidpro.config_values import (
     find_secret,
     fixed_source,
     is_loopback,
+    kind_of,
     read_address,
     read_text,
     shown,
@@ -148,7 +149,7 @@ def _read(document: Mapping[str, Any], kind: type[_Kind]) -> _Kind:
 
 def _check_table(section: object) -> None:
     if not isinstance(section, dict):
-        raise ConfigError(f"found a value of type {type(section).__name__}; allowed: a table of keys")
+        raise ConfigError(f"found {kind_of(section)}; allowed: a table of keys")
 
 
 def _value(key: str, raw: object, kind: Any) -> object:
@@ -159,14 +160,21 @@ def _value(key: str, raw: object, kind: Any) -> object:
     try:
         return msgspec.convert(raw, kind)
     except msgspec.ValidationError as error:
-        allowed = [meta.description for meta in metadata if isinstance(meta, Meta)]
-        found = f"a value of type {type(raw).__name__}" if key in _MAY_HOLD_SECRET else shown(raw)
-        raise ConfigError(f"found {found}; allowed: {allowed[0] if allowed else error}") from error
+        is_unquoted = getattr(kind, "__origin__", kind) is str and not isinstance(raw, str)
+        allowed = [meta.description for meta in metadata if isinstance(meta, Meta) and not is_unquoted]
+        found = kind_of(raw) if key in _MAY_HOLD_SECRET else shown(raw)
+        raise ConfigError(f"found {found}; allowed: {allowed[0] if allowed else _type_of(kind)}") from error
+
+
+def _type_of(kind: Any) -> str:
+    """What a key without limits may hold."""
+    kind = getattr(kind, "__origin__", kind)
+    return {str: "a text: put it in quotes", bool: "true or false", int: "a whole number"}.get(kind, str(kind))
 
 
 def _complete_couchdb(couchdb: Couchdb, path: Path, environ: Mapping[str, str]) -> Couchdb:
     with at("[couchdb] url"):
-        url = check_url(couchdb.url, allow_plain_http=couchdb.allow_plain_http)
+        url = check_url(couchdb.url, allow_plain_http=couchdb.allow_plain_http, example=Couchdb().url)
     password = find_secret("couchdb-password", couchdb.password, couchdb.password_file, _folder(path), environ)
     if couchdb.user and not password:
         raise ConfigError(f"[couchdb] user: found one without a password; {three_ways('couchdb-password')}")

@@ -27,6 +27,7 @@ _URL_PRIVATE: Final = re.compile("[@?#]")
 _ADDRESS: Final = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>\d{1,5})", re.ASCII)
 _LAST_PORT: Final = 65535
 _URL_NEVER: Final = re.compile(r"[\s\\\x00-\x1f\x7f]")
+_RAPIDPRO: Final = "https://rapidpro.example.org"
 _DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h|d)", re.ASCII)
 # Decimal, because 700 × 0.001 would be a little more than "0.7s", and limits are compared.
 _UNIT_SECONDS: Final = {
@@ -62,10 +63,16 @@ class Secret:
 NO_SECRET: Final = Secret("")
 
 
+def kind_of(value: object) -> str:
+    """What TOML calls a value of this type, where the value itself is not to be shown."""
+    names = {str: "a text", bool: "true or false", int: "a whole number", float: "a number", dict: "a table"}
+    return names.get(type(value), "a list" if isinstance(value, list) else "a date or time")
+
+
 def shown(value: object) -> str:
-    """`value` as an error message shows it: like in TOML where it is short, else its type alone."""
+    """`value` as an error message shows it: like in TOML where it is short, else its kind alone."""
     text = json.dumps(value, ensure_ascii=False) if isinstance(value, str | int | float) else ""
-    return text if 0 < len(text) <= 80 else f"a value of type {type(value).__name__}"
+    return text if 0 < len(text) <= 80 else kind_of(value)
 
 
 @dataclass(frozen=True)
@@ -122,7 +129,9 @@ def moment(raw: object) -> int | None:
 def read_address(text: str) -> tuple[str, int]:
     """Host and port of "127.0.0.1:8085", "[::1]:8085" or "name:8085"; port 0 lets the kernel choose one."""
     found = _ADDRESS.fullmatch(text)
-    if not found or int(found["port"]) > _LAST_PORT:
+    if found and int(found["port"]) > _LAST_PORT:
+        raise ConfigError(f"found {shown(text)}: there is no port {found['port']}; allowed: 0 to {_LAST_PORT}")
+    if not found:
         raise ConfigError(f'found {shown(text)}; allowed: an address and a port such as "127.0.0.1:8085"')
     return found["ipv6"] or found["host"], int(found["port"])
 
@@ -139,7 +148,7 @@ def at(place: str) -> Iterator[None]:
 def toml_secret(raw: object) -> Secret:
     """A secret that stands in the TOML itself; an empty text means that it does not."""
     if not isinstance(raw, str):
-        raise ConfigError(f"found a value of type {type(raw).__name__}; allowed: a text")
+        raise ConfigError(f"found {kind_of(raw)}; allowed: a text: put it in quotes")
     return checked_secret(raw) if raw else NO_SECRET
 
 
@@ -219,7 +228,7 @@ def _variable(name: str) -> str:
 
 def read_text(path: Path) -> str:
     try:
-        return path.read_bytes().decode()
+        return path.read_bytes().decode("utf-8-sig")  # editors on Windows put a byte order mark first
     except UnicodeDecodeError as error:
         raise ConfigError(f"cannot read {path}: byte {error.start} is not UTF-8") from error
     except (OSError, ValueError) as error:
@@ -239,7 +248,7 @@ def _reason(error: OSError | ValueError) -> str:
     return str(getattr(error, "strerror", None) or error)
 
 
-def check_url(url: str, *, allow_plain_http: bool) -> str:
+def check_url(url: str, *, allow_plain_http: bool, example: str = _RAPIDPRO) -> str:
     """The base URL of a service without its trailing slash; ConfigError if we must not talk to it.
 
     For the configuration and for `sms.rapidpro.url` of CHT's app settings. Plain http shows the token to the
@@ -248,15 +257,22 @@ def check_url(url: str, *, allow_plain_http: bool) -> str:
     """
     if _URL_PRIVATE.search(url):
         raise ConfigError("found a user, password, query or fragment in the URL; allowed: scheme, host, port, path")
+    if (port := _port(url)) is not None and not 0 < port <= _LAST_PORT:
+        raise ConfigError(f"found {shown(url)}: there is no port {port}; allowed: 1 to {_LAST_PORT}")
     scheme, host = _scheme_and_host(url)
     if scheme not in ("http", "https") or not host:
-        raise ConfigError(f'found {shown(url)}; allowed: a URL such as "https://rapidpro.example.org"')
+        raise ConfigError(f'found {shown(url)}; allowed: a URL such as "{example}"')
     if scheme == "http" and not (allow_plain_http or is_loopback(host)):
         raise ConfigError(
             f"found {shown(url)}; allowed: https, or http to this machine; allow_plain_http = true in this "
             "section lets secrets cross a network in plain sight"
         )
     return url.rstrip("/")
+
+
+def _port(url: str) -> int | None:
+    found = re.match(r"[a-z]+://[^/]*:(\d{1,9})(?:/|\Z)", url, re.ASCII)
+    return int(found[1]) if found else None
 
 
 def _scheme_and_host(url: str) -> tuple[str, str]:

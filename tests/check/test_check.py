@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 
+from cht_rapidpro.adapters.state_dir import state_directory
 from cht_rapidpro.demo.couchdb import CouchDBServer
 from cht_rapidpro.demo.database import Database
+from cht_rapidpro.demo.medic import data_record, message, task
 from cht_rapidpro.demo.process import COMMAND, Daemon
 from cht_rapidpro.demo.rapidpro import Answer, Fault, RapidPro
 from tests.conftest import TOKEN
 from tests.gate import until
+from tests.gateway import reaches
 from tests.scripted import HTML, RESET, Raw, Reply, Request, scripted
 
 SECRET = "correct horse"
@@ -340,6 +343,56 @@ async def test_a_running_daemon_is_no_finding_and_is_asked(site: Site) -> None:
     assert "by the running daemon's count" in says["rapidpro.requests_left"]
     assert "v2.messages: 3600" in says["rapidpro.requests_left"]
     assert not {"admin.listen", "incoming.listen"} & says.keys(), "it has them itself"
+
+
+async def test_the_daemon_and_the_view_tell_what_is_never_sent(site: Site) -> None:
+    """The limit of texts is known once a refusal told it; a document that takes no claim only to the daemon."""
+    limit = '{"text": ["Ensure this field has no more than 640 characters."]}'
+    site.rapidpro.fail(Fault("POST broadcasts", Answer(400, limit, "application/json"), contains="too long"))
+    failing = data_record(task(message("too long" * 100)))
+    bad = data_record(task({**message("never"), "to": True}))
+    await site.medic.bulk([failing, bad])
+    daemon = site.daemon()
+    await daemon.start()
+    try:
+        failed = await reaches(site.medic, failing["_id"], "failed")
+        (address,) = [entry["address"] for entry in daemon.events() if entry["event"] == "admin.listening"]
+        site.sections["admin"] = {"listen": address}
+        found = await findings(site.write())
+    finally:
+        await daemon.stop()
+    assert failed["tasks"][0]["state_details"] == "Text too long: 800 characters, RapidPro takes 640"
+    says = {one["about"]: one["says"] for one in found if one["mark"] != "good"}
+    assert set(says) == {"couchdb.messages", "rapidpro.text_limit"}
+    assert "1 of the 1 oldest messages to send have no usable number" in says["couchdb.messages"]
+    assert bad["_id"] in says["couchdb.messages"]
+    assert "at most 640 characters" in says["rapidpro.text_limit"]
+
+
+@pytest.mark.parametrize(
+    ("figures", "about"),
+    [
+        ({"unsendable_messages": {"held": 2}}, "outgoing.unsendable"),
+        ({"unsendable_messages": {"undecidable": 1, "no_number": 5}}, "outgoing.unsendable"),
+        ({"text_limit_characters": 640}, "rapidpro.text_limit"),
+    ],
+)
+async def test_what_the_daemon_knows_is_a_finding(figures: dict[str, Any], about: str, site: Site) -> None:
+    path = site.write()
+    lock = state_directory(site.folder)
+    await asyncio.to_thread(lock.__enter__)  # as a daemon that runs holds it
+    try:
+        async with scripted(lambda _: _status(figures)) as daemon:
+            site.sections["admin"] = {"listen": daemon.url.removeprefix("http://")}
+            site.write()
+            found = await findings(path)
+    finally:
+        await asyncio.to_thread(lock.__exit__, None, None, None)
+    assert [one["about"] for one in found if one["about"] == about] == [about]
+
+
+async def _status(figures: dict[str, Any]) -> Reply:
+    return Reply({"figures": figures})
 
 
 COUCHDBS: dict[str, tuple[Reply | Raw, str, str]] = {

@@ -25,6 +25,7 @@ from cht_rapidpro.domain.outgoing import (
     read_answer,
     settled,
     share,
+    with_lengths,
 )
 from cht_rapidpro.domain.statuses import State
 from cht_rapidpro.domain.task import Change, Message, MessageId
@@ -33,6 +34,7 @@ TOO_MANY = "Ensure this field has no more than 100 elements."
 BAD_URN = "Invalid URN: tel:phone1. Ensure phone numbers contain country codes."
 NO_TEXT = "Must provide either text or attachments."
 NO_RECIPIENT = "Must provide either urns, contacts or groups."
+NO_MORE = "Ensure this field has no more than {} characters."
 TOO_LONG = "Ensure this field has no more than 4096 characters."
 SUSPENDED = "Sorry, your workspace is currently suspended. To re-enable sending messages, please contact support."
 NO_JSON = "JSON parse error - Expecting value: line 1 column 1 (char 0)"
@@ -213,7 +215,34 @@ def test_a_broadcast_of_several() -> None:
 )
 def test_the_limit_counts_what_rapidpro_stores(text: str, fits: bool) -> None:
     prepared = prepare(message(text), KENYA)
-    assert isinstance(prepared, Pair) if fits else prepared == Refused(TOO_LONG, is_about_text=True)
+    told = f"Text too long: 4097 characters{' (each @ counts as two)' * ('@' in text)}, RapidPro takes 4096"
+    assert isinstance(prepared, Pair) if fits else prepared == Refused(told, is_about_text=True)
+
+
+@pytest.mark.parametrize(
+    ("said", "text", "reason", "limit"),
+    [
+        ({"text": [NO_MORE.format(640)]}, "x" * 700, "Text too long: 700 characters, RapidPro takes 640", 640),
+        (
+            {"text": {"eng": [NO_MORE.format(160)]}},
+            "a@@b" * 50,
+            "Text too long: 200 characters (each @ counts as two), RapidPro takes 160",
+            160,
+        ),
+        ({"text": ["This field may not be blank."]}, "", "This field may not be blank.", None),
+        ({"urns": [TOO_MANY]}, "x", TOO_MANY, None),
+        ({"urns": [NO_MORE.format(255)]}, "x", NO_MORE.format(255), None),
+    ],
+)
+def test_a_refusal_for_its_length_says_both_figures(said: object, text: str, reason: str, limit: int | None) -> None:
+    answer = with_lengths(read_answer(400, said), text)
+    assert isinstance(answer, Refused)
+    assert (answer.reason, answer.text_limit) == (reason, limit)
+
+
+@pytest.mark.parametrize("answer", [NotSent("why"), Throttled(None), Trouble("why"), Doubtful("why")])
+def test_what_a_failure_says_is_no_name_of_a_class(answer: Answer) -> None:
+    assert str(answer) in ("why", "RapidPro's request limit is reached")
 
 
 @pytest.mark.parametrize(

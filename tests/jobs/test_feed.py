@@ -17,7 +17,9 @@ from cht_rapidpro.demo.medic import SETTINGS, data_record, message, task
 from cht_rapidpro.domain.task import DocId
 from cht_rapidpro.jobs.backlog import CAPACITY, Backlog, Candidate
 from cht_rapidpro.jobs.feed import Feed
+from cht_rapidpro.jobs.held_back import HeldBack
 from cht_rapidpro.jobs.settings import SettingsWatch
+from cht_rapidpro.jobs.unsendable import Unsendable
 from cht_rapidpro.jobs.writer import Copies
 from tests.clock import jump
 from tests.gate import until
@@ -153,7 +155,7 @@ async def following(medic: Medic, interval: float = INTERVAL) -> AsyncIterator[R
         jobs = [asyncio.create_task(settings.run())]
         try:
             await until(lambda: settings.settings is not None)
-            feed = Feed(couch, settings, running.backlog, running.copies, interval)
+            feed = Feed(couch, settings, running.backlog, Unsendable(HeldBack()), running.copies, interval)
             jobs.append(asyncio.create_task(feed.run()))
             yield running
         finally:

@@ -403,8 +403,8 @@ class Couch:
 def _encoded(doc: Doc) -> bytes | Rejected:
     try:
         return _encode(doc)
-    except (ValueError, RecursionError) as error:  # a lone surrogate, a thousand levels
-        return Rejected(f"it cannot be written as JSON: {type(error).__name__}")
+    except (ValueError, RecursionError):  # a lone surrogate, a thousand levels
+        return Rejected("it cannot be written as JSON: half a character, or too many levels")
 
 
 def _chunks(bodies: list[bytes]) -> Iterator[list[bytes]]:

@@ -15,6 +15,7 @@ import aiohttp
 import msgspec
 
 from cht_rapidpro.adapters.bodies import TooLargeError
+from cht_rapidpro.adapters.network_words import in_words
 from cht_rapidpro.config import Couchdb
 from cht_rapidpro.errors import DeniedError, GatewayError, TransientError, TroubleError
 from cht_rapidpro.health import Health
@@ -110,11 +111,11 @@ def _translate(error: BaseException, config: Couchdb) -> GatewayError:
         return _by_status(404, config)
     if isinstance(error, aiohttp.ClientResponseError):
         return _by_status(error.status, config)
-    name = type(error).__name__
     if isinstance(error, _UNDECODABLE) or type(error) is ValueError:  # Python's own limit of digits
-        return UnreadableError(f"{_where(config)}: its answer cannot be decoded: {name}{_detail(error)}")
+        return UnreadableError(f"{_where(config)}: its answer cannot be decoded{_detail(error)}")
     kind = AwayError if isinstance(error, aiohttp.ClientConnectorError) else TransientError
-    return kind(f"{_where(config)}: {name}{_detail(error)}")
+    said = in_words(error) if isinstance(error, aiohttp.ClientError | OSError) else "its answer is not CouchDB's"
+    return kind(f"{_where(config)}: {said}")
 
 
 def _where(config: Couchdb) -> str:
@@ -122,5 +123,5 @@ def _where(config: Couchdb) -> str:
 
 
 def _detail(error: BaseException) -> str:
-    """The text of errors that cannot quote a document: those of the network, and msgspec's, which names types."""
-    return f": {error}" if isinstance(error, OSError | msgspec.ValidationError) and str(error) else ""
+    """The text of an error that cannot quote a document: msgspec's own of the types."""
+    return f": {error}" if isinstance(error, msgspec.ValidationError) else ""

@@ -12,6 +12,7 @@ from typing import Any, Final, Self
 import aiohttp
 import msgspec
 
+from cht_rapidpro.adapters.network_words import in_words
 from cht_rapidpro.adapters.user_agent import USER_AGENT
 from cht_rapidpro.config import Couchdb
 
@@ -74,7 +75,7 @@ class Inspection:
             ) as response:
                 return Seen(response.status, _decode(await response.read()), _date(response))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            return Unseen(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+            return Unseen(in_words(error))
 
 
 def _decode(body: bytes) -> Any:

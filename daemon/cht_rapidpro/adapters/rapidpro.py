@@ -29,6 +29,7 @@ from cht_rapidpro.domain.outgoing import (
     Trouble,
     is_invalid_token,
     read_answer,
+    with_lengths,
 )
 from cht_rapidpro.domain.reconcile import Listed, read_listed
 from cht_rapidpro.domain.task import timestamp
@@ -44,6 +45,9 @@ Failure = NotSent | Throttled | Trouble | Doubtful
 @dataclass(frozen=True, slots=True)
 class BadCursor:
     """RapidPro does not know the position any more: the listing has to begin again."""
+
+    def __str__(self) -> str:
+        return "RapidPro does not know the position in its list any more"
 
 
 ListFailure = Failure | BadCursor
@@ -110,6 +114,7 @@ class RapidPro:
         self.budget = self.budgets[Scope.GENERAL]
         self._date: tuple[int, float] | None = None  # RapidPro's clock, and the loop time when it said so
         self._hides_urns: dict[str, bool] = {}
+        self.text_limit: int | None = None  # characters, once a refusal told it
         keyring.subscribe(self._forget_refusals)
 
     async def __aenter__(self) -> Self:
@@ -138,7 +143,18 @@ class RapidPro:
         answer = await self._ask("POST", f"{base}/api/v2/broadcasts.json", body, names="id")
         if isinstance(answer, Mapping) and "urns" in answer:
             self._hides_urns[base] = answer["urns"] is None
-        return read_answer(200, answer) if isinstance(answer, Mapping) else _as_answer(answer)
+        read = with_lengths(
+            read_answer(200, answer) if isinstance(answer, Mapping) else _as_answer(answer), broadcast.text
+        )
+        self._learn_limit(read, len(broadcast.text))
+        return read
+
+    def _learn_limit(self, answer: Answer, length: int) -> None:
+        """A text that is longer and was taken shows that the site's setting was raised."""
+        if isinstance(answer, Refused) and answer.text_limit is not None:
+            self.text_limit = answer.text_limit
+        elif isinstance(answer, Created) and self.text_limit is not None and length > self.text_limit:
+            self.text_limit = None
 
     async def probe(self, base: str) -> Failure | None:
         """GET workspace.json, the cheapest request that needs a valid token; None: all is well."""

@@ -168,7 +168,7 @@ class SpoolFile:
         try:
             yield
         except (sqlite3.Error, OSError, ValueError) as error:
-            why = f"the spool {self.path} does not work: {type(error).__name__}: {error}"
+            why = f"the spool {self.path} does not work: {error}"
             raise TroubleError(f"{why}; check the disk and the folder's rights", about="spool") from error
 
 

@@ -17,6 +17,7 @@ from urllib.request import getproxies_environment, proxy_bypass
 import aiohttp
 import msgspec
 
+from cht_rapidpro.adapters.network_words import in_words
 from cht_rapidpro.adapters.user_agent import USER_AGENT
 from cht_rapidpro.config import Rapidpro
 from cht_rapidpro.config_values import Secret
@@ -84,13 +85,13 @@ class Transport:
             ) as response:
                 return await _read(response, token)
         except (aiohttp.ClientSSLError, aiohttp.ClientConnectorCertificateError, aiohttp.InvalidURL) as error:
-            return Trouble(_name(error))
+            return Trouble(in_words(error))
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError) as error:
             raise_cancelled(error)
-            return NotSent(_name(error))
+            return NotSent(in_words(error))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise_cancelled(error)
-            return Doubtful(_name(error))
+            return Doubtful(in_words(error))
 
 
 async def _read(response: aiohttp.ClientResponse, token: Secret) -> Reply:
@@ -131,11 +132,6 @@ def _date(response: aiohttp.ClientResponse) -> int | None:
         return round(parsedate_to_datetime(response.headers.get("Date", "")).timestamp() * 1000)
     except (ValueError, OverflowError, TypeError, IndexError, AttributeError):  # whatever the parser stumbles over
         return None
-
-
-def _name(error: BaseException) -> str:
-    text = str(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _ssl(ca_file: str) -> ssl.SSLContext:

@@ -4,13 +4,15 @@ Asked from the outside in; what cannot work because something before it does not
 one to mend.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Final
 
 from cht_rapidpro.adapters.inspection import Inspection, Seen, Unseen
 from cht_rapidpro.check.finding import Finding, bad, good, note
 from cht_rapidpro.config import Couchdb
 from cht_rapidpro.config_values import three_ways
+from cht_rapidpro.domain.task import Lack, lack, message_fields
 
 # What CHT's design documents emit and we read (CHT.md, "Views"); the last two are for delivery states and backfill.
 VIEWS: Final = (
@@ -20,6 +22,7 @@ VIEWS: Final = (
     ("medic-sms", "gateway_messages_by_state"),
 )
 CLOCK_LIMIT: Final = 60_000  # ms by which clocks may differ before it is worth a line
+_LOOKED_AT: Final = 1000  # rows
 _OLDEST: Final = 2  # major version: `_selector` feeds and `_bulk_docs` as we use them
 
 
@@ -44,6 +47,10 @@ async def check_couchdb(couchdb: Inspection, config: Couchdb, now: Callable[[], 
     for design, view in VIEWS:
         path = f"{config.database}/_design/{design}/_view/{view}"
         yield _view(f"{design}/{view}", await couchdb.get(path, limit="1", reduce="false"))
+    path = f"{config.database}/_design/medic/_view/messages_by_state"
+    keys = {"startkey": '["pending-or-forwarded"]', "endkey": '["pending-or-forwarded",{}]'}
+    for finding in _unsendable(await couchdb.get(path, limit=str(_LOOKED_AT), reduce="false", **keys)):
+        yield finding
 
 
 def _no_couchdb(config: Couchdb, seen: Seen | Unseen) -> Finding:
@@ -124,6 +131,18 @@ def _rights(config: Couchdb, seen: Seen | Unseen) -> Finding:
         f"the user {config.user!r} may not write to {config.database!r} ({how})",
         "make it a member with the right to write",
     )
+
+
+def _unsendable(seen: Seen | Unseen) -> Iterator[Finding]:
+    """The oldest messages that CouchDB wants sent, and that lack what a message has to have."""
+    rows = seen.fields.get("rows") if isinstance(seen, Seen) else None
+    by_lack: dict[Lack, list[str]] = defaultdict(list)
+    for row in rows if isinstance(rows, list) else []:
+        if reason := lack(message_fields(row.get("value"))):
+            by_lack[reason].append(str(row.get("id")))
+    for reason, docs in by_lack.items():
+        says = f"{len(docs)} of the {len(rows or [])} oldest messages to send have no usable {reason} and never go"
+        yield bad("couchdb.messages", f"{says}; one is in {docs[0]}", "repair or clear these tasks in CHT")
 
 
 def _view(name: str, seen: Seen | Unseen) -> Finding:

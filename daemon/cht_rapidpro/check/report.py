@@ -5,7 +5,7 @@ What the configuration alone can tell comes first (`--offline` ends there), then
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,14 @@ from cht_rapidpro.adapters.state_dir import is_in_use
 from cht_rapidpro.adapters.transport import Transport
 from cht_rapidpro.check.cht import check_settings
 from cht_rapidpro.check.couchdb import check_couchdb
-from cht_rapidpro.check.finding import Finding, Mark, good, note
+from cht_rapidpro.check.finding import Finding, Mark, bad, good, note
 from cht_rapidpro.check.host import check_address, check_files, check_state_dir
 from cht_rapidpro.check.incoming import check_archive, check_flow, check_incoming, check_miswired
 from cht_rapidpro.check.rapidpro import check_rapidpro
 from cht_rapidpro.check.vault import check_vault
 from cht_rapidpro.config import Config
 from cht_rapidpro.config_values import Secret, check_url
+from cht_rapidpro.domain.findings import unsendable
 from cht_rapidpro.domain.settings import AppSettings, read_settings
 from cht_rapidpro.errors import ConfigError, TransientError
 
@@ -58,12 +59,27 @@ async def check(path: Path, environ: Mapping[str, str], *, offline: bool) -> lis
 
 
 def _told_by_daemon(loaded: Config, *, is_running: bool) -> list[Finding]:
-    """What only the running daemon knows: RapidPro does not tell of the requests left, and the flow comes by itself."""
+    """What only the running daemon knows: what it cannot send, what the flow sends, what RapidPro's answers have shown."""
     try:
         told = status_command.ask(loaded.admin.listen) if is_running else {}
     except (ConfigError, TransientError) as error:
         return [note("rapidpro.requests_left", f"unknown: the running daemon does not tell ({error})")]
-    return [*check_miswired(told.get("miswired")), _requests_left(told.get("figures", {}))]
+    figures = told.get("figures", {})
+    return [*check_miswired(told.get("miswired")), *_unsendable(figures), *_text_limit(figures), _requests_left(figures)]
+
+
+def _unsendable(figures: Mapping[str, Any]) -> Iterator[Finding]:
+    """The view shows what lacks a number, and `check_couchdb` has looked there."""
+    found = figures.get("unsendable_messages") or {}
+    known_here = {reason: found.get(reason) for reason in ("held", "undecidable")}
+    for finding in unsendable({"unsendable_messages": known_here}):
+        yield bad("outgoing.unsendable", finding.what.rstrip("."), finding.advice)
+
+
+def _text_limit(figures: Mapping[str, Any]) -> Iterator[Finding]:
+    if limit := figures.get("text_limit_characters"):
+        says = f"RapidPro takes texts of at most {limit:g} characters, as its refusals say; longer messages fail"
+        yield note("rapidpro.text_limit", says, "shorten the texts in CHT, or raise RapidPro's MSG_FIELD_SIZE")
 
 
 def _requests_left(figures: Mapping[str, Any]) -> Finding:

@@ -23,6 +23,24 @@ class Level(StrEnum):
     BROKEN = "broken"  # a human must act
 
 
+# By the reason: the noun that is counted, what is the matter with it, what to do.
+_UNSENDABLE: Final = {
+    "held": ("document", "held back: no claim can be written", "Repair the documents that `claim.rejected` names."),
+    "undecidable": (
+        "message",
+        "undecided: it is not known whether RapidPro has sent it",
+        "Look in RapidPro, and set the state of the tasks that `broadcast.unclear` names by hand.",
+    ),
+    "no_message": ("task", "never sent: no message in it", "Clear the tasks that `message.unsendable` names."),
+    "no_uuid": ("message", "never sent: no uuid", "Repair or clear the tasks that `message.unsendable` names."),
+    "no_number": (
+        "message",
+        "never sent: no phone number",
+        "Give the person a number and the message too, or clear the tasks that `message.unsendable` names.",
+    ),
+    "no_text": ("message", "never sent: no text", "Repair or clear the tasks that `message.unsendable` names."),
+}
+
 SEVERITY: Final = tuple(Level)
 
 
@@ -69,12 +87,15 @@ def find(
     dependencies: Iterable[Dependency], figures: Mapping[str, Any], others: Iterable[Finding], *, can_store: bool
 ) -> list[Finding]:
     """The worst first; empty where nothing is amiss. `others`: what single parts of the daemon know of themselves."""
+    dependencies = list(dependencies)
+    fails = any(each.name == "couchdb" and each.condition in ("lost", "refused") for each in dependencies)
     found = [
         *_storing(can_store),
         *others,
         *(finding for each in dependencies for finding in _dependency(each)),
         *_waiting(figures),
         *_spooled(figures),
+        *(unsendable(figures) if not fails else ()),  # a document may be held for what CouchDB does to all
     ]
     return sorted(found, key=lambda each: -SEVERITY.index(each.level))
 
@@ -128,3 +149,11 @@ def _spooled(figures: Mapping[str, Any]) -> Iterator[Finding]:
     if rejected := (figures.get("spooled_messages") or {}).get("rejected"):
         what = f"CouchDB does not take {counted(rejected, 'incoming message')}."
         yield Finding(Level.BROKEN, what, advice="`cht-rapidpro spool list` shows them: retry or drop each.")
+
+
+def unsendable(figures: Mapping[str, Any]) -> Iterator[Finding]:
+    """What will not go before a human acts, by reason."""
+    found = figures.get("unsendable_messages") or {}
+    for reason, (noun, what, advice) in _UNSENDABLE.items():
+        if count := found.get(reason):
+            yield Finding(Level.BROKEN, f"{counted(count, noun)} {what}.", advice=advice)

@@ -5,8 +5,9 @@ surely not; `Created` says yes; `Doubtful` says perhaps, and a message in doubt 
 long wait. A message fails only for what RapidPro says about *it*, never for our trouble.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, NewType
 
 from cht_rapidpro.domain import phone
@@ -20,6 +21,7 @@ TEXT_LIMIT: Final = 4096  # code points, after escaping (RAPIDPRO.md)
 MAX_URNS: Final = 100  # of one broadcast (RAPIDPRO.md)
 _INVALID: Final = "HTTP 403: Invalid token"  # RapidPro's own words, after `_describe`
 _TEXT_MISSING: Final = "Must provide either text or attachments."
+_LENGTH: Final = re.compile(r"Ensure this field has no more than (\d{1,9}) characters\.")  # RapidPro's own words
 _REFUSING: Final = ("urns", "text")
 
 
@@ -57,12 +59,14 @@ class Created:
 class Refused:
     """RapidPro will never take this broadcast; `reason` in its own words.
 
-    `at`: the reasons by position in `urns`, where only those are bad; `is_about_text`: every URN would be refused.
+    `at`: the reasons by position in `urns`, where only those are bad; `is_about_text`: every URN would be refused;
+    `text_limit`: the characters that RapidPro takes, where the text has more.
     """
 
     reason: str
     at: Mapping[int, str] = field(default_factory=dict)
     is_about_text: bool = False
+    text_limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +75,18 @@ class NotSent:
 
     why: str
 
+    def __str__(self) -> str:
+        return self.why
+
 
 @dataclass(frozen=True, slots=True)
 class Throttled:
     """Nothing was created; the scope is closed for `retry_after` seconds (None: RapidPro did not say)."""
 
     retry_after: float | None
+
+    def __str__(self) -> str:
+        return "RapidPro's request limit is reached"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +95,18 @@ class Trouble:
 
     why: str
 
+    def __str__(self) -> str:
+        return self.why
+
 
 @dataclass(frozen=True, slots=True)
 class Doubtful:
     """The broadcast may exist."""
 
     why: str
+
+    def __str__(self) -> str:
+        return self.why
 
 
 Answer = Created | Refused | NotSent | Throttled | Trouble | Doubtful
@@ -124,13 +140,27 @@ def share(answer: Answer, count: int) -> list[Answer | Again]:
 def prepare(message: Message, settings: Mapping[str, object]) -> Pair | Refused:
     """The message as RapidPro takes it, its number normalised where that is possible, else as CHT wrote it.
 
-    A text over the limit is refused here in RapidPro's own words: beyond 3 MB RapidPro answers a 500, which would
-    leave the message in doubt for ever.
+    A text over the limit of every version is refused here: beyond 3 MB RapidPro answers a 500, which would leave the
+    message in doubt for ever.
     """
     pair = pair_of(message, settings)
     if len(pair.text) > TEXT_LIMIT:
-        return Refused(f"Ensure this field has no more than {TEXT_LIMIT} characters.", is_about_text=True)
+        return Refused(_too_long(pair.text, TEXT_LIMIT), is_about_text=True)
     return pair
+
+
+def with_lengths(answer: Answer, text: str) -> Answer:
+    """The answer to a broadcast of `text`; a refusal for its length says both figures, and knows the limit."""
+    if not (isinstance(answer, Refused) and answer.is_about_text and (told := _LENGTH.search(answer.reason))):
+        return answer
+    limit = int(told[1])
+    reason = answer.reason.replace(told[0], _too_long(text, limit))
+    return replace(answer, reason=reason, text_limit=limit)
+
+
+def _too_long(text: str, limit: int) -> str:
+    doubled = " (each @ counts as two)" if "@@" in text else ""
+    return f"Text too long: {len(text)} characters{doubled}, RapidPro takes {limit}"
 
 
 def pair_of(message: Message, settings: Mapping[str, object]) -> Pair:

@@ -9,6 +9,7 @@ message and never by index, because others re-order and delete them at any time 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any, Final, NewType
 
 from cht_rapidpro.domain.statuses import State
@@ -46,6 +47,31 @@ def read_message(value: object) -> Message | None:
     if isinstance(uuid, str) and isinstance(to, str) and isinstance(text, str) and uuid and to and text:
         return Message(MessageId(uuid), to, text)
     return None
+
+
+class Lack(StrEnum):
+    """What a message has to have and has not, in a form that can be used."""
+
+    MESSAGE = "message"  # all three
+    UUID = "uuid"
+    NUMBER = "number"
+    TEXT = "text"
+
+
+_FIELDS: Final = {"uuid": Lack.UUID, "to": Lack.NUMBER, "message": Lack.TEXT}
+_SOUND: Final = {"uuid": "u", "to": "1", "message": "t"}
+
+
+def lack(fields: dict[str, object]) -> Lack | None:
+    """What `read_message` gives None for, the first where it is not all; None where the message can be sent."""
+    lacking = [_FIELDS[name] for name in _FIELDS if read_message({**_SOUND, name: fields.get(name)}) is None]
+    return Lack.MESSAGE if len(lacking) == len(_FIELDS) else next(iter(lacking), None)
+
+
+def message_fields(value: object) -> dict[str, object]:
+    """The message of a row's value of the view `messages_by_state`, under the names that it has in the document."""
+    found = value if isinstance(value, dict) else {}
+    return {"uuid": found.get("id"), "to": found.get("to"), "message": found.get("content")}
 
 
 def messages(task: Task) -> tuple[Message, ...]:

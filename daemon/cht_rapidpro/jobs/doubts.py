@@ -108,6 +108,11 @@ class Doubts:
         return len(self._open)
 
     @property
+    def undecidable(self) -> int:
+        """How many of them only a human can decide."""
+        return sum(doubt.told > 0 for doubt in self._open.values())
+
+    @property
     def oldest_due(self) -> int | None:
         """When the first of them was due, in ms since the epoch; None: nothing is in doubt."""
         return min((doubt.held.due for doubt in self._open.values() if doubt.held.due), default=None)

@@ -46,7 +46,7 @@ class Drain:
 
     def block(self, error: BaseException) -> None:
         if not self.is_blocked:
-            log.warning("incoming.diverted", to="spool", why=str(error) or type(error).__name__)
+            log.warning("incoming.diverted", to="spool", why=str(error) or "CouchDB does not answer in time")
         self.is_blocked = True
 
     def wake(self) -> None:

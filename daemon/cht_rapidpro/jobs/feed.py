@@ -18,10 +18,11 @@ from cht_rapidpro.adapters.changes import Changes, ChangesFeed, Hint
 from cht_rapidpro.adapters.couchdb import Couch, MessageRow, Seq
 from cht_rapidpro.domain.settings import concerns_settings
 from cht_rapidpro.domain.statuses import State
-from cht_rapidpro.domain.task import Doc, due, messages, milliseconds, read_message, tasks
+from cht_rapidpro.domain.task import Doc, due, message_fields, messages, milliseconds, read_message, tasks
 from cht_rapidpro.jobs.backlog import Backlog, Candidate
 from cht_rapidpro.jobs.retry import until_it_works
 from cht_rapidpro.jobs.settings import SettingsWatch
+from cht_rapidpro.jobs.unsendable import Unsendable
 from cht_rapidpro.jobs.writer import Copies
 from cht_rapidpro.pulse import Pulse
 from cht_rapidpro.tasks import end
@@ -34,12 +35,19 @@ class Feed:
     """Fills `backlog` while the settings choose us, gives the feed's documents to `copies`, watches the settings."""
 
     def __init__(
-        self, couch: Couch, settings: SettingsWatch, backlog: Backlog, copies: Copies, sweep_interval: float
+        self,
+        couch: Couch,
+        settings: SettingsWatch,
+        backlog: Backlog,
+        unsendable: Unsendable,
+        copies: Copies,
+        sweep_interval: float,
     ) -> None:
         self._couch = couch
         self._changes = ChangesFeed(couch)
         self._settings = settings
         self._backlog = backlog
+        self._unsendable = unsendable
         self._copies = copies
         self._interval = sweep_interval
         self.sweeping = Pulse("sweep", couch.health)
@@ -90,6 +98,7 @@ class Feed:
     async def _sweep(self) -> None:
         if self._settings.target is None:
             self._backlog.clear()
+            self._unsendable.clear()
             return
         await until_it_works(self._sweep_once)
         self.heard = _time()
@@ -97,10 +106,14 @@ class Feed:
     async def _sweep_once(self) -> None:
         """Begins with the oldest and ends when the backlog is full; it never waits for room."""
         self._backlog.start_sweep(_time())
+        self._unsendable.start_sweep()
         async with aclosing(self._couch.messages_in(_SENDABLE)) as pages:
             async for page in pages:
+                for row in page:
+                    self._unsendable.see(row)
                 if not all(self._backlog.add(candidate) for row in page if (candidate := _candidate(row))):
                     return
+        self._unsendable.end_sweep()
 
     async def _follow(self, since: Seq) -> NoReturn:
         while True:
@@ -136,8 +149,7 @@ def _time() -> float:
 
 def _candidate(row: MessageRow) -> Candidate | None:
     """The message of a view row, or None where it cannot be sent (CHT emits such rows, too)."""
-    value = row.value if isinstance(row.value, dict) else {}
-    found = read_message({"uuid": value.get("id"), "to": value.get("to"), "message": value.get("content")})
+    found = read_message(message_fields(row.value))
     moment = milliseconds(row.due) if isinstance(row.due, int | float) else 0
     return Candidate(moment or 0, row.doc_id, found.uuid, hash(found.text)) if found else None
 

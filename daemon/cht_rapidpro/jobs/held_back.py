@@ -40,6 +40,9 @@ class HeldBack:
         """CouchDB has taken a change of it."""
         self._reasons.pop(doc_id, None)
 
+    def ids(self) -> set[DocId]:
+        return set(self._reasons)
+
     def examples(self, most: int) -> list[tuple[DocId, str]]:
         """Some of them with the reason, the latest first."""
         return list(reversed(self._reasons.items()))[:most]
