@@ -203,7 +203,7 @@ def test_values_arrive_as_their_keys_and_units(write: Callable[[str], Path]) -> 
         ("[rapidpro]\nrequests_per_hour = { runs = -1 }", ["requests_per_hour", "broadcasts, messages, runs"]),
         ("[rapidpro]\nrequests_per_hour = { walks = 1 }", ["requests_per_hour", "broadcasts, messages, runs"]),
         ("[rapidpro]\nrequests_per_hour = -1", ["found -1; allowed: a whole number, 0 or more"]),
-        ('[couchdb]\nallow_plain_http = "yes"', ['[couchdb] allow_plain_http: found "yes"', "Expected `bool`"]),
+        ('[couchdb]\nallow_plain_http = "yes"', ['[couchdb] allow_plain_http: found "yes"', "allowed: true or false"]),
         ('[couchdb]\ndatabase = "Medic"', ['[couchdb] database: found "Medic"; allowed: a-z first']),
         ('[couchdb]\ndatabase = "medic\\n"', ["[couchdb] database"]),
         ('[cht]\noutgoing_service = " "', ['[cht] outgoing_service: found " "; allowed: "auto"']),

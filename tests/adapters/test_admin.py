@@ -104,7 +104,7 @@ async def test_metrics_are_what_prometheus_reads() -> None:
 
 
 def test_every_gauge_is_named_by_what_it_counts_and_says_so() -> None:
-    units = {"messages", "seconds", "tasks", "requests", "enabled", "up", "state"}
+    units = {"messages", "documents", "characters", "seconds", "tasks", "requests", "enabled", "up", "state"}
     assert {name.rpartition("_")[2] for name in GAUGES} <= units
     assert all(help_text.endswith(".") for help_text, _ in GAUGES.values())
 

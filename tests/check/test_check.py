@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from cht_rapidpro.adapters.state_dir import state_directory
+from cht_rapidpro.check.host import check_disk
 from cht_rapidpro.demo.couchdb import CouchDBServer
 from cht_rapidpro.demo.database import Database
 from cht_rapidpro.demo.medic import data_record, message, task
@@ -430,3 +431,11 @@ async def test_a_user_without_rights_is_told(site: Site) -> None:
     (rights,) = [one for one in found if one["about"] == "couchdb.rights"]
     assert (rights["mark"], "may not write" in rights["says"]) == ("bad", True)
     assert any("as reader (readers)" in one["says"] for one in found)
+
+
+@pytest.mark.parametrize(
+    ("folder", "about"), [(Path("/sys"), ["host.disk"]), (Path("/none"), []), (Path(__file__).parent, [])]
+)
+def test_a_disk_without_room_is_a_finding(folder: Path, about: list[str]) -> None:
+    """The file system at /sys has no room at all."""
+    assert [finding.about for finding in check_disk(folder)] == about

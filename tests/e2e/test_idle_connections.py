@@ -9,15 +9,17 @@ from typing import Final
 
 import aiohttp
 
+from cht_rapidpro.adapters.http import PATHS
 from cht_rapidpro.demo.couchdb import CouchDBServer
 from cht_rapidpro.demo.database import Database
 from cht_rapidpro.demo.medic import data_record, message, task
-from cht_rapidpro.demo.process import Daemon
+from cht_rapidpro.demo.process import COMMAND, INCOMING_KEY, Daemon
 from cht_rapidpro.demo.rapidpro import RapidPro
 from tests.conftest import TOKEN
 from tests.gate import until
 from tests.gateway import reaches
 
+FEW_FILES: Final = 256
 IDLE: Final = 1100  # more than the 1,024 files that a process may have open by custom
 
 
@@ -49,3 +51,42 @@ async def test_more_idle_connections_than_the_usual_limit_of_files(
     finally:
         await daemon.kill()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_more_idle_connections_than_the_hard_limit_of_files(
+    tmp_path: Path, couchdb: CouchDBServer, medic: Database, rapidpro: RapidPro
+) -> None:
+    """Both listeners keep to a part of the files; a webhook, the status and the sending have theirs."""
+    own = Daemon(tmp_path, couchdb, medic.name, {"url": rapidpro.url}, TOKEN, {})
+    script = 'ulimit -n "$1"; exec "$0" run --config "$2"'
+    with own.log.open("ab") as log:
+        process = await asyncio.create_subprocess_exec(
+            "/bin/sh", "-c", script, COMMAND, str(FEW_FILES), str(own.config), stdout=log, stderr=log, env=own.environ
+        )
+    try:
+        with ExitStack() as idle:
+            await until(lambda: {"admin.listening", "incoming.listening"} <= {one["event"] for one in own.events()})
+            [admin] = [one["address"] for one in own.events() if one["event"] == "admin.listening"]
+            [[webhook]] = [one["addresses"] for one in own.events() if one["event"] == "incoming.listening"]
+            for address in (webhook, admin):
+                host, port = address.split(":")
+                for _ in range(2 * FEW_FILES):
+                    idle.enter_context(socket.create_connection((host, int(port))))
+                    await asyncio.sleep(0)
+            record = data_record(task(message("hello")))
+            await medic.put(record)
+            await reaches(medic, record["_id"], "received-by-gateway")
+            async with aiohttp.ClientSession() as session:
+                async with session.get(f"http://{admin}/health") as answer:
+                    assert answer.status == 200
+                headers = {"Authorization": f"Token {INCOMING_KEY}"}
+                body = {"id": "4c22bfdd-8b0f-4d5f-9c4e-3d6f7ac4bb5d", "from": "+254712345678", "content": "hello"}
+                async with session.post(f"http://{webhook}{PATHS[0]}", json=body, headers=headers) as answer:
+                    assert answer.status == 200
+    finally:
+        process.terminate()
+        await process.wait()
+    events = [(one["event"], one.get("listener")) for one in own.events() if one["level"] in ("error", "warning")]
+    assert {("listener.crowded", "incoming"), ("listener.crowded", "admin")} <= set(events)
+    assert len(events) <= 6
+    assert not [one for one in own.events() if one["level"] == "error"]

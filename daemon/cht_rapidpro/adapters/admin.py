@@ -14,6 +14,7 @@ from typing import Any, Final, Self
 import structlog
 from aiohttp import web
 
+from cht_rapidpro.adapters.crowd import BoundedRunner
 from cht_rapidpro.adapters.server_log import ServerLog
 from cht_rapidpro.config_values import is_loopback, read_address
 from cht_rapidpro.metrics import CONTENT_TYPE, Metrics
@@ -46,15 +47,15 @@ class Admin:
 
     async def __aenter__(self) -> Self:
         """An address that cannot be listened at is one ERROR: messages go their way without it."""
-        self._runner = web.AppRunner(
-            self.application, access_log=None, logger=ServerLog("admin"), shutdown_timeout=_STOP_TIME
+        self._runner = BoundedRunner(
+            "admin", self.application, access_log=None, logger=ServerLog("admin"), shutdown_timeout=_STOP_TIME
         )
         if not self._listen:
             return self
         await self._runner.setup()
         host, port = read_address(self._listen)
         try:
-            await web.TCPSite(self._runner, host, port).start()
+            await web.TCPSite(self._runner, host, port, backlog=self._runner.backlog).start()
         except OSError as error:
             log.error("admin.unavailable", listen=self._listen, error=error.strerror)
         else:

@@ -21,6 +21,7 @@ import structlog
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from cht_rapidpro.adapters.crowd import BoundedRunner
 from cht_rapidpro.adapters.server_log import OnceAMinute, ServerLog
 from cht_rapidpro.config import Incoming
 from cht_rapidpro.config_values import read_address
@@ -51,7 +52,6 @@ _ROUNDS: Final = 5  # of the loop, more than asyncio needs from taking a connect
 _SCHEME: Final = re.compile(f"Token{WS_CLASS}+(.*)")
 _KIND: Final = re.compile(r"[a-z0-9!#$&^_.+/-]{1,80}")
 _LISTEN_AGAIN: Final = 5.0  # seconds
-_BACKLOG: Final = 1024
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -84,7 +84,8 @@ class Webhook:
         application = web.Application(client_max_size=config.max_body, middlewares=[self._refuse_as_cht_does])
         for path in PATHS:  # CHT's own matches them without regard to case
             application.router.add_post(f"/{{path:(?i:{path[1:]})}}", self._handle)
-        self._runner = web.AppRunner(
+        self._runner = BoundedRunner(
+            "incoming",
             application,
             access_log=None,
             logger=ServerLog("incoming"),
@@ -127,11 +128,11 @@ class Webhook:
 
     async def _listen(self) -> None:
         for each in self._sockets:
-            await web.SockSite(self._runner, each, backlog=_BACKLOG).start()
+            await web.SockSite(self._runner, each, backlog=self._runner.backlog).start()
         if self._sockets:
             return
         host, port = read_address(self._config.listen)
-        site = web.TCPSite(self._runner, host, port, backlog=_BACKLOG)
+        site = web.TCPSite(self._runner, host, port, backlog=self._runner.backlog)
         try:
             await site.start()
         except OSError as error:

@@ -3,6 +3,8 @@
 The text of aiohttp's errors holds names of its own making, such as `ssl:default`, and may quote what a server sent.
 """
 
+import os
+
 import aiohttp
 
 
@@ -36,7 +38,7 @@ def in_words(error: BaseException) -> str:
 
 
 def _reason(error: OSError) -> str:
-    return (error.strerror or "no reason is known").partition(" [")[0]
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or "no reason is known"
 
 
 def _tls(error: aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError) -> str:

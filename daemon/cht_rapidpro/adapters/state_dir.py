@@ -17,6 +17,8 @@ from cht_rapidpro.errors import ConfigError, GatewayError, UnusableError
 
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 
+LEAST_ROOM: Final = 50 * 1024 * 1024  # bytes: some 100,000 messages
+
 
 @contextmanager
 def state_directory(path: Path) -> Iterator[str]:
@@ -53,6 +55,18 @@ def check_instance_id(path: Path) -> str:
     except (ConfigError, UnusableError) as error:
         return str(error)
     return ""
+
+
+def has_room(folder: Path) -> bool:
+    """Whether the disk of the folder has room for what may be spooled while CouchDB is away for a while.
+
+    True for a folder that cannot be looked at: what is wrong with it, the spool itself tells.
+    """
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return True
+    return found.f_bavail * found.f_frsize >= LEAST_ROOM
 
 
 def is_in_use(path: Path) -> bool:

@@ -22,7 +22,8 @@ _TO_PASTE: Final = json.dumps({"sms": {"outgoing_service": OUR_SERVICE}})
 def check_settings(settings: AppSettings | str, cht: Cht, rapidpro: Rapidpro) -> Iterator[Finding]:
     """`settings`: the snapshot, or why there is none."""
     if isinstance(settings, str):
-        yield bad("cht.settings", f"{settings}: nothing is sent", "check [couchdb] database; does CHT run on it?")
+        says = f"{settings}: a daemon that runs keeps to the last good settings, one that starts now sends nothing"
+        yield bad("cht.settings", says, "check [couchdb] database; does CHT run on it?")
         return
     version = f"CHT {settings.cht_version}" if settings.cht_version else "CHT of an unknown version"
     yield good("cht.settings", f"the app settings can be read ({version})")

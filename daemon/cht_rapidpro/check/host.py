@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from cht_rapidpro.adapters.state_dir import check_instance_id, is_in_use
+from cht_rapidpro.adapters.state_dir import LEAST_ROOM, check_instance_id, has_room, is_in_use
 from cht_rapidpro.check.finding import Finding, bad, good, note
 from cht_rapidpro.config import Config
 
@@ -45,6 +45,13 @@ def _permissions(file: Path) -> Finding:
     if mode & stat.S_IROTH:
         return bad(about, f"every user of this machine can read the secret in {file}", f"chmod 600 {file}")
     return good(about, f"{file} is not readable by everyone ({stat.filemode(mode)})")
+
+
+def check_disk(folder: Path) -> Iterator[Finding]:
+    """`folder`: of the spool; one that is not there yet has nothing to be looked at."""
+    if folder.is_dir() and not has_room(folder):
+        says = f"less than {LEAST_ROOM >> 20} MiB are free on the disk of {folder}: messages may be turned away"
+        yield bad("host.disk", says, "make room there")
 
 
 def check_state_dir(state_dir: Path) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ from cht_rapidpro.adapters.received import ARCHIVE_SUFFIX
 from cht_rapidpro.adapters.spool_file import SpoolFile
 from cht_rapidpro.adapters.transport import Reply, Transport
 from cht_rapidpro.check.finding import Finding, bad, good, note
-from cht_rapidpro.check.host import check_address
+from cht_rapidpro.check.host import check_address, check_disk
 from cht_rapidpro.config import Config, Incoming
 from cht_rapidpro.config_values import Secret
 from cht_rapidpro.domain.backfill import NO_MESSAGE_IDS, IdIs
@@ -35,6 +35,7 @@ def check_incoming(config: Config, *, is_running: bool) -> Iterator[Finding]:
         yield check_address("incoming.listen", own.listen)
     yield _spool(Path(own.spool))
     yield good("incoming.numbers", f"numbering plans: phonenumbers {phonenumbers.__version__} here, {_PLANS_OF_CHT}")
+    yield from check_disk(Path(own.spool).parent)
     if not own.flow:
         says = "what flows send while nobody listens is lost: RapidPro tries once"
         yield note("incoming.flow", says, "name the relay flow by [incoming] flow, and it is fetched afterwards")
