@@ -18,7 +18,6 @@ from cht_rapidpro.adapters.couchdb import Couch
 from cht_rapidpro.adapters.http import Webhook
 from cht_rapidpro.adapters.rapidpro import RapidPro
 from cht_rapidpro.adapters.spool import Spool
-from cht_rapidpro.adapters.state_dir import LEAST_ROOM, has_room
 from cht_rapidpro.adapters.vault import Vault, needed
 from cht_rapidpro.config import Config
 from cht_rapidpro.domain.claim import Instance
@@ -188,7 +187,6 @@ async def receiving(ground: Ground, sockets: Sequence[socket.socket]) -> AsyncIt
             recording = jobs.create_task(incoming.run(), name="incoming")
             status.watch(incoming.pulses, [recording])
             status.problems.append(lambda: _deafness(webhook, ground.keyring))
-            status.problems.append(lambda: _lack_of_room(Path(own.spool).parent))
             try:
                 async with webhook:
                     listening = jobs.create_task(webhook.run(), name="webhook")
@@ -211,12 +209,6 @@ def _deafness(webhook: Webhook, keyring: Keyring) -> Iterator[Finding]:
     if keyring.is_filled and not keyring.secrets.incoming_keys:
         advice = "No key is known: give [incoming] key_file a key, or write one into CHT's vault."
         yield Finding(Level.BROKEN, "Every webhook is refused.", advice=advice)
-
-
-def _lack_of_room(folder: Path) -> Iterator[Finding]:
-    if not has_room(folder):
-        advice = f"Make room on the disk of {folder}: with CouchDB away, incoming messages are turned away."
-        yield Finding(Level.BROKEN, f"Less than {LEAST_ROOM >> 20} MiB are free for the spool.", advice=advice)
 
 
 def _fetchers(ground: Ground, spool: Spool, incoming: Incoming) -> list[Backfill]:
