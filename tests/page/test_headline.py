@@ -1,6 +1,5 @@
 """The one sentence: how things are, or what is wrong, since when, and what to do."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -41,14 +40,6 @@ def test_what_is_wrong_is_said_with_what_to_do(amiss: dict[str, Any], level: Lev
     (finding,) = findings(view(**amiss) if amiss else view(LOST))
     assert (finding.level, finding.what) == (level, what)
     assert advice in finding.advice
-
-
-def test_a_miswired_flow_is_named() -> None:
-    sight = view()
-    miswired = [{"field": "from", "sends": "null", "times": 2, "seconds_ago": 5}]
-    (finding,) = findings(replace(sight, status={**sight.status, "miswired": miswired}))
-    assert (finding.tone, finding.what) == (Tone.WARN, "RapidPro's flow sends null as `from`.")
-    assert "README" in finding.advice
 
 
 def test_since_when_is_said_on_the_clock_and_as_a_span() -> None:

@@ -16,10 +16,9 @@ from cht_rapidpro.check.host import check_address, check_disk
 from cht_rapidpro.config import Config, Incoming
 from cht_rapidpro.config_values import Secret
 from cht_rapidpro.domain.backfill import NO_MESSAGE_IDS, IdIs
-
-_PLANS_OF_CHT: Final = "google-libphonenumber 3.2.44 with the plans of 9.0.22 in CHT 5.2.0; a few numbers differ"
 from cht_rapidpro.errors import TroubleError
 
+_PLANS_OF_CHT: Final = "google-libphonenumber 3.2.44 with the plans of 9.0.22 in CHT 5.2.0; a few numbers differ"
 _SHORTEST_KEY: Final = 20  # characters
 
 

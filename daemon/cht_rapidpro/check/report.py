@@ -59,13 +59,18 @@ async def check(path: Path, environ: Mapping[str, str], *, offline: bool) -> lis
 
 
 def _told_by_daemon(loaded: Config, *, is_running: bool) -> list[Finding]:
-    """What only the running daemon knows: what it cannot send, what the flow sends, what RapidPro's answers have shown."""
+    """What only the running daemon knows: of the flow, of what it cannot send, of RapidPro's answers."""
     try:
         told = status_command.ask(loaded.admin.listen) if is_running else {}
     except (ConfigError, TransientError) as error:
         return [note("rapidpro.requests_left", f"unknown: the running daemon does not tell ({error})")]
     figures = told.get("figures", {})
-    return [*check_miswired(told.get("miswired")), *_unsendable(figures), *_text_limit(figures), _requests_left(figures)]
+    return [
+        *check_miswired(told.get("miswired")),
+        *_unsendable(figures),
+        *_text_limit(figures),
+        _requests_left(figures),
+    ]
 
 
 def _unsendable(figures: Mapping[str, Any]) -> Iterator[Finding]:
