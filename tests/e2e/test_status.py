@@ -154,10 +154,11 @@ async def test_the_table_says_what_a_person_asks(
 ) -> None:
     async with site(tmp_path, couchdb, medic, rapidpro, cht={"instance": "north"}) as here:
 
-        async def sends() -> bool:
-            return bool((await here.snapshot())["figures"]["sending_enabled"])
+        async def flows() -> bool:
+            found = await here.snapshot()
+            return bool(found["figures"]["sending_enabled"]) and found["state"] == "ok"
 
-        await until(sends)
+        await until(flows)
         shown = (await here.status())[1]
     rows = dict(re.findall(r"^(\w[\w. ]*?)  +(.*)$", shown, re.MULTILINE))
     assert rows["state"].startswith("ok, up ")

@@ -196,6 +196,7 @@ async def test_couchdb_away_after_the_send(gate: Gate, medic: Database, rapidpro
             gate.is_closed = False
             await reaches(medic, record["_id"], "received-by-gateway", hurry=1)
             await reaches(medic, other["_id"], "received-by-gateway", hurry=1)
+            await until(lambda: any(entry["event"] == "dependency.recovered" for entry in logs))
     assert len(rapidpro.broadcasts) == 2
     edges = [entry["event"] for entry in logs if entry["event"].startswith("dependency")]
     assert edges == ["dependency.lost", "dependency.recovered"]

@@ -34,7 +34,7 @@ class Fate:
 
 SENT: Final = Fate(State.DELIVERED, "Delivered", is_sent=True)
 BAD_NUMBER: Final = Fate(State.FAILED, "Invalid URN: tel:phone1. Ensure phone numbers contain country codes.")
-TOO_LONG: Final = Fate(State.FAILED, "Ensure this field has no more than 4096 characters.")
+TOO_LONG: Final = Fate(State.FAILED, "Text too long: 4399 characters, RapidPro takes 4096")
 
 
 @dataclass(frozen=True, slots=True)
