@@ -38,7 +38,7 @@ Rev = NewType("Rev", str)
 BULK_BYTES: Final = 4 * 1024 * 1024
 BULK_ROWS: Final = 500
 PAGE: Final = 500
-READ_BYTES: Final = 4 * 1024 * 1024  # of one answer with several documents or rows
+READ_BYTES: Final = 2 * 1024 * 1024  # of one answer with several documents or rows
 LONGEST_DOC: Final = 64 * 1024 * 1024  # of one document with what JSON adds; CouchDB's own limit is 8 MB by default
 OVERLAP: Final = 500  # rows; what the relay can settle while a page is on its way
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=60, sock_connect=10)

@@ -35,7 +35,6 @@ from cht_rapidpro.jobs.retry import until_it_works
 SKEW: Final = 900_000  # ms by which clocks may differ: ours then and now, RapidPro's, another daemon's
 _PAGES: Final = 1000
 _REFS: Final = 200  # refs a view request
-_DOCS: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,9 +169,9 @@ class Lookup:
     async def _docs(self, ids: Collection[DocId]) -> AsyncIterator[Doc]:
         """A part of them at a time: a campaign of minutes is thousands of documents."""
         ordered = sorted(ids)
-        for start in range(0, len(ordered), _DOCS):
-            docs = await until_it_works(self._couch.read, ordered[start : start + _DOCS])
-            for doc in docs.values():
+        while ordered:  # few of them where they are long
+            part, ordered = ordered[: self._couch.rows_at_once], ordered[self._couch.rows_at_once :]
+            for doc in (await until_it_works(self._couch.read, part)).values():
                 yield doc
 
     async def holders_of(self, broadcast: Listed, pair: Pair, settings: Mapping[str, Any]) -> int:

@@ -35,7 +35,6 @@ _WALK_EVERY: Final = 3600.0  # s of loop time
 _OVERLAP: Final = 300_000  # ms by which another daemon's clock, or its writes, may be late
 _PAGES: Final = 20  # a round
 _PAGES_WITHOUT_TIMES: Final = 2  # each row of these is a document to read
-_DOCS: Final = 100  # a request
 
 Pages = AsyncGenerator[list[StateRow], None]
 
@@ -121,10 +120,11 @@ class OutstandingTasks:
         wanted = self._watchlist.news(row for row in rows if self._is_wanted(row, now))
         ids = list(dict.fromkeys(row.doc_id for row in wanted))
         settings = self._settings.settings.values if self._settings.settings else {}
-        for start in range(0, len(ids), _DOCS):
-            docs = await self._couch.read(ids[start : start + _DOCS])
-            for doc_id, doc in docs.items():
-                self._watchlist.update(doc_id, outstanding_in(doc, settings), loop_ms(), now)
+        async with aclosing(self._couch.documents(ids)) as pieces:
+            async for docs in pieces:
+                for doc_id, doc in docs.items():
+                    if doc is not None:
+                        self._watchlist.update(doc_id, outstanding_in(doc, settings), loop_ms(), now)
 
     def _is_wanted(self, row: StateRow, now: int) -> bool:
         if row.changed is None:
