@@ -97,7 +97,7 @@ def sending(ground: Ground, me: Instance) -> tuple[Feed, list[Outgoing | Deliver
     unsendable = Unsendable(claims.held_back)
     feed = Feed(couch, settings, backlog, unsendable, ground.writer.copies, config.sweep_interval)
     request_time = ground.config.rapidpro.timeout + _REQUEST_MARGIN
-    lookup = Lookup(couch, rapidpro, me.id, request_time, ground.wall_clock)
+    lookup = Lookup(couch, ground.writer, rapidpro, me.id, request_time, ground.wall_clock)
     doubts = Doubts(
         lookup,
         claims,

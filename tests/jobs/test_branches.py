@@ -13,7 +13,7 @@ from cht_rapidpro.demo.rapidpro import Delay, Fault, RapidPro, Reset
 from cht_rapidpro.domain.claim import Instance
 from tests.conftest import TOKEN
 from tests.gate import Gate, until
-from tests.gateway import configure, passes, reaches, running, states
+from tests.gateway import claimed, configure, passes, reaches, running, states
 
 ONE, TWO = Instance("1" * 32, "one"), Instance("2" * 32, "two")
 RECEIVED = "received-by-gateway"
@@ -125,6 +125,25 @@ async def test_a_message_that_is_to_be_sent_again_is_sent_in_spite_of_an_old_bra
         await medic.request("POST", "_bulk_docs", body={"docs": [leaf], "new_edits": False})
         await until(lambda: len(rapidpro.broadcasts) == 2)
         await reaches(medic, record["_id"], RECEIVED, hurry=0.1)
+
+
+async def test_a_broadcast_that_only_a_losing_branch_names_is_not_adopted_for_an_equal_message(
+    gate: Gate, medic: Database, rapidpro: RapidPro
+) -> None:
+    """The phone's branch hides whose broadcast it is from the view; the document itself cannot be claimed just now."""
+    hidden, ambiguous = data_record(task(message("same"))), data_record(claimed(ONE, "same", ago=1))
+    await medic.put(hidden)
+    first = await medic.get(hidden["_id"])
+    config = configure(gate, medic, rapidpro, TOKEN, timeout=0.5, settle_time=10.0)
+    async with running(config, TWO):
+        settled = await reaches(medic, hidden["_id"], RECEIVED)
+    await sync(medic, first, int(settled["_rev"].split("-")[0]))
+    await medic.put(ambiguous)
+    async with running(config, ONE):
+        second = await reaches(medic, ambiguous["_id"], RECEIVED, hurry=0.5)
+        one = await reaches(medic, hidden["_id"], RECEIVED, hurry=0.5)
+    assert one["tasks"][0]["gateway_ref"] != second["tasks"][0]["gateway_ref"]
+    assert len(rapidpro.broadcasts) == 2
 
 
 async def test_nothing_is_sent_under_a_claim_that_too_few_nodes_have(

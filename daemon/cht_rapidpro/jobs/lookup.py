@@ -27,14 +27,15 @@ from cht_rapidpro.domain.reconcile import (
     taken_by,
     windows,
 )
-from cht_rapidpro.domain.statuses import State
 from cht_rapidpro.domain.task import Doc, DocId, gateway_ref, messages, read_message, tasks
 from cht_rapidpro.jobs.held import HeldTask
 from cht_rapidpro.jobs.retry import until_it_works
+from cht_rapidpro.jobs.writer import Writer
 
 SKEW: Final = 900_000  # ms by which clocks may differ: ours then and now, RapidPro's, another daemon's
 _PAGES: Final = 1000
 _REFS: Final = 200  # refs a view request
+_SENDABLE: Final = "pending-or-forwarded"  # the view's own name for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +59,14 @@ class Lookup:
     def __init__(
         self,
         couch: Couch,
+        writer: Writer,
         rapidpro: RapidPro,
         me: str,
         request_time: float,
         wall_clock: Callable[[], int],
     ) -> None:
         self._couch = couch
+        self._writer = writer
         self._rapidpro = rapidpro
         self._me = me
         self._request_time = request_time
@@ -90,8 +93,8 @@ class Lookup:
                 return part
             found |= part
         listed = list(found.values())
-        blocked = await self._foreign_pairs({item.pair for item in asked}, settings)
-        holders = await self._holders(listed, settings)
+        blocked, hidden = await self._alike({item.pair for item in asked}, {one.id for one in listed}, settings)
+        holders = list(dict.fromkeys([*await self._holders(listed, settings), *hidden]))
         # A claim drops the gateway_ref: who holds one again was settled by another instance, and wants no place more.
         settled = {key for holder in holders for key, _ in holder.messages}
         verdicts: dict[Key, Verdict] = {question.key: Absent() for question in questions if question.key in settled}
@@ -179,20 +182,30 @@ class Lookup:
         holders = await self._holders([broadcast], settings)
         return sum(first_of(holder, broadcast)[1] == pair for holder in holders)
 
-    async def _foreign_pairs(self, pairs: Collection[Pair], settings: Mapping[str, Any]) -> set[Pair]:
-        """Those pairs of which another instance holds an unsettled claim, however old.
+    async def _alike(
+        self, pairs: Collection[Pair], refs: Collection[BroadcastId], settings: Mapping[str, Any]
+    ) -> tuple[set[Pair], list[Holder]]:
+        """What sendable tasks with a message of one of these pairs say, their losing branches included.
 
-        What it knows of its broadcast stands nowhere yet. Its claim is settled, renewed, or taken over by us in the
-        end; then the two messages are looked up together.
+        First the pairs of which another instance holds an unsettled claim, however old: what it knows of its broadcast
+        stands nowhere yet. Its claim is settled, renewed, or taken over by us in the end; then the two messages are
+        looked up together. Then the tasks whose broadcast only a losing branch names, which no view shows.
         """
-        alike = await until_it_works(self._forwarded_alike, pairs, settings)
-        return {pair async for doc in self._docs(alike) for pair in self._foreign_in(doc, settings) if pair in pairs}
+        blocked: set[Pair] = set()
+        hidden: list[Holder] = []
+        ids = sorted(await until_it_works(self._sendable_alike, pairs, settings))
+        while ids:  # few at a time where they are long
+            part, ids = ids[: self._couch.rows_at_once], ids[self._couch.rows_at_once :]
+            for doc in (await self._writer.latest(part)).values():
+                blocked |= {pair for pair in self._foreign_in(doc, settings) if pair in pairs}
+                hidden += _holders_in(doc, refs, settings)
+        return blocked, hidden
 
-    async def _forwarded_alike(self, pairs: Collection[Pair], settings: Mapping[str, Any]) -> set[DocId]:
-        """The documents with a message of one of these pairs whose task is `forwarded-to-gateway`."""
+    async def _sendable_alike(self, pairs: Collection[Pair], settings: Mapping[str, Any]) -> set[DocId]:
+        """The documents with a sendable message of one of these pairs."""
         return {
             row.doc_id
-            async for page in self._couch.messages_in(State.FORWARDED_TO_GATEWAY)
+            async for page in self._couch.messages_in(_SENDABLE)
             for row in page
             if _row_pair(row.value, settings) in pairs
         }
