@@ -5,7 +5,8 @@ to everything is as lost as one that is switched off. WARNING: it is away and he
 message says how. Without this an outage of an hour would be thousands of lines, or none.
 
 Calls of different kinds are judged apart: a server whose GET works while its POST fails is lost, and stays so until the
-POST works; one verdict for both would flap with every request.
+POST works; one verdict for both would flap with every request. What failed as no kind in particular ("") is over with
+the next success of any kind.
 """
 
 import time
@@ -105,16 +106,16 @@ class Health:
         if self.heard is None:
             self._known_since = now
         self.heard = now
-        recovered = self._failing.pop(kind, None)
+        recovered = [each for name in {kind, ""} if (each := self._failing.pop(name, None))]
         for name, each in list(self._failing.items()):
             if now - each.last > _FORGOTTEN:
                 del self._failing[name]
         if self.condition is not Condition.WORKS:
             return
-        if recovered is not None:
+        if recovered:
             self._known_since = now
         if self._is_told:
-            seconds = round(now - recovered.first, 1) if recovered else None
+            seconds = round(now - min(each.first for each in recovered), 1) if recovered else None
             log.warning("dependency.recovered", dependency=self.dependency, seconds=seconds)
             self._is_told = False
             self._told.clear()

@@ -53,7 +53,7 @@ class Scene:
         await until(lambda: bool(self._listening()))
         address = self._listening()[0]["address"]
         self.url = f"http://{address}"
-        self.daemon.config.write_text(self.daemon.config.read_text().replace("127.0.0.1:0", address))
+        self.daemon.config.write_text(self._with_admin_at(address))
         await until(lambda: any(event["event"] == "sending.enabled" for event in self.daemon.events()))
         return self
 
@@ -62,6 +62,12 @@ class Scene:
     ) -> None:
         await self.daemon.kill()
         await self.rapidpro.__aexit__(kind, error, trace)
+
+    def _with_admin_at(self, address: str) -> str:
+        """The configuration, whose other listener is handed over and keeps its line."""
+        settings, section, admin = self.daemon.config.read_text().partition("[admin]")
+        assert section
+        return settings + section + admin.replace("127.0.0.1:0", address, 1)
 
     def _listening(self) -> list[dict[str, Any]]:
         return [event for event in self.daemon.events() if event["event"] == "admin.listening"]

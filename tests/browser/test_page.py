@@ -47,7 +47,7 @@ async def test_what_is_down_is_told_with_what_to_do_and_over_when_it_is_over(sce
     await scene.write("+254712345678")
     await shows(page, "#headline", "Degraded")
     await shows(page, "h1", "RapidPro does not answer since ")
-    await shows(page, "#headline", "we try again by ourselves")
+    await shows(page, "#headline", "the request is repeated")
     await shows(page, "#dependencies", "does not answer")
     await shows(page, ".flow-wide", "no answer")
     await scene.restore_rapidpro()

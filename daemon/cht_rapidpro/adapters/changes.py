@@ -121,7 +121,7 @@ class ChangesFeed:
         }
         if selects:
             params["filter"] = "_selector"
-        with self._couch.edge("_changes", is_timed=False):  # it waits for something to change
+        with self._couch.edge("_changes", waits=True):
             async with self._couch.session.post(
                 f"{self._couch.url}/_changes",
                 params=params,
@@ -131,6 +131,7 @@ class ChangesFeed:
                 if response.status in _NO_SELECTOR:
                     return None
                 raise_for_status(response, self._couch.config)
+                self._couch.health.works("_changes")  # CouchDB begins its answer at once
                 body = _decoder.decode(await read_bounded(response, _BYTES))
         hints = [hint for row in body.results if _matters(hint := _hint(row))]
         return Changes(hints, Seq(str(body.last_seq)), is_complete=docs or not body.results)

@@ -95,28 +95,35 @@ class _Beat:
         self._wake.set()
 
     async def run(self) -> NoReturn:
+        """A kind of call that failed is judged by its own next answer alone, and nobody but us may ask it again."""
         pause = _FIRST_PAUSE
         while True:
             heard = self._health.heard
             await asyncio.sleep(_GRACE)
             self._wake.clear()
-            if self._health.heard == heard:
+            if self._health.heard == heard or self._health.condition is not Condition.WORKS:
                 await self._question()
-            if self._health.heard != heard:
+            if self._health.heard != heard and self._health.condition is Condition.WORKS:
                 pause = _FIRST_PAUSE
-                await self._rest(self._quiet)
+                await self._until_quiet()
                 continue
             self._wake.clear()  # this failure is known
             is_refused = self._health.condition is Condition.REFUSED
-            await self._rest(_TROUBLE_PAUSE if is_refused else pause)
+            await self._woken(_TROUBLE_PAUSE if is_refused else pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    async def _rest(self, seconds: float) -> None:
-        """Until this long after the dependency was last heard, a failure, or a request to ask."""
-        while seconds > 0:
-            heard = [each.heard for each in self._all_of_it]
-            with suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await self._wake.wait()
+    async def _until_quiet(self) -> None:
+        """Until nothing was heard of the dependency for long, a failure, or a request to ask."""
+        heard: list[float | None] = []
+        while (latest := [each.heard for each in self._all_of_it]) != heard:
+            heard = latest
+            if await self._woken(self._quiet):
                 return
-            seconds = self._quiet if [each.heard for each in self._all_of_it] != heard else 0
+
+    async def _woken(self, seconds: float) -> bool:
+        """Whether a failure or a request to ask came within this time."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+            return True
+        return False
