@@ -81,6 +81,7 @@ class ChangesFeed:
         self._couch = couch
         self._selects = True
         self._unreadable_at: Seq | None = None
+        self._has_failed = False
 
     async def wait(self, since: Seq) -> Changes:
         """The next changes after `since` that matter to us; waits until there are any or the server ends the wait."""
@@ -111,8 +112,10 @@ class ChangesFeed:
         return await self._request(since, selects=selects, docs=False)
 
     async def _request(self, since: Seq, *, selects: bool, docs: bool) -> Changes | None:
+        # After a failure it does not wait: an outage that is over shall not last until something changes.
+        feed, self._has_failed = "normal" if self._has_failed else "longpoll", True
         params: dict[str, str | int] = {
-            "feed": "longpoll",
+            "feed": feed,
             "include_docs": "true" if docs else "false",
             "conflicts": "true" if docs else "false",
             "since": since,
@@ -121,7 +124,7 @@ class ChangesFeed:
         }
         if selects:
             params["filter"] = "_selector"
-        with self._couch.edge("_changes", waits=True):
+        with self._couch.edge("_changes", is_timed=False):  # it waits for something to change
             async with self._couch.session.post(
                 f"{self._couch.url}/_changes",
                 params=params,
@@ -131,8 +134,8 @@ class ChangesFeed:
                 if response.status in _NO_SELECTOR:
                     return None
                 raise_for_status(response, self._couch.config)
-                self._couch.health.works("_changes")  # CouchDB begins its answer at once
                 body = _decoder.decode(await read_bounded(response, _BYTES))
+        self._has_failed = False
         hints = [hint for row in body.results if _matters(hint := _hint(row))]
         return Changes(hints, Seq(str(body.last_seq)), is_complete=docs or not body.results)
 

@@ -163,17 +163,17 @@ class Couch:
         return f"{self.config.url}/{self.config.database}"
 
     @contextmanager
-    def edge(self, kind: str = "", *, waits: bool = False) -> Iterator[None]:
+    def edge(self, kind: str = "", *, is_timed: bool = True) -> Iterator[None]:
         """Translates foreign errors and tells `health` how the call of that kind went.
 
-        `waits`: it waits for something to change, so how long it takes is not CouchDB's doing.
+        `is_timed=False`: how long it takes is not CouchDB's doing.
         """
         started = time.perf_counter()
         try:
-            with translated(self.health, self.config, kind, waits=waits):
+            with translated(self.health, self.config, kind):
                 yield
         finally:
-            if not waits:
+            if is_timed:
                 self.times.observe(time.perf_counter() - started)
         self.health.works(kind)
 

@@ -47,11 +47,10 @@ class UnreadableError(TransientError):
 
 
 @contextmanager
-def translated(health: Health, config: Couchdb, kind: str = "", *, waits: bool = False) -> Iterator[None]:
+def translated(health: Health, config: Couchdb, kind: str = "") -> Iterator[None]:
     """Raises what goes wrong inside as a GatewayError, and tells `health` of it, as a call of that kind.
 
-    A server that takes no connection is away for every kind of call. `waits`: the call waits for something to change,
-    and a proxy may end it; one that is cut off does not yet tell that the server is away.
+    A server that takes no connection is away for every kind of call.
     """
     try:
         yield
@@ -63,8 +62,7 @@ def translated(health: Health, config: Couchdb, kind: str = "", *, waits: bool =
     except _FOREIGN as error:
         raise_cancelled(error)
         meaning = _translate(error, config)
-        is_away = isinstance(error, aiohttp.ClientConnectorError)
-        health.fails(meaning, "" if is_away else kind, is_certain=is_away or not waits)
+        health.fails(meaning, "" if isinstance(error, aiohttp.ClientConnectorError) else kind)
         raise meaning from error
 
 
