@@ -1,7 +1,7 @@
-"""What the daemon is made of: the parts of the way out, of the way in, and what all of them stand on.
+"""Makes the parts of the daemon: for outgoing messages, for incoming messages, and the ones that both need.
 
-Made here and run by `app.py`, which knows the order of start and stop and nothing of what needs what. Whatever a part
-adds to the status, the metrics and a reload is added where the part is made.
+`app.py` runs the parts and knows the order of start and stop; this module knows which part needs which. A part's
+figures for the status and the metrics, and its subscription to a reload, are added where the part is made.
 """
 
 import asyncio
@@ -48,19 +48,19 @@ from cht_rapidpro.tasks import end
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-# A broadcast younger than a request may take, and this, may be another daemon's that is not settled yet.
+# Seconds added to the request time-out: a younger broadcast may be another daemon's that is not settled yet.
 _REQUEST_MARGIN: Final = 2.0
 
 
 class Job(Protocol):
-    """What runs until it is cancelled."""
+    """A coroutine that runs until it is cancelled."""
 
     async def run(self) -> NoReturn: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """What every part of the daemon stands on. `wall_clock`: ms since the epoch, for the documents."""
+    """The values that every part of the daemon needs. `wall_clock`: ms since the epoch, for the documents."""
 
     config: Config
     couch: Couch
@@ -75,7 +75,7 @@ class Ground:
 
 
 def watch_ground(ground: Ground) -> None:
-    """What is measured of the dependencies, and what a reload changes in them."""
+    """Adds the figures of the dependencies to the status, and what a reload changes in them."""
     couch, rapidpro, now = ground.couch, ground.rapidpro, asyncio.get_running_loop().time
     ground.metrics.include(couch.times, rapidpro.times)
     ground.status.figures["budget_left_requests"] = lambda: {
@@ -90,7 +90,7 @@ def watch_ground(ground: Ground) -> None:
 
 
 def sending(ground: Ground, me: Instance) -> tuple[Feed, list[Outgoing | Delivery]]:
-    """The way out: what finds messages, and what works on them until it has come to an end itself."""
+    """Makes the parts for outgoing messages: the feed, and the jobs that finish their work before they end."""
     config, couch, rapidpro, settings = ground.config.outgoing, ground.couch, ground.rapidpro, ground.settings
     backlog = Backlog()
     claims = Claims(ground.writer, backlog, me, config, ground.wall_clock, ground.metrics)
@@ -157,9 +157,9 @@ def _delivery(ground: Ground, backlog: Backlog) -> Delivery:
 
 @asynccontextmanager
 async def receiving(ground: Ground, sockets: Sequence[socket.socket]) -> AsyncIterator[list[Backfill]]:
-    """The way in, while the block runs. It begins before CouchDB was reached.
+    """Runs the parts for incoming messages while the block runs. They work before CouchDB was reached.
 
-    Yields the job that fetches what was missed, if there is one, to be run by whoever stops it first.
+    Yields the backfill job if it is configured; the caller runs it, and stops it first.
     """
     own, couch, status = ground.config.incoming, ground.couch, ground.status
     if not own.enabled:
@@ -202,10 +202,10 @@ async def receiving(ground: Ground, sockets: Sequence[socket.socket]) -> AsyncIt
 
 
 def _deafness(webhook: Webhook, keyring: Keyring) -> Iterator[Finding]:
-    """Why no webhook can bring a message at present."""
+    """The reasons why no webhook can bring a message at present."""
     if webhook.problem:
         advice = f"RapidPro's webhooks are lost unless [incoming] flow fetches them later: {webhook.problem}"
-        yield Finding(Level.BROKEN, "No webhook is listened for.", advice=advice)
+        yield Finding(Level.BROKEN, "The webhook's address is not available.", advice=advice)
     if keyring.is_filled and not keyring.secrets.incoming_keys:
         advice = "No key is known: give [incoming] key_file a key, or write one into CHT's vault."
         yield Finding(Level.BROKEN, "Every webhook is refused.", advice=advice)
@@ -219,7 +219,7 @@ def _fetchers(ground: Ground, spool: Spool, incoming: Incoming) -> list[Backfill
 
 
 def credentials(ground: Ground) -> list[Credentials]:
-    """What keeps the keyring filled beside the configuration: the vault, if that is chosen."""
+    """Makes the job that fills the keyring from the vault, if the vault is configured."""
     if ground.config.cht.credentials != "vault":
         ground.reload.subscribe(lambda new: ground.keyring.replace(secrets(new)))
         return []
@@ -231,5 +231,5 @@ def credentials(ground: Ground) -> list[Credentials]:
 
 
 def secrets(config: Config) -> Secrets:
-    """Those of the configuration; with the vault there are none before it is read."""
+    """The secrets of the configuration; with the vault there are none before it is read."""
     return Secrets(config.rapidpro.token, config.incoming.keys)

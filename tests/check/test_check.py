@@ -261,7 +261,7 @@ BROKEN: dict[str, tuple[Break, str, str, str]] = {
     "anonymous": (_anonymous, "note", "rapidpro.anonymous", "hides phone numbers"),
     "a clock of last year": (_late, "bad", "rapidpro.clock", "differ by"),
     "a secret for everyone": (_readable, "bad", "config.permissions", "every user of this machine"),
-    "a secret in the file": (keys("rapidpro", token=TOKEN), "note", "config.file", "stands in the file itself"),
+    "a secret in the file": (keys("rapidpro", token=TOKEN), "note", "config.file", "is in the file itself"),
     "an address that somebody has": (_taken, "bad", "admin.listen", "cannot be listened at"),
     "an admin listener for everyone": (keys("admin", listen="[::]:0"), "note", "config.file", "asks for no password"),
     "webhooks switched off": (
