@@ -1,8 +1,8 @@
-"""The admin listener: how the daemon does, for people, for Prometheus and for whatever watches over it.
+"""The admin listener: the daemon's status for people, for Prometheus and for monitoring.
 
-For this machine alone: it asks for no password. A page in a browser on this machine may send requests to it, too; what
-it may not do is read the answers, unless its own name was made to point here (DNS rebinding). So a request that names
-another host than this one is refused.
+It asks for no password, so it is for this machine only. A web page in a browser on this machine can send requests to
+it, but can read the answers only if its own host name points here (DNS rebinding). So a request that names another host
+is refused.
 """
 
 import asyncio
@@ -21,16 +21,17 @@ from cht_rapidpro.metrics import CONTENT_TYPE, Metrics
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-_STOP_TIME: Final = 1.0  # seconds; a stream that is open has no end of its own
+_STOP_TIME: Final = 1.0  # seconds; an open event stream does not end by itself
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Admin:
-    """Listens at `listen` while it is entered; "" means not at all. `address`: where it does, None if it does not.
+    """Listens at `listen` while it is entered; "" means not at all. `address`: the bound address, None if there is
+    none.
 
-    `snapshot` gives what `/status` answers; its `state` is `/ready`'s, which is 503 where its `stores` is False, and
-    its `figures` are the gauges of `/metrics`. More routes may be added to `application` before.
+    `snapshot` returns the answer of `/status`. Its `state` is the answer of `/ready`, which is 503 if its `stores` is
+    False; its `figures` are the gauges of `/metrics`. More routes may be added to `application` before.
     """
 
     def __init__(self, listen: str, snapshot: Callable[[], Mapping[str, Any]], metrics: Metrics) -> None:
@@ -46,7 +47,7 @@ class Admin:
         router.add_get("/status", self._status)
 
     async def __aenter__(self) -> Self:
-        """An address that cannot be listened at is one ERROR: messages go their way without it."""
+        """If the address is not available, there is one ERROR; messages do not need this listener."""
         self._runner = BoundedRunner(
             "admin", self.application, access_log=None, logger=ServerLog("admin"), shutdown_timeout=_STOP_TIME
         )
@@ -80,7 +81,7 @@ class Admin:
         return web.json_response({"alive": True})
 
     async def _ready(self, _request: web.Request) -> web.Response:
-        """Broken for other reasons it still takes webhooks, so a proxy before it must not turn them away."""
+        """A daemon that is broken for other reasons still takes webhooks, so a proxy must not turn them away."""
         snapshot = self._snapshot()
         status = HTTPStatus.OK if snapshot["stores"] else HTTPStatus.SERVICE_UNAVAILABLE
         return web.json_response({"state": snapshot["state"]}, status=status)
@@ -94,7 +95,7 @@ class Admin:
 
 
 def _host(header: str) -> str:
-    """The host of a `Host` header, without its port, in lower case."""
+    """Returns the host of a `Host` header, without its port, in lower case."""
     if header.startswith("["):
         return header[1:].partition("]")[0].lower()
     return header.partition(":")[0].lower()
