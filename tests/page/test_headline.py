@@ -26,8 +26,8 @@ def test_all_is_well() -> None:
         ({}, Level.DEGRADED, "RapidPro does not answer", "Cannot connect"),
         ({"others": [Finding(Level.BROKEN, "Deaf.", advice="Listen.")]}, Level.BROKEN, "Deaf.", "Listen."),
         ({"budget_left_requests": {"v2": 0}}, Level.DEGRADED, "RapidPro's request limit is reached.", "(v2)"),
-        ({"queue_oldest_seconds": 3 * 3600}, Level.DEGRADED, "Messages wait long.", "the log"),
-        ({"stores": False}, Level.BROKEN, "Incoming messages are turned away.", "Make room"),
+        ({"queue_oldest_seconds": 3 * 3600}, Level.DEGRADED, "Messages wait for a long time.", "the log"),
+        ({"stores": False}, Level.BROKEN, "Incoming messages are refused.", "Make room"),
         (
             {"spooled_messages": {"rejected": 2}},
             Level.BROKEN,
@@ -50,7 +50,9 @@ def test_the_worst_is_the_headline_and_the_others_are_below_it() -> None:
     shown = headline(view(LOST, REFUSED, **INCOMING))
     assert "Broken" in shown
     assert (
-        shown.index("CouchDB refuses us since") < shown.index("</h1>") < shown.index("RapidPro does not answer since")
+        shown.index("CouchDB refuses access since")
+        < shown.index("</h1>")
+        < shown.index("RapidPro does not answer since")
     )
     assert "check [couchdb] user and password" in shown
     assert "3 messages waiting" in shown

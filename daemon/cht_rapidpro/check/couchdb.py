@@ -1,7 +1,6 @@
-"""The check of CouchDB: reachable, the right credentials, the database, the rights, and the views of CHT's.
+"""Checks CouchDB: reachable, credentials, database, rights, and CHT's views.
 
-Asked from the outside in; what cannot work because something before it does not is left out, so that the first ✗ is the
-one to mend.
+Each check depends on the one before; checks that cannot succeed are left out, so that the first ✗ is the one to fix.
 """
 
 from collections import defaultdict
@@ -14,16 +13,16 @@ from cht_rapidpro.config import Couchdb
 from cht_rapidpro.config_values import three_ways
 from cht_rapidpro.domain.task import Lack, lack, message_fields
 
-# What CHT's design documents emit and we read (CHT.md, "Views"); the last two are for delivery states and backfill.
+# The views of CHT that the daemon reads (docs/cht.md#views); the last two are for delivery states and backfill.
 VIEWS: Final = (
     ("medic", "messages_by_state"),
     ("medic-sms", "messages_by_gateway_ref"),
     ("medic-sms", "messages_by_last_updated_state"),
     ("medic-sms", "gateway_messages_by_state"),
 )
-CLOCK_LIMIT: Final = 60_000  # ms by which clocks may differ before it is worth a line
+CLOCK_LIMIT: Final = 60_000  # ms by which clocks may differ without a finding
 _LOOKED_AT: Final = 1000  # rows
-_OLDEST: Final = 2  # major version: `_selector` feeds and `_bulk_docs` as we use them
+_OLDEST: Final = 2  # major version: with `_selector` feeds and `_bulk_docs` as used here
 
 
 async def check_couchdb(couchdb: Inspection, config: Couchdb, now: Callable[[], int]) -> AsyncIterator[Finding]:
@@ -59,12 +58,12 @@ def _no_couchdb(config: Couchdb, seen: Seen | Unseen) -> Finding:
     if seen.status in (401, 403):
         return _wrong_password(config, seen.status)
     if 300 <= seen.status < 400:
-        says = f"{config.url} redirects (HTTP {seen.status}), which is never followed: the password would travel"
-        return bad("couchdb.reachable", says, "set [couchdb] url to the address that answers itself")
+        says = f"{config.url} redirects (HTTP {seen.status}); no redirect is followed, to protect the password"
+        return bad("couchdb.reachable", says, "set [couchdb] url to the final address")
     return bad(
         "couchdb.reachable",
-        f"{config.url} answers HTTP {seen.status} and not as CouchDB does",
-        "check [couchdb] url, and the proxy before it",
+        f"{config.url} answers HTTP {seen.status} and is not CouchDB",
+        "check [couchdb] url, and the proxy in front of it",
     )
 
 
@@ -76,7 +75,9 @@ def _version(version: str) -> Finding:
 
 
 def clock(about: str, whose: str, theirs: int | None, ours: int) -> Finding:
-    """Times stand in documents and bound RapidPro's listings: clocks that differ much make both hard to read."""
+    """Compares the clocks: they stamp documents and limit RapidPro's listings, so a large difference makes both
+    unreliable.
+    """
     if theirs is None:
         return note(about, f"{whose} sends no Date header, so its clock is not known")
     seconds = abs(theirs - ours) / 1000
@@ -122,7 +123,7 @@ def _as_whom(session: Seen | Unseen) -> str:
 
 
 def _rights(config: Couchdb, seen: Seen | Unseen) -> Finding:
-    """An empty `_bulk_docs` writes nothing and is refused to whom a full one would be."""
+    """Checks the right to write: an empty `_bulk_docs` writes nothing, and needs the same rights as a full one."""
     if _is_well(seen):
         return good("couchdb.rights", "writing is allowed (tried without writing)")
     how = f"HTTP {seen.status}" if isinstance(seen, Seen) else seen.why
@@ -134,14 +135,14 @@ def _rights(config: Couchdb, seen: Seen | Unseen) -> Finding:
 
 
 def _unsendable(seen: Seen | Unseen) -> Iterator[Finding]:
-    """The oldest messages that CouchDB wants sent, and that lack what a message has to have."""
+    """Finds among the oldest due messages those that lack a required field."""
     rows = seen.fields.get("rows") if isinstance(seen, Seen) else None
     by_lack: dict[Lack, list[str]] = defaultdict(list)
     for row in rows if isinstance(rows, list) else []:
         if reason := lack(message_fields(row.get("value"))):
             by_lack[reason].append(str(row.get("id")))
     for reason, docs in by_lack.items():
-        says = f"{len(docs)} of the {len(rows or [])} oldest messages to send have no usable {reason} and never go"
+        says = f"{len(docs)} of the {len(rows or [])} oldest due messages have no usable {reason}: never sent"
         yield bad("couchdb.messages", f"{says}; one is in {docs[0]}", "repair or clear these tasks in CHT")
 
 

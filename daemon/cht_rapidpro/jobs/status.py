@@ -129,7 +129,7 @@ class Status:
                 Level.DEGRADED,
                 f"RapidPro's flow sends {found['sends']} as `{found['field']}`.",
                 f"{found['times']} times since the start.",
-                advice="Correct the body of the flow's webhook: the README has it.",
+                advice="Correct the flow's webhook body: docs/operations/connect-rapidpro.md has it.",
             )
 
     def _stalls(self) -> Iterator[Finding]:

@@ -1,6 +1,6 @@
-"""One sentence that says how things are, or what is wrong, since when, and what to do.
+"""The headline: one sentence about the condition, or what is wrong, since when, and what to do.
 
-Drawn from the findings of the daemon (`domain/findings.py`), the worst first; nothing is judged here.
+Drawn from the daemon's findings (`domain/findings.py`), the worst first; this module decides nothing.
 """
 
 from typing import Final
@@ -34,7 +34,7 @@ def headline(view: View) -> Html:
 
 
 def spoken(view: View) -> Html:
-    """What a screen reader says when it changes."""
+    """The text that a screen reader says when the headline changes."""
     first = findings(view)[0]
     return join(f"{_WORDS[first.level]}: {first.what}")
 
