@@ -290,7 +290,7 @@ def _scheme_and_host(url: str) -> tuple[str, str]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is this machine, whatever the network's name servers say."""
+    """Whether a host is this machine, independent of name servers."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:  # not an IP address: some other name

@@ -1,8 +1,8 @@
 """Whether a dependency works, judged from every request to it and told once on each edge instead of once a try.
 
-Each adapter owns one and reports every call to it, whatever the answer means for one message: a server that answers 500
-to everything is as lost as one that is switched off. WARNING: it is away and heals itself. ERROR: a human must act, the
-message says how. Without this an outage of an hour would be thousands of lines, or none.
+Each adapter owns one and reports every call to it, independent of what the answer means for one message: a server that
+answers 500 to everything is as lost as one that is switched off. WARNING: it is away and heals itself. ERROR: a human
+must act, the message says how. Without this an outage of an hour would be thousands of lines, or none.
 
 Calls of different kinds are judged apart: a server whose GET works while its POST fails is lost, and stays so until the
 POST works; one verdict for both would flap with every request. What failed as no kind in particular ("") is over with

@@ -126,7 +126,7 @@ _written = msgspec.json.Decoder(list[dict[str, Any]])
 
 
 class Couch:
-    """One database. Every method raises TransientError (try again) or TroubleError (a human must act)."""
+    """One database. Every method raises TransientError (try again) or TroubleError (an operator must act)."""
 
     def __init__(self, config: Couchdb) -> None:
         self.config = config

@@ -1,7 +1,7 @@
 """Servers that leave files to the rest of the daemon, however many connections are opened to them.
 
-Each connection takes a file, and a process without files can neither ask CouchDB nor answer anybody. So a server keeps
-to a quarter of them: a connection more ends the oldest one that has no request.
+Each connection takes a file, and a process without files can neither reach CouchDB nor answer a request. So a server
+keeps to a quarter of them: a connection more ends the oldest one that has no request.
 """
 
 import resource

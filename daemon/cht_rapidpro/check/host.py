@@ -25,7 +25,7 @@ def check_files(path: Path, config: Config) -> Iterator[Finding]:
     if path.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         says = f"not only its owner can write {path}, which decides where password and token are sent"
         yield bad("config.permissions", says, f"chmod go-w {path}")
-    holds_secret = any("stands in the file" in warning for warning in config.warnings)
+    holds_secret = any("is in the file itself" in warning for warning in config.warnings)
     secrets = [path.absolute().parent / name for name in _secret_files(config)]
     for file in [*secrets, *[path] * holds_secret]:
         yield _permissions(file)

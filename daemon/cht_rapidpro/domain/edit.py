@@ -30,7 +30,7 @@ class TaskEdit:
 
 
 def each(uuid: MessageId, change: Callable[[Task], Task]) -> TaskEdit:
-    """An edit of each task that holds the message, whatever the others are."""
+    """Returns an edit of each task that holds the message, independent of the other ones."""
     return TaskEdit(uuid, lambda found: [change(task) for task in found])
 
 

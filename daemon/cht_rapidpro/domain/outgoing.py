@@ -167,7 +167,7 @@ def _too_long(text: str, limit: int) -> str:
 
 
 def pair_of(message: Message, settings: Mapping[str, object]) -> Pair:
-    """The message as RapidPro would take it, whatever its length."""
+    """Returns the message as RapidPro takes it, without a check of its length."""
     number = phone.normalize(message.to, settings) or message.to
     return Pair(Urn(f"tel:{number}"), escape(message.text).strip())
 

@@ -100,7 +100,7 @@ def _through_double(national_number: int) -> int:
 
 
 def _accepts(phone_validation: object, number: PhoneNumber) -> bool:
-    # Quirk: CHT calls toLowerCase() of whatever is truthy, [] and {} too, and only a text has it.
+    # Quirk: CHT calls toLowerCase() of every truthy value, [] and {} too, but only a text has it.
     mode = "" if phone_validation in (None, False, 0) else phone_validation
     if not isinstance(mode, str):
         return False

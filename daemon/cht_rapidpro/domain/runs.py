@@ -1,8 +1,8 @@
 """Matches messages to runs, for a flow that sends `run.uuid` as the id.
 
 RapidPro names no run in its messages and no message in its runs. But a contact's messages are handled one after the
-other, so that its runs and the messages that they took stand in the same order; and a run whose document exists shows
-by its text which message it stands for. Invariant: a message that has a document gets no second one, for every order of
+other, so that its runs and the messages that they took have the same order; and a run whose document exists shows by
+its text which message it stands for. Invariant: a message that has a document gets no second one, for every order of
 runs and messages and whichever of them are missing. A message that cannot be matched is not stored.
 """
 

@@ -33,10 +33,10 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 _RETRY: Final = 30.0  # seconds after a listing that failed, doubling up to the interval
 _ANONYMOUS: Final = (
-    "RapidPro hides the phone numbers of this workspace (anonymous): what arrives while nobody listens cannot be"
-    " fetched afterwards; let the workspace show them, or empty [incoming] flow"
+    "RapidPro hides the phone numbers of this workspace (anonymous): missed messages cannot be"
+    " fetched; let the workspace show the numbers, or empty [incoming] flow"
 )
-_CHANGE: Final = "nothing is fetched, since all of it would be stored twice; set it to"
+_CHANGE: Final = "nothing is fetched, since every message would be stored twice; set it to"
 _CONTRADICTED: Final[Mapping[IdIs, str]] = {
     "message": f'the flow sends run.uuid, and [incoming] id_is says "message": {_CHANGE} "run", or let the flow send'
     " input.uuid, and restart",

@@ -41,7 +41,7 @@ _SHORTEST_PAUSE: Final = 0.1
 _FAULTS: Final = 3  # in a row: RapidPro itself fails, and one request a round is enough to notice its recovery
 _NO_MESSAGE_AFTER: Final = 900_000  # ms of RapidPro's clock since the broadcast
 _UNMATCHED: Final = (
-    "none of the broadcast's messages is surely this task's: RapidPro has chosen other numbers, or has another"
+    "no message of the broadcast can be matched to this task: RapidPro has chosen other numbers, or has another"
     " broadcast under this id"
 )
 

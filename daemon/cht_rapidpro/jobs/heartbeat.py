@@ -95,7 +95,7 @@ class _Beat:
         self._wake.set()
 
     async def run(self) -> NoReturn:
-        """A kind of call that failed is judged by its own next answer alone, and nobody but us may ask it again."""
+        """A failed kind of call is judged only by its own next answer, and perhaps no other job makes such a call."""
         pause = _FIRST_PAUSE
         while True:
             heard = self._health.heard

@@ -34,8 +34,8 @@ from cht_rapidpro.pulse import Pulse
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 _HOST_MEANS: Final = (
-    "our token goes to the new host from now on, and the states of what was sent by the old one will not be found; set"
-    " sms.rapidpro.url back if nobody meant that, or pin it by [rapidpro] url"
+    "the token goes to the new host from now on, and states of messages that the old host sent will not be found;"
+    " if this was not intended, set sms.rapidpro.url back, or pin the address by [rapidpro] url"
 )
 
 

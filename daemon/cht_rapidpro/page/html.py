@@ -1,4 +1,4 @@
-"""Builds HTML: every text and every attribute is escaped here and nowhere else.
+"""Builds HTML: every text and every attribute is escaped here, and only here.
 
 Ids of documents and messages, and errors of dependencies, come from outside and may be hostile. A value that is not
 `Html` is text: HTML that was not marked appears as text in the page, and does no harm.
