@@ -65,7 +65,9 @@ def prose(path: Path) -> Iterator[tuple[int, str]]:
             yield getattr(node, "lineno", 1), ast.get_docstring(node) or ""
 
 
-@pytest.mark.parametrize("path", [path for path in CODE if path.is_relative_to(ROOT / "daemon")], ids=str)
+@pytest.mark.parametrize(
+    "path", [path for path in CODE if path.is_relative_to(ROOT / "daemon")], ids=lambda path: path.name
+)
 def test_the_daemon_names_what_it_means(path: Path) -> None:
     assert [(line, found[0]) for line, text in prose(path) for found in VAGUE.finditer(text)] == []
 
