@@ -7,6 +7,7 @@ another host than this one is refused.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Final, Self
@@ -14,8 +15,7 @@ from typing import Any, Final, Self
 import structlog
 from aiohttp import web
 
-from cht_rapidpro.adapters.crowd import BoundedRunner
-from cht_rapidpro.adapters.server_log import ServerLog
+from cht_rapidpro.adapters.listener import Listener
 from cht_rapidpro.config_values import is_loopback, read_address
 from cht_rapidpro.metrics import CONTENT_TYPE, Metrics
 
@@ -47,27 +47,28 @@ class Admin:
 
     async def __aenter__(self) -> Self:
         """An address that cannot be listened at is one ERROR: messages go their way without it."""
-        self._runner = BoundedRunner(
-            "admin", self.application, access_log=None, logger=ServerLog("admin"), shutdown_timeout=_STOP_TIME
-        )
-        if not self._listen:
-            return self
-        await self._runner.setup()
-        host, port = read_address(self._listen)
+        async with AsyncExitStack() as stack:
+            self._listener = Listener("admin", self.application, shutdown_timeout=_STOP_TIME)
+            await stack.enter_async_context(self._listener)
+            if self._listen:
+                await self._start()
+            self._stack = stack.pop_all()
+        return self
+
+    async def _start(self) -> None:
         try:
-            await web.TCPSite(self._runner, host, port, backlog=self._runner.backlog).start()
+            await self._listener.listen(*read_address(self._listen))
         except OSError as error:
             log.error("admin.unavailable", listen=self._listen, error=error.strerror)
         else:
-            bound = self._runner.addresses[0]
+            bound = self._listener.addresses[0]
             self.address = f"[{bound[0]}]:{bound[1]}" if ":" in bound[0] else f"{bound[0]}:{bound[1]}"
             log.info("admin.listening", address=self.address)
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._runner.cleanup()
+        await self._stack.__aexit__(kind, error, trace)
 
     @web.middleware
     async def _refuse_other_hosts(self, request: web.Request, handler: Handler) -> web.StreamResponse:
