@@ -3,8 +3,8 @@
 import asyncio
 import re
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -133,19 +133,22 @@ async def _text(session: aiohttp.ClientSession, path: str) -> tuple[int, str]:
         return answer.status, await answer.text()
 
 
-@asynccontextmanager
-async def observed(config: Config, folder: Path, logs: Sequence[Any]) -> AsyncIterator[Places]:
-    """The daemon, with an admin listener and a systemd that hears it."""
-    stop = asyncio.Event()
-    config = replace(
-        config,
-        admin=Admin("127.0.0.1:0"),
-        incoming=replace(config.incoming, key=Secret(KEY), spool=str(folder / "spool.sqlite3")),
-    )
+@contextmanager
+def hearing(folder: Path) -> Iterator[tuple[socket.socket, Notifier]]:
+    """What systemd hears, and what tells it."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(folder / "notify"))
         systemd.setblocking(False)
-        notifier = Notifier({"NOTIFY_SOCKET": str(folder / "notify")})
+        yield systemd, Notifier({"NOTIFY_SOCKET": str(folder / "notify")})
+
+
+@asynccontextmanager
+async def observed(config: Config, folder: Path, logs: Sequence[Any], key: str = KEY) -> AsyncIterator[Places]:
+    """The daemon, with an admin listener and a systemd that hears it; `key`: of the webhook, in the configuration."""
+    stop = asyncio.Event()
+    incoming = replace(config.incoming, key=Secret(key), spool=str(folder / "spool.sqlite3"))
+    config = replace(config, admin=Admin("127.0.0.1:0"), incoming=incoming)
+    with hearing(folder) as (systemd, notifier):
         reload = Reload(config, lambda: config, asyncio.Event())
         async with asyncio.TaskGroup() as group:
             group.create_task(serve(config, Instance(uuid4().hex, "test"), stop, wall_clock, reload, notifier))

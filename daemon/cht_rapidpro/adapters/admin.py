@@ -6,7 +6,7 @@ another host than this one is refused.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from http import HTTPStatus
 from types import TracebackType
@@ -17,6 +17,7 @@ from aiohttp import web
 
 from cht_rapidpro.adapters.listener import Listener
 from cht_rapidpro.config_values import is_loopback, read_address
+from cht_rapidpro.domain.findings import Finding, Level
 from cht_rapidpro.metrics import CONTENT_TYPE, Metrics
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -39,6 +40,7 @@ class Admin:
         self._metrics = metrics
         self.application = web.Application(middlewares=[self._refuse_other_hosts])
         self.address: str | None = None
+        self._problem = ""
         router = self.application.router
         router.add_get("/health", self._health)
         router.add_get("/ready", self._ready)
@@ -59,7 +61,8 @@ class Admin:
         try:
             await self._listener.listen(*read_address(self._listen))
         except OSError as error:
-            log.error("admin.unavailable", listen=self._listen, error=error.strerror)
+            self._problem = error.strerror or str(error)
+            log.error("admin.unavailable", listen=self._listen, error=self._problem)
         else:
             bound = self._listener.addresses[0]
             self.address = f"[{bound[0]}]:{bound[1]}" if ":" in bound[0] else f"{bound[0]}:{bound[1]}"
@@ -69,6 +72,16 @@ class Admin:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._stack.__aexit__(kind, error, trace)
+
+    def problems(self) -> Iterator[Finding]:
+        """That nobody can look: told where this listener is not needed for it, in systemd's line and the log."""
+        if self._problem:
+            yield Finding(
+                Level.BROKEN,
+                "The admin listener does not listen.",
+                advice=f"[admin] listen: {self._listen} cannot be listened at: {self._problem}. Name another address,"
+                " or end the process that has it, and restart the daemon.",
+            )
 
     @web.middleware
     async def _refuse_other_hosts(self, request: web.Request, handler: Handler) -> web.StreamResponse:
