@@ -61,10 +61,10 @@ async def test_a_flow_that_is_wired_wrongly(gate: Gate, medic: Database, rapidpr
             await places.agree("degraded")
             findings, page = await told(places)
     [found] = findings
-    assert found["what"] == "RapidPro's flow sends @contact.urn, which RapidPro has not evaluated as `from`."
+    assert found["what"] == "RapidPro's flow sends a wrong `from`: @contact.urn, which RapidPro has not evaluated."
     assert found["more"] == "2 times since the start."
     assert "README" in found["advice"]
-    assert "sends @contact.urn, which RapidPro has not evaluated as `from`. 2 times since the start." in page
+    assert "a wrong <code>from</code>: @contact.urn, which RapidPro has not evaluated. 2 times since the start." in page
 
 
 @pytest.mark.parametrize("stored", [None, "no hex"])
