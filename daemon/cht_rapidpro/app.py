@@ -86,15 +86,24 @@ async def serve(
         watch_ground(ground)
         chronicle = Chronicle(metrics, status.read, wall_clock)
         admin = Admin(config.admin.listen, status.snapshot, metrics)
+        status.problems.append(admin.problems)
         OperatorsPage(status.snapshot, chronicle.history, wall_clock).add_to(admin.application)
         async with admin, asyncio.TaskGroup() as jobs:
             writing = jobs.create_task(writer.run(), name="writer")
             try:
                 async with receiving(ground, sockets) as fetchers:
-                    feed, workers = sending(ground, me)
+                    searches, workers = sending(ground, me)
                     heartbeat = Heartbeat(couch, rapidpro, settings, keyring)
                     reload.subscribe(lambda _: heartbeat.renew())
-                    finders: list[Job] = [settings, feed, reload, chronicle, heartbeat, *credentials(ground), *fetchers]
+                    finders: list[Job] = [
+                        settings,
+                        reload,
+                        chronicle,
+                        heartbeat,
+                        *searches,
+                        *credentials(ground),
+                        *fetchers,
+                    ]
                     finding = [jobs.create_task(each.run(), name=type(each).__name__.lower()) for each in finders]
                     working = [jobs.create_task(each.run(stop), name=type(each).__name__.lower()) for each in workers]
                     status.watch([writer.pulse, settings.pulse], [writing, *finding, *working])

@@ -27,6 +27,7 @@ from cht_rapidpro.jobs.backlog import Backlog
 from cht_rapidpro.jobs.claims import Claims
 from cht_rapidpro.jobs.credentials import Credentials
 from cht_rapidpro.jobs.delivery import Delivery
+from cht_rapidpro.jobs.disk import Disk
 from cht_rapidpro.jobs.doubts import Doubts
 from cht_rapidpro.jobs.feed import Feed
 from cht_rapidpro.jobs.incoming import Incoming
@@ -39,6 +40,7 @@ from cht_rapidpro.jobs.reload import Reload
 from cht_rapidpro.jobs.settings import SettingsWatch
 from cht_rapidpro.jobs.states import States
 from cht_rapidpro.jobs.status import Status
+from cht_rapidpro.jobs.unlisted import UnlistedMessages
 from cht_rapidpro.jobs.unsendable import Unsendable
 from cht_rapidpro.jobs.watchlist import Watchlist
 from cht_rapidpro.jobs.writer import Writer
@@ -89,13 +91,14 @@ def watch_ground(ground: Ground) -> None:
     ground.reload.subscribe(lambda new: rapidpro.limit(new.rapidpro.requests_per_hour))
 
 
-def sending(ground: Ground, me: Instance) -> tuple[Feed, list[Outgoing | Delivery]]:
-    """Makes the parts for outgoing messages: the feed, and the jobs that finish their work before they end."""
+def sending(ground: Ground, me: Instance) -> tuple[list[Job], list[Outgoing | Delivery]]:
+    """The way out: what finds messages, and what works on them until it has come to an end itself."""
     config, couch, rapidpro, settings = ground.config.outgoing, ground.couch, ground.rapidpro, ground.settings
     backlog = Backlog()
     claims = Claims(ground.writer, backlog, me, config, ground.wall_clock, ground.metrics)
     unsendable = Unsendable(claims.held_back)
     feed = Feed(couch, settings, backlog, unsendable, ground.writer.copies, config.sweep_interval)
+    finders: list[Job] = [feed, UnlistedMessages(couch, settings, unsendable, config.sweep_interval)]
     request_time = ground.config.rapidpro.timeout + _REQUEST_MARGIN
     lookup = Lookup(couch, ground.writer, rapidpro, me.id, request_time, ground.wall_clock)
     doubts = Doubts(
@@ -118,10 +121,10 @@ def sending(ground: Ground, me: Instance) -> tuple[Feed, list[Outgoing | Deliver
         **unsendable.counts(),
     }
     if not ground.config.delivery.enabled:
-        return feed, [outgoing]
+        return finders, [outgoing]
     delivery = _delivery(ground, backlog)
     claims.subscribe(delivery.settled)
-    return feed, [outgoing, delivery]
+    return finders, [outgoing, delivery]
 
 
 def _watch_sending(ground: Ground, backlog: Backlog, claims: Claims, doubts: Doubts, feed: Feed) -> None:
@@ -156,10 +159,11 @@ def _delivery(ground: Ground, backlog: Backlog) -> Delivery:
 
 
 @asynccontextmanager
-async def receiving(ground: Ground, sockets: Sequence[socket.socket]) -> AsyncIterator[list[Backfill]]:
-    """Runs the parts for incoming messages while the block runs. They work before CouchDB was reached.
+async def receiving(ground: Ground, sockets: Sequence[socket.socket]) -> AsyncIterator[list[Job]]:
+    """The way in, while the block runs. It begins before CouchDB was reached.
 
-    Yields the backfill job if it is configured; the caller runs it, and stops it first.
+    Yields the jobs that take in nothing themselves, or have to end first: the watch over the disk, and the one that
+    fetches what was missed, if there is one.
     """
     own, couch, status = ground.config.incoming, ground.couch, ground.status
     if not own.enabled:
@@ -186,7 +190,8 @@ async def receiving(ground: Ground, sockets: Sequence[socket.socket]) -> AsyncIt
         async with asyncio.TaskGroup() as jobs:
             recording = jobs.create_task(incoming.run(), name="incoming")
             status.watch(incoming.pulses, [recording])
-            status.problems.append(lambda: _deafness(webhook, ground.keyring))
+            disk = Disk(Path(own.spool).parent)
+            status.problems += [lambda: _deafness(webhook, ground.keyring), disk.problems]
             try:
                 async with webhook:
                     listening = jobs.create_task(webhook.run(), name="webhook")
@@ -194,7 +199,7 @@ async def receiving(ground: Ground, sockets: Sequence[socket.socket]) -> AsyncIt
                     try:
                         fetchers = _fetchers(ground, spool, incoming)
                         status.healths += [each.health for each in fetchers]
-                        yield fetchers
+                        yield [disk, *fetchers]
                     finally:
                         await end(listening)
             finally:
@@ -226,6 +231,7 @@ def credentials(ground: Ground) -> list[Credentials]:
     vault = Vault(ground.couch)
     ground.status.healths.append(vault.health)
     credentials = Credentials(vault, ground.keyring, needed(ground.config))
+    ground.status.problems.append(credentials.problems)
     ground.reload.subscribe(lambda _: credentials.refresh())
     return [credentials]
 

@@ -371,10 +371,27 @@ async def test_the_daemon_and_the_view_tell_what_is_never_sent(site: Site) -> No
 
 
 @pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [("to", "", "number"), ("uuid", "", "uuid"), ("message", None, "text"), ("to", {"a": 1}, "number")],
+)
+async def test_a_message_that_is_never_sent_is_found_without_a_daemon(
+    field: str, value: object, says: str, site: Site
+) -> None:
+    """Also one that CHT's view of messages to send has no row for."""
+    bad = data_record(task({**message("never"), field: value}))
+    await site.medic.bulk([bad, data_record(task({**message("x"), "to": ""}, state="sent"))])
+    [told] = [one for one in await findings(site.write()) if one["mark"] != "good"]
+    assert (told["about"], told["mark"]) == ("couchdb.messages", "bad")
+    assert says in told["says"]
+    assert bad["_id"] in told["says"]
+
+
+@pytest.mark.parametrize(
     ("figures", "about"),
     [
         ({"unsendable_messages": {"held": 2}}, "outgoing.unsendable"),
-        ({"unsendable_messages": {"undecidable": 1, "no_number": 5}}, "outgoing.unsendable"),
+        ({"unsendable_messages": {"no_number": 2}}, "outgoing.unsendable"),
+        ({"unsendable_messages": {"undecidable": 1}}, "outgoing.unsendable"),
         ({"text_limit_characters": 640}, "rapidpro.text_limit"),
     ],
 )

@@ -56,3 +56,16 @@ def test_the_worst_is_the_headline_and_the_others_are_below_it() -> None:
     )
     assert "check [couchdb] user and password" in shown
     assert "3 messages waiting" in shown
+
+
+def test_what_is_to_be_typed_is_code_and_read_aloud_plainly() -> None:
+    amiss = view(others=[Finding(Level.BROKEN, "Wrong `from`.", advice="Type `cht-rapidpro <x>`.")])
+    shown = headline(amiss)
+    assert "Wrong <code>from</code>." in shown
+    assert "Type <code>cht-rapidpro &lt;x&gt;</code>." in shown
+    assert "`" not in shown + spoken(amiss)
+
+
+def test_what_has_not_answered_yet_is_told_so() -> None:
+    [finding] = findings(view(dependency("couchdb", "unknown", None)))
+    assert (finding.level, finding.what) == (Level.DEGRADED, "CouchDB has not answered yet")

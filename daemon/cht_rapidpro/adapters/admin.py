@@ -6,7 +6,8 @@ is refused.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Final, Self
@@ -14,9 +15,9 @@ from typing import Any, Final, Self
 import structlog
 from aiohttp import web
 
-from cht_rapidpro.adapters.crowd import BoundedRunner
-from cht_rapidpro.adapters.server_log import ServerLog
+from cht_rapidpro.adapters.listener import Listener
 from cht_rapidpro.config_values import is_loopback, read_address
+from cht_rapidpro.domain.findings import Finding, Level
 from cht_rapidpro.metrics import CONTENT_TYPE, Metrics
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -40,6 +41,7 @@ class Admin:
         self._metrics = metrics
         self.application = web.Application(middlewares=[self._refuse_other_hosts])
         self.address: str | None = None
+        self._problem = ""
         router = self.application.router
         router.add_get("/health", self._health)
         router.add_get("/ready", self._ready)
@@ -47,28 +49,40 @@ class Admin:
         router.add_get("/status", self._status)
 
     async def __aenter__(self) -> Self:
-        """If the address is not available, there is one ERROR; messages do not need this listener."""
-        self._runner = BoundedRunner(
-            "admin", self.application, access_log=None, logger=ServerLog("admin"), shutdown_timeout=_STOP_TIME
-        )
-        if not self._listen:
-            return self
-        await self._runner.setup()
-        host, port = read_address(self._listen)
+        """An address that cannot be listened at is one ERROR: messages go their way without it."""
+        async with AsyncExitStack() as stack:
+            self._listener = Listener("admin", self.application, shutdown_timeout=_STOP_TIME)
+            await stack.enter_async_context(self._listener)
+            if self._listen:
+                await self._start()
+            self._stack = stack.pop_all()
+        return self
+
+    async def _start(self) -> None:
         try:
-            await web.TCPSite(self._runner, host, port, backlog=self._runner.backlog).start()
+            await self._listener.listen(*read_address(self._listen))
         except OSError as error:
-            log.error("admin.unavailable", listen=self._listen, error=error.strerror)
+            self._problem = error.strerror or str(error)
+            log.error("admin.unavailable", listen=self._listen, error=self._problem)
         else:
-            bound = self._runner.addresses[0]
+            bound = self._listener.addresses[0]
             self.address = f"[{bound[0]}]:{bound[1]}" if ":" in bound[0] else f"{bound[0]}:{bound[1]}"
             log.info("admin.listening", address=self.address)
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._runner.cleanup()
+        await self._stack.__aexit__(kind, error, trace)
+
+    def problems(self) -> Iterator[Finding]:
+        """That nobody can look: told where this listener is not needed for it, in systemd's line and the log."""
+        if self._problem:
+            yield Finding(
+                Level.BROKEN,
+                "The admin listener does not listen.",
+                advice=f"[admin] listen: {self._listen} cannot be listened at: {self._problem}. Name another address,"
+                " or end the process that has it, and restart the daemon.",
+            )
 
     @web.middleware
     async def _refuse_other_hosts(self, request: web.Request, handler: Handler) -> web.StreamResponse:

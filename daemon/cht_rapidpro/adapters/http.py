@@ -12,7 +12,7 @@ import re
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from types import TracebackType
 from typing import Final, NoReturn, Self
 from urllib.parse import parse_qsl
@@ -21,8 +21,8 @@ import structlog
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from cht_rapidpro.adapters.crowd import BoundedRunner
-from cht_rapidpro.adapters.server_log import OnceAMinute, ServerLog
+from cht_rapidpro.adapters.listener import Listener
+from cht_rapidpro.adapters.server_log import OnceAMinute
 from cht_rapidpro.config import Incoming
 from cht_rapidpro.config_values import read_address
 from cht_rapidpro.domain.incoming import AlreadyStored, Arrival, Stored, doc_id, read_arrival, shown_id
@@ -48,7 +48,6 @@ _HEADER_TIME: Final = 75.0
 _LINGER_TIME: Final = 1.0  # for reading the rest of a refused body, so that the sender gets the answer
 _STOP_TIME: Final = 10.0
 _LAST_CALL: Final = 0.5
-_ROUNDS: Final = 5  # of the loop; asyncio needs fewer between accepting a connection and calling back
 _SCHEME: Final = re.compile(f"Token{WS_CLASS}+(.*)")
 _KIND: Final = re.compile(r"[a-z0-9!#$&^_.+/-]{1,80}")
 _LISTEN_AGAIN: Final = 5.0  # seconds
@@ -84,11 +83,9 @@ class Webhook:
         application = web.Application(client_max_size=config.max_body, middlewares=[self._refuse_as_cht_does])
         for path in PATHS:  # CHT matches its paths without regard to case, too
             application.router.add_post(f"/{{path:(?i:{path[1:]})}}", self._handle)
-        self._runner = BoundedRunner(
+        self._listener = Listener(
             "incoming",
             application,
-            access_log=None,
-            logger=ServerLog("incoming"),
             keepalive_timeout=_HEADER_TIME,
             lingering_time=_LINGER_TIME,
             shutdown_timeout=_STOP_TIME,
@@ -97,17 +94,16 @@ class Webhook:
         self.problem = ""
 
     async def __aenter__(self) -> Self:
-        await self._runner.setup()
-        try:
-            await self._listen()
-        except TroubleError as error:
-            self.problem = str(error)
-            log.error("incoming.unavailable", listen=self._config.listen, error=self.problem)
-        except BaseException:
-            await self._runner.cleanup()
-            raise
-        else:
-            self._tell_addresses()
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._listener)
+            try:
+                await self._listen()
+            except TroubleError as error:
+                self.problem = str(error)
+                log.error("incoming.unavailable", listen=self._config.listen, error=self.problem)
+            else:
+                self._tell_addresses()
+            self._stack = stack.pop_all()
         return self
 
     async def run(self) -> NoReturn:
@@ -121,22 +117,19 @@ class Webhook:
                     self._tell_addresses()
 
     def _tell_addresses(self) -> None:
-        self.addresses = [_shown(address) for address in self._runner.addresses]
+        self.addresses = [_shown(address) for address in self._listener.addresses]
         log.info("incoming.listening", addresses=self.addresses, by="systemd" if self._sockets else "configuration")
         if self._keyring.is_filled and not self._keyring.secrets.incoming_keys:
             log.warning("incoming.unkeyed", means="every webhook is refused: give [incoming] key_file a key")
 
     async def _listen(self) -> None:
-        for each in self._sockets:
-            await web.SockSite(self._runner, each, backlog=self._runner.backlog).start()
         if self._sockets:
+            self._listener.listen_at(self._sockets, leaves_queue=True)
             return
         host, port = read_address(self._config.listen)
-        site = web.TCPSite(self._runner, host, port, backlog=self._runner.backlog)
         try:
-            await site.start()
+            await self._listener.listen(host, port)
         except OSError as error:
-            await site.stop()
             why = f"[incoming] listen: cannot listen at {self._config.listen}: {error.strerror or error}"
             raise TroubleError(why, about="listen") from error
 
@@ -148,13 +141,10 @@ class Webhook:
         This includes connections that were accepted a moment ago: aiohttp would close one whose request has not arrived
         yet.
         """
-        for site in list(self._runner.sites):
-            await site.stop()
-        for _ in range(_ROUNDS):
-            await asyncio.sleep(0)
-        if self._runner.server is not None and self._runner.server.connections:
+        await self._listener.stop_accepting()
+        if len(self._listener):
             await asyncio.sleep(_LAST_CALL)
-        await self._runner.cleanup()
+        await self._stack.__aexit__(kind, error, trace)
 
     async def _handle(self, request: web.Request) -> web.Response:
         await self._authorise(request.headers.get(hdrs.AUTHORIZATION, ""))

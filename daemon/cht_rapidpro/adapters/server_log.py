@@ -19,7 +19,8 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 _PAUSE: Final = 60.0  # seconds between two lines about the same kind
 _FRAMES: Final = 5
-# The first match counts; aiohttp's own names mean nothing to an operator.
+_OUR_FAULT: Final = "a fault of cht-rapidpro itself, in the last of these places: report it with this line"
+# The first that fits; aiohttp's names are of its parser's making and tell an operator nothing.
 _KINDS: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (http_exceptions.LineTooLong, "a line or header is too long"),
     (http_exceptions.InvalidHeader, "a header is malformed"),
@@ -65,8 +66,8 @@ class ServerLog(logging.Logger):
             log.warning("request.malformed", listener=self.name, kind=kind, times=times)
 
     def _tell_failure(self, error: BaseException) -> None:
-        """Logs where a handler failed, without the exception's text, which may quote the request."""
+        """A fault in a handler of ours: where it is. The exception's text may quote the request."""
         frames = traceback.extract_tb(error.__traceback__)[-_FRAMES:]
         where = [f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in frames]
         if times := self._seen.count((type(error), *where[-1:])):
-            log.error("request.failed", listener=self.name, error=type(error).__name__, where=where, times=times)
+            log.error("request.failed", listener=self.name, error=_OUR_FAULT, where=where, times=times)

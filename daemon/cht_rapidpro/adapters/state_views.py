@@ -41,6 +41,16 @@ async def updated_since(couch: Couch, ms: int, page_size: int = PAGE) -> AsyncGe
                 yield [StateRow(DocId(row["id"]), row["key"][-1], row["key"][-2]) for row in rows]
 
 
+async def unfinished(couch: Couch, since: object = None, page_size: int = PAGE) -> AsyncGenerator[list[StateRow], None]:
+    """The tasks that are to be sent or on their way, the longest unchanged first, in pages; with CHT's newer keys only.
+
+    `since`: the `changed` to begin at, None for all.
+    """
+    async with aclosing(couch.pages(BY_LAST_UPDATED_STATE, ["pending", since], ["pending", {}], page_size)) as pages:
+        async for rows in pages:
+            yield [StateRow(DocId(row["id"]), row["key"][-1], row["key"][-2]) for row in rows]
+
+
 async def with_ref_in(couch: Couch, state: str, page_size: int = PAGE) -> AsyncGenerator[list[StateRow], None]:
     """Yields the tasks of any age in a state that have a gateway_ref, in pages; for a CHT without the view above."""
     async with aclosing(couch.pages(GATEWAY_MESSAGES_BY_STATE, state, state, page_size)) as pages:

@@ -4,14 +4,14 @@ Each check depends on the one before; checks that cannot succeed are left out, s
 """
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Final
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Any, Final
 
 from cht_rapidpro.adapters.inspection import Inspection, Seen, Unseen
 from cht_rapidpro.check.finding import Finding, bad, good, note
 from cht_rapidpro.config import Couchdb
 from cht_rapidpro.config_values import three_ways
-from cht_rapidpro.domain.task import Lack, lack, message_fields
+from cht_rapidpro.domain.task import SENDABLE, Doc, Lack, lack, message_fields, unlisted
 
 # The views of CHT that the daemon reads (docs/cht.md#views); the last two are for delivery states and backfill.
 VIEWS: Final = (
@@ -20,9 +20,12 @@ VIEWS: Final = (
     ("medic-sms", "messages_by_last_updated_state"),
     ("medic-sms", "gateway_messages_by_state"),
 )
-CLOCK_LIMIT: Final = 60_000  # ms by which clocks may differ without a finding
+CLOCK_LIMIT: Final = 60_000  # ms by which clocks may differ before it is worth a line
+UNSENDABLE: Final = "couchdb.messages"
+_REPAIR: Final = "repair or clear these tasks in CHT"
 _LOOKED_AT: Final = 1000  # rows
-_OLDEST: Final = 2  # major version: with `_selector` feeds and `_bulk_docs` as used here
+_READ: Final = 200  # documents
+_OLDEST: Final = 2  # major version: `_selector` feeds and `_bulk_docs` as we use them
 
 
 async def check_couchdb(couchdb: Inspection, config: Couchdb, now: Callable[[], int]) -> AsyncIterator[Finding]:
@@ -49,6 +52,8 @@ async def check_couchdb(couchdb: Inspection, config: Couchdb, now: Callable[[], 
     path = f"{config.database}/_design/medic/_view/messages_by_state"
     keys = {"startkey": '["pending-or-forwarded"]', "endkey": '["pending-or-forwarded",{}]'}
     for finding in _unsendable(await couchdb.get(path, limit=str(_LOOKED_AT), reduce="false", **keys)):
+        yield finding
+    for finding in _unlisted(await _waiting_longest(couchdb, config)):
         yield finding
 
 
@@ -135,15 +140,43 @@ def _rights(config: Couchdb, seen: Seen | Unseen) -> Finding:
 
 
 def _unsendable(seen: Seen | Unseen) -> Iterator[Finding]:
-    """Finds among the oldest due messages those that lack a required field."""
-    rows = seen.fields.get("rows") if isinstance(seen, Seen) else None
+    """The oldest messages that CouchDB wants sent, and that lack what a message has to have."""
+    rows = _rows(seen)
     by_lack: dict[Lack, list[str]] = defaultdict(list)
-    for row in rows if isinstance(rows, list) else []:
+    for row in rows:
         if reason := lack(message_fields(row.get("value"))):
             by_lack[reason].append(str(row.get("id")))
     for reason, docs in by_lack.items():
-        says = f"{len(docs)} of the {len(rows or [])} oldest due messages have no usable {reason}: never sent"
-        yield bad("couchdb.messages", f"{says}; one is in {docs[0]}", "repair or clear these tasks in CHT")
+        says = f"{len(docs)} of the {len(rows)} oldest messages to send have no usable {reason} and never go"
+        yield bad(UNSENDABLE, f"{says}; one is in {docs[0]}", _REPAIR)
+
+
+async def _waiting_longest(couchdb: Inspection, config: Couchdb) -> list[Doc]:
+    """Documents with a task that is to be sent, of the tasks that have not changed for longest."""
+    path = f"{config.database}/_design/medic-sms/_view/messages_by_last_updated_state"
+    keys = {"startkey": '["pending"]', "endkey": '["pending",{}]', "limit": str(_LOOKED_AT), "reduce": "false"}
+    rows = _rows(await couchdb.get(path, **keys))
+    ids = dict.fromkeys(row.get("id") for row in rows if row.get("key", [None])[-1] in SENDABLE)
+    if not ids:
+        return []
+    seen = await couchdb.post(f"{config.database}/_all_docs?include_docs=true", {"keys": list(ids)[:_READ]})
+    return [doc for row in _rows(seen) if isinstance(doc := row.get("doc"), dict)]
+
+
+def _rows(seen: Seen | Unseen) -> list[dict[str, Any]]:
+    rows = seen.fields.get("rows") if isinstance(seen, Seen) else None
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
+
+def _unlisted(docs: Sequence[Doc]) -> Iterator[Finding]:
+    """Messages that the view of messages to send has no row for."""
+    by_lack: dict[Lack, list[str]] = defaultdict(list)
+    for doc in docs:
+        for reason in {reason for _, reason in unlisted(doc)}:
+            by_lack[reason].append(str(doc.get("_id")))
+    for reason, found in by_lack.items():
+        says = f"of the {len(docs)} documents whose messages wait longest, {len(found)} have a task without a {reason}"
+        yield bad(UNSENDABLE, f"{says}, which never goes; one is {found[0]}", _REPAIR)
 
 
 def _view(name: str, seen: Seen | Unseen) -> Finding:

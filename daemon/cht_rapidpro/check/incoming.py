@@ -16,6 +16,7 @@ from cht_rapidpro.check.host import check_address, check_disk
 from cht_rapidpro.config import Config, Incoming
 from cht_rapidpro.config_values import Secret
 from cht_rapidpro.domain.backfill import NO_MESSAGE_IDS, IdIs
+from cht_rapidpro.domain.findings import counted
 from cht_rapidpro.errors import TroubleError
 
 _PLANS_OF_CHT: Final = "google-libphonenumber 3.2.44 with the plans of 9.0.22 in CHT 5.2.0; a few numbers differ"
@@ -43,7 +44,8 @@ def check_incoming(config: Config, *, is_running: bool) -> Iterator[Finding]:
 def check_miswired(found: object) -> Iterator[Finding]:
     """`found`: the `miswired` of the running daemon's status."""
     for each in found if isinstance(found, list) else []:
-        says = f"RapidPro's flow sends {each['sends']} as `{each['field']}` ({each['times']} times since the start)"
+        times = counted(each["times"], "time")
+        says = f"RapidPro's flow sends a wrong `{each['field']}`: {each['sends']} ({times} since the start)"
         yield bad("incoming.flow", says, "correct the webhook's body: docs/operations/connect-rapidpro.md")
 
 

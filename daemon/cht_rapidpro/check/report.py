@@ -16,7 +16,7 @@ from cht_rapidpro.adapters.inspection import Inspection, Seen
 from cht_rapidpro.adapters.state_dir import is_in_use
 from cht_rapidpro.adapters.transport import Transport
 from cht_rapidpro.check.cht import check_settings
-from cht_rapidpro.check.couchdb import check_couchdb
+from cht_rapidpro.check.couchdb import UNSENDABLE, check_couchdb
 from cht_rapidpro.check.finding import Finding, Mark, bad, good, note
 from cht_rapidpro.check.host import check_address, check_files, check_state_dir
 from cht_rapidpro.check.incoming import check_archive, check_flow, check_incoming, check_miswired
@@ -55,11 +55,15 @@ async def check(path: Path, environ: Mapping[str, str], *, offline: bool) -> lis
     if settings is not None:
         findings += check_settings(settings, loaded.cht, loaded.rapidpro)
     findings += await _rapidpro(loaded, token, settings)
-    return findings + await asyncio.to_thread(_told_by_daemon, loaded, is_running=is_running)
+    are_named = any(finding.about == UNSENDABLE for finding in findings)
+    return findings + await asyncio.to_thread(_told_by_daemon, loaded, is_running=is_running, are_named=are_named)
 
 
-def _told_by_daemon(loaded: Config, *, is_running: bool) -> list[Finding]:
-    """Findings that need the running daemon: about the flow, unsendable messages and RapidPro's answers."""
+def _told_by_daemon(loaded: Config, *, is_running: bool, are_named: bool) -> list[Finding]:
+    """What only the running daemon knows: of the flow, of what it cannot send, of RapidPro's answers.
+
+    `are_named`: messages that lack something were found in CouchDB already.
+    """
     try:
         told = status_command.ask(loaded.admin.listen) if is_running else {}
     except (ConfigError, TransientError) as error:
@@ -67,17 +71,16 @@ def _told_by_daemon(loaded: Config, *, is_running: bool) -> list[Finding]:
     figures = told.get("figures", {})
     return [
         *check_miswired(told.get("miswired")),
-        *_unsendable(figures),
+        *_unsendable(figures, are_named=are_named),
         *_text_limit(figures),
         _requests_left(figures),
     ]
 
 
-def _unsendable(figures: Mapping[str, Any]) -> Iterator[Finding]:
-    """Reports unsendable messages, except those without a number, which `check_couchdb` has found in the view."""
+def _unsendable(figures: Mapping[str, Any], *, are_named: bool) -> Iterator[Finding]:
     found = figures.get("unsendable_messages") or {}
-    known_here = {reason: found.get(reason) for reason in ("held", "undecidable")}
-    for finding in unsendable({"unsendable_messages": known_here}):
+    told = {reason: found.get(reason) for reason in ("held", "undecidable")} if are_named else found
+    for finding in unsendable({"unsendable_messages": told}):
         yield bad("outgoing.unsendable", finding.what.rstrip("."), finding.advice)
 
 

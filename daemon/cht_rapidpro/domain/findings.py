@@ -123,8 +123,8 @@ def _dependency(found: Dependency) -> Iterator[Finding]:
             advice = f"Messages wait, none is lost, and the request is repeated. If this goes on, look there: {error}"
             yield Finding(Level.DEGRADED, f"{name} does not answer", advice=advice, for_seconds=found.for_seconds)
         case "unknown" if found.is_needed:
-            advice = f"The first request has no answer yet. {found.error or ''}".rstrip()
-            what = f"It is not known whether {name} works"
+            advice = f"It is not known whether it works. {found.error or ''}".rstrip()
+            what = f"{name} has not answered yet"
             yield Finding(Level.DEGRADED, what, advice=advice, for_seconds=found.for_seconds)
 
 

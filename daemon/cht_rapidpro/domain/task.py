@@ -75,6 +75,35 @@ def message_fields(value: object) -> dict[str, object]:
     return {"uuid": found.get("id"), "to": found.get("to"), "message": found.get("content")}
 
 
+def unlisted(doc: Doc) -> Iterator[tuple[str, Lack]]:
+    """What tasks that are to be sent lack, where CHT's view `messages_by_state` has no row of it.
+
+    The uuid of the message, "" where it has none, and what is missing. The view leaves out a message with an empty
+    uuid, number or text, and a task whose list of messages is empty or no list; of other faults it has a row.
+    """
+    for task in tasks(doc):
+        if task.get("state") in SENDABLE:
+            yield from _unlisted(task.get("messages"))
+
+
+def _unlisted(found: object) -> Iterator[tuple[str, Lack]]:
+    if _is_falsy(found):
+        return  # the view has a row that says so
+    if not isinstance(found, list) or not found:
+        yield "", Lack.MESSAGE
+        return
+    for message in found:
+        fields = message if isinstance(message, dict) else {}
+        reason = lack(fields)
+        if reason is not None and any(_is_falsy(fields.get(name)) for name in _FIELDS):
+            yield fields["uuid"] if isinstance(fields.get("uuid"), str) else "", reason
+
+
+def _is_falsy(value: object) -> bool:
+    """As JavaScript says; [] and {} are not."""
+    return not value and not isinstance(value, list | dict)
+
+
 def messages(task: Task) -> tuple[Message, ...]:
     """The messages of a task that can be sent, in their order, each uuid once."""
     read: dict[MessageId, Message] = {}

@@ -7,7 +7,7 @@ cannot be deciphered, the last good secrets stay in force.
 
 import asyncio
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, NoReturn
 
@@ -15,6 +15,7 @@ import structlog
 
 from cht_rapidpro.adapters.vault import CredentialName, Unreadable, Vault
 from cht_rapidpro.config_values import NO_SECRET, Secret
+from cht_rapidpro.domain.findings import Finding, Level
 from cht_rapidpro.errors import TransientError, TroubleError
 from cht_rapidpro.jobs.retry import until_it_works
 from cht_rapidpro.keyring import Keyring, Refused, Secrets
@@ -50,6 +51,16 @@ class Credentials:
     def refresh(self) -> None:
         """Requests another reading of the vault."""
         self._wake.set()
+
+    def problems(self) -> Iterator[Finding]:
+        """What a human has to write into the vault."""
+        for name, problem in self._problems.items():
+            if problem:
+                yield Finding(
+                    Level.BROKEN,
+                    f"CHT's vault has no usable {name}.",
+                    advice=f"It has to be written anew, by `{_remedy(name)}`: {problem}.",
+                )
 
     async def run(self) -> NoReturn:
         while True:
@@ -120,9 +131,12 @@ class Credentials:
 
     def _report(self, name: CredentialName, problem: str) -> None:
         if problem and problem != self._problems.get(name):
-            remedy = f"cht-rapidpro credentials set {name}"
-            log.error("credential.unusable", credential=str(name), problem=problem, remedy=remedy)
+            log.error("credential.unusable", credential=str(name), problem=problem, remedy=_remedy(name))
         self._problems[name] = problem
 
     def _time(self) -> float:
         return asyncio.get_running_loop().time()
+
+
+def _remedy(name: CredentialName) -> str:
+    return f"cht-rapidpro credentials set {name}"

@@ -141,6 +141,7 @@ class Feed:
                 self._copies.drop(hint.doc_id)
             else:
                 self._copies.put(hint.doc, hint.size, _time())
+            self._unsendable.look(hint.doc_id, hint.doc)
             for candidate in _candidates(hint.doc):
                 self._backlog.hint(candidate)
 

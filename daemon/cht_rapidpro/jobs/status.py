@@ -14,7 +14,7 @@ from importlib.metadata import version
 from typing import Any, Final
 
 from cht_rapidpro.domain.claim import Instance
-from cht_rapidpro.domain.findings import Dependency, Finding, Level, find, worst
+from cht_rapidpro.domain.findings import Dependency, Finding, Level, counted, find, worst
 from cht_rapidpro.health import Health
 from cht_rapidpro.jobs.settings import SettingsWatch
 from cht_rapidpro.logs import masked
@@ -129,8 +129,8 @@ class Status:
         for found in self.miswired():
             yield Finding(
                 Level.DEGRADED,
-                f"RapidPro's flow sends {found['sends']} as `{found['field']}`.",
-                f"{found['times']} times since the start.",
+                f"RapidPro's flow sends a wrong `{found['field']}`: {found['sends']}.",
+                f"{counted(found['times'], 'time')} since the start.",
                 advice="Correct the flow's webhook body: docs/operations/connect-rapidpro.md has it.",
             )
 

@@ -52,7 +52,8 @@ def _outgoing(view: View) -> Iterator[Box]:
     oldest, doubted = view.figure("queue_oldest_seconds"), view.figure("ambiguous_messages")
     sent = totals["outgoing", "sent"] + totals["outgoing", "adopted"]
     yield _dependency(view, "couchdb", "CouchDB")
-    yield Box("waiting", _amount(view.figure("queue_messages")), f"oldest {span(oldest)}" if oldest is not None else "")
+    waiting, age = view.figure("queue_messages"), f"oldest {span(oldest)}" if oldest is not None else ""
+    yield Box("waiting", _amount(waiting), age if waiting else "")
     yield Box("claimed", _amount(view.figure("claimed_tasks")), f"{_amount(doubted)} in doubt" if doubted else "")
     yield _dependency(view, "rapidpro", "RapidPro")
     yield Box("sent / refused", f"{_amount(sent)} / {_amount(totals['outgoing', 'refused'])}", "last hour")
