@@ -2,11 +2,13 @@
 
 `python -m tests.faults.soak [--minutes 10] [--seed N] [--daemons 1|2] [--messages N] [--repeated] [--coalesce always]
 [--no-faults]` prints the seed, the faults by kind, what a message cost, and every violation; exits 1 if there is one.
+Then, or when it was broken off, its files stay, and the last line says where. With $COUCHDB_URL it runs on that server.
 """
 
 import argparse
 import asyncio
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -18,7 +20,8 @@ from pathlib import Path
 from typing import Final
 
 from cht_rapidpro.demo.database import Database, Doc
-from tests.faults.cluster import Cluster, cluster
+from tests.faults.cluster import Cluster, cluster, delete
+from tests.faults.evidence import collect
 from tests.faults.injector import Injector
 from tests.faults.plan import Kind, kinds, plan
 from tests.faults.population import repeated, unique
@@ -50,6 +53,7 @@ class Report:
     """`cost`: requests to RapidPro, and revisions of documents that the gateway wrote, each per wanted message."""
 
     soak: Soak
+    database: str
     verdict: Verdict
     faults: Counter[Kind]
     cost: Mapping[str, float]
@@ -99,7 +103,12 @@ async def run(soak: Soak, folder: Path) -> Report:
         docs = await _documents(running.medic)
         verdict = judge(writer.models, docs, running.rapidpro.broadcasts)
         cost = _cost(verdict.wanted, running, writer.models, docs)
-    return Report(soak, verdict, injector.done, cost, running.exits, time.monotonic() - start)
+        took = time.monotonic() - start
+        report = Report(soak, running.medic.name, verdict, injector.done, cost, running.exits, took)
+        if not report.is_good:
+            broadcasts = running.rapidpro.broadcasts
+            await collect(folder, running.medic, writer.models, broadcasts, injector.posts, injector.log)
+    return report
 
 
 async def _quiet(running: Cluster) -> None:
@@ -151,10 +160,20 @@ def _options() -> Soak:
 def main() -> int:
     soak = _options()
     print(f"seed {soak.seed}", flush=True)  # noqa: T201
-    with tempfile.TemporaryDirectory(prefix="cht-rapidpro-soak-") as folder:
-        report = asyncio.run(run(soak, Path(folder)))
-    print(report)  # noqa: T201
-    return 0 if report.is_good else 1
+    folder = Path(tempfile.mkdtemp(prefix="cht-rapidpro-soak-"))
+    is_good = False
+    try:
+        report = asyncio.run(run(soak, folder))
+        print(report)  # noqa: T201
+        if is_good := report.is_good:
+            asyncio.run(delete(report.database))
+            shutil.rmtree(folder)
+        else:
+            print(f"database {report.database}")  # noqa: T201
+    finally:
+        if not is_good:
+            print(f"files kept in {folder}", flush=True)  # noqa: T201
+    return 0 if is_good else 1
 
 
 if __name__ == "__main__":
