@@ -7,6 +7,7 @@ Then, or when it was broken off, its files stay, and the last line says where. W
 
 import argparse
 import asyncio
+import math
 import random
 import shutil
 import sys
@@ -14,7 +15,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -27,10 +27,10 @@ from tests.faults.plan import Kind, kinds, plan
 from tests.faults.population import repeated, unique
 from tests.faults.times import SETTLE_TIME, TIMEOUT
 from tests.faults.verdict import Verdict, judge
-from tests.faults.wait import eventually
+from tests.faults.wait import until_answered
 from tests.faults.writer import Model, Writer
 
-_DRAIN: Final = 90.0  # seconds for what is left to send when the faults have ended
+_STANDSTILL: Final = 180.0  # seconds without a message less that waits: no more will be sent
 _QUIET: Final = SETTLE_TIME + TIMEOUT  # longer than any request that is late, and any second look
 _EXAMPLES: Final = 5
 
@@ -112,20 +112,25 @@ async def run(soak: Soak, folder: Path) -> Report:
 
 
 async def _quiet(running: Cluster) -> None:
-    """All is sent that will be: what is not by then is the verdict's to tell."""
-
-    async def nothing_waits() -> bool:
-        key = "pending-or-forwarded"
-        return not await running.medic.view("medic", "messages_by_state", startkey=[key], endkey=[key, {}], limit=1)
-
-    with suppress(TimeoutError):
-        await eventually(nothing_waits, _DRAIN, every=0.2)
+    """All is sent that will be, however slow the machine is: what is not by then is the verdict's to tell."""
+    least, since = math.inf, time.monotonic()
+    while (waiting := await _waiting(running.medic)) > 0:
+        if waiting < least:
+            least, since = waiting, time.monotonic()
+        elif time.monotonic() > since + _STANDSTILL:
+            break
+        await asyncio.sleep(1)
     await asyncio.sleep(_QUIET)
     await running.end_daemons()
 
 
+async def _waiting(medic: Database) -> int:
+    key = "pending-or-forwarded"
+    return len(await until_answered(lambda: medic.view("medic", "messages_by_state", startkey=[key], endkey=[key, {}])))
+
+
 async def _documents(medic: Database) -> dict[str, Doc]:
-    answer = await medic.request("GET", "_all_docs", include_docs="true")
+    answer = await until_answered(lambda: medic.request("GET", "_all_docs", include_docs="true"))
     return {row["id"]: row["doc"] for row in answer["rows"]}
 
 
