@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from tests.webhook import listening_socket
+from tests.webhook import PATH, listening_socket
 
 from bench.incoming import Client
 from bench.outgoing import settled
@@ -73,7 +73,10 @@ async def _measure_large(bench: Rig, count: int) -> list[tuple[str, str]]:
         start = time.perf_counter()
         await daemon.start()
         try:
-            waits, took = await _while_calling(webhook.getsockname(), _all_settled(daemon, count)), time.perf_counter()
+            await _store(webhook.getsockname())  # it has started
+            work = _all_settled(daemon, count)
+            stored, refused = await _while_calling(webhook.getsockname(), work)
+            took = time.perf_counter()
             resident, peak = await _memory(daemon)
         finally:
             await daemon.stop()
@@ -81,12 +84,14 @@ async def _measure_large(bench: Rig, count: int) -> list[tuple[str, str]]:
         ("memory", f"{resident:.1f} MB at the end, {peak:.1f} MB at the peak"),
         ("RapidPro's broadcasts, different ones, settled tasks in CouchDB", ", ".join(map(str, await _counts(bench)))),
         ("all settled after, in one run of the daemon", f"{took - start:.0f} s"),
-        (
-            f"{len(waits)} webhooks meanwhile, one each {_PACE * 1000:.0f} ms",
-            f"p50 {percentile(waits, 0.5) * 1000:.0f} ms, p99 {percentile(waits, 0.99) * 1000:.0f} ms,"
-            f" the longest {max(waits) * 1000:.0f} ms",
-        ),
+        (f"{len(stored)} webhooks meanwhile, one each {_PACE * 1000:.0f} ms", _waits(stored)),
+        ("as many with a wrong key, which need no CouchDB", _waits(refused)),
     ]
+
+
+def _waits(seconds: list[float]) -> str:
+    p50, p99 = percentile(seconds, 0.5), percentile(seconds, 0.99)
+    return f"p50 {p50 * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms, the longest {max(seconds) * 1000:.0f} ms"
 
 
 def _large(count: int) -> Iterator[Doc]:
@@ -114,22 +119,38 @@ async def _all_settled(daemon: Daemon, count: int) -> None:
             await asyncio.sleep(1)
 
 
-async def _while_calling(address: tuple[str, int], work: Coroutine[None, None, None]) -> list[float]:
-    """Calls the webhook at its own pace, answered or not, until the work is done; seconds of each answer."""
-    calls = []
+async def _while_calling(
+    address: tuple[str, int], work: Coroutine[None, None, None]
+) -> tuple[list[float], list[float]]:
+    """Calls the webhook at its own pace, answered or not, until the work is done.
+
+    The seconds of each answer: of those that it stores, and of those that it refuses at once, which tell how long the
+    daemon itself was busy.
+    """
+    stored, refused = [], []
     working = asyncio.create_task(work)
     while not working.done():
-        calls.append(asyncio.create_task(_call(address)))
+        stored.append(asyncio.create_task(_store(address)))
+        refused.append(asyncio.create_task(_refuse(address)))
         await asyncio.wait([working], timeout=_PACE)
     await working
-    return await asyncio.gather(*calls)
+    return await asyncio.gather(*stored), await asyncio.gather(*refused)
 
 
-async def _call(address: tuple[str, int]) -> float:
+async def _store(address: tuple[str, int]) -> float:
     start = time.perf_counter()
     client = Client(*await asyncio.open_connection(*address), ids=7)
     await client.post()
     client.writer.close()
+    return time.perf_counter() - start
+
+
+async def _refuse(address: tuple[str, int]) -> float:
+    start = time.perf_counter()
+    reader, writer = await asyncio.open_connection(*address)
+    writer.write(f"POST {PATH} HTTP/1.1\r\nHost: x\r\nAuthorization: Token wrong\r\nContent-Length: 0\r\n\r\n".encode())
+    await reader.readline()
+    writer.close()
     return time.perf_counter() - start
 
 
