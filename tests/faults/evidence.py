@@ -10,20 +10,18 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from cht_rapidpro.demo.database import Database, Doc
+from cht_rapidpro.demo.database import Doc
 from cht_rapidpro.demo.rapidpro import Broadcast
 from tests.faults.injector import Done, Post
 from tests.faults.writer import Model
 
-_AT_ONCE: Final = 200  # documents a request
-
 
 async def collect(
     folder: Path,
-    medic: Database,
     models: Mapping[str, Model],
+    leaves: Mapping[str, Sequence[Doc]],
     broadcasts: Sequence[Broadcast],
     posts: Sequence[Post],
     faults: Sequence[Done],
@@ -31,7 +29,7 @@ async def collect(
     """Writes the files into `folder`; times are seconds since the epoch, of a clock that is right."""
     found = {
         "models": {doc_id: asdict(model) for doc_id, model in models.items()},
-        "documents": await _leaves(medic, list(models)),
+        "documents": leaves,
         "broadcasts": [
             {"id": each.id, "created_on": each.created_on.timestamp(), "urns": each.urns, "text": each.text}
             for each in broadcasts
@@ -45,17 +43,3 @@ async def collect(
 def _write(folder: Path, found: Mapping[str, Any]) -> None:
     for name, content in found.items():
         (folder / f"{name}.json").write_text(json.dumps(content, indent=1, ensure_ascii=False))
-
-
-async def _leaves(medic: Database, ids: Sequence[str]) -> dict[str, list[Doc]]:
-    """Every leaf of each document, the winning one first."""
-    found: dict[str, list[Doc]] = {}
-    for start in range(0, len(ids), _AT_ONCE):
-        body = {"keys": ids[start : start + _AT_ONCE]}
-        answer = await medic.request("POST", "_all_docs", body=body, include_docs="true", conflicts="true")
-        for row in answer["rows"]:
-            if (doc := row.get("doc")) is None:
-                continue
-            losing = [await medic.request("GET", doc["_id"], rev=rev) for rev in doc.get("_conflicts", ())]
-            found[doc["_id"]] = [doc, *losing]
-    return found

@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -33,6 +34,7 @@ from tests.faults.writer import Model, Writer
 _STANDSTILL: Final = 180.0  # seconds without a message less that waits: no more will be sent
 _QUIET: Final = SETTLE_TIME + TIMEOUT  # longer than any request that is late, and any second look
 _EXAMPLES: Final = 5
+_AT_ONCE: Final = 200  # documents a request
 
 
 @dataclass(frozen=True)
@@ -100,14 +102,14 @@ async def run(soak: Soak, folder: Path) -> Report:
         await writer.finish()
         await injector.calm()
         await _quiet(running)
-        docs = await _documents(running.medic)
-        verdict = judge(writer.models, docs, running.rapidpro.broadcasts)
-        cost = _cost(verdict.wanted, running, writer.models, docs)
+        leaves = await _leaves(running.medic, list(writer.models))
+        verdict = judge(writer.models, leaves, running.rapidpro.broadcasts)
+        cost = _cost(verdict.wanted, running, writer.models, leaves)
         took = time.monotonic() - start
         report = Report(soak, running.medic.name, verdict, injector.done, cost, running.exits, took)
         if not report.is_good:
             broadcasts = running.rapidpro.broadcasts
-            await collect(folder, running.medic, writer.models, broadcasts, injector.posts, injector.log)
+            await collect(folder, writer.models, leaves, broadcasts, injector.posts, injector.log)
     return report
 
 
@@ -129,15 +131,28 @@ async def _waiting(medic: Database) -> int:
     return len(await until_answered(lambda: medic.view("medic", "messages_by_state", startkey=[key], endkey=[key, {}])))
 
 
-async def _documents(medic: Database) -> dict[str, Doc]:
-    answer = await until_answered(lambda: medic.request("GET", "_all_docs", include_docs="true"))
-    return {row["id"]: row["doc"] for row in answer["rows"]}
+async def _leaves(medic: Database, ids: Sequence[str]) -> dict[str, list[Doc]]:
+    """Every leaf of each document that is there, the winning one first."""
+    found: dict[str, list[Doc]] = {}
+    for start in range(0, len(ids), _AT_ONCE):
+        some = {"keys": ids[start : start + _AT_ONCE]}
+        answer = await until_answered(partial(_with_branches, medic, some))
+        for doc in (row["doc"] for row in answer["rows"] if row.get("doc")):
+            revs = doc.pop("_conflicts", ())
+            losing = [await until_answered(partial(medic.request, "GET", doc["_id"], rev=rev)) for rev in revs]
+            found[doc["_id"]] = [doc, *losing]
+    return found
 
 
-def _cost(messages: int, running: Cluster, models: Mapping[str, Model], docs: Mapping[str, Doc]) -> dict[str, float]:
-    ours = sum(
-        int(docs[doc_id]["_rev"].partition("-")[0]) - model.writes for doc_id, model in models.items() if doc_id in docs
-    )
+async def _with_branches(medic: Database, keys: Doc) -> Doc:
+    found: Doc = await medic.request("POST", "_all_docs", body=keys, include_docs="true", conflicts="true")
+    return found
+
+
+def _cost(
+    messages: int, running: Cluster, models: Mapping[str, Model], leaves: Mapping[str, Sequence[Doc]]
+) -> dict[str, float]:
+    ours = sum(int(found[0]["_rev"].partition("-")[0]) - models[doc_id].writes for doc_id, found in leaves.items())
     return {"requests to RapidPro": len(running.rapidpro.calls) / messages, "revisions": ours / messages}
 
 

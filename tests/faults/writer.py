@@ -36,12 +36,15 @@ class Model:
     """A document as the writer alone has made it; `writes`: the revisions that are its.
 
     `withdrawn`: when (seconds since the epoch) it cleared a task that was claimed already, by the uuid of its first
-    message; that one may have been sent before. `is_offline`: a phone works on it; `has_branches`: one has done so.
+    message; that one may have been sent before. `cleared_here`: the same for those that nobody had claimed on the
+    branch that it saw; whether one was claimed on another branch is to be seen in the leaves. `is_offline`: a phone
+    works on it; `has_branches`: one has done so.
     """
 
     doc: Doc
     writes: int = 1
     withdrawn: dict[str, float] = field(default_factory=dict)
+    cleared_here: dict[str, float] = field(default_factory=dict)
     is_offline: bool = False
     has_branches: bool = False
     is_deleted: bool = False
@@ -121,7 +124,7 @@ class Writer:
         def choose(doc: Doc) -> Edit | None:
             open_tasks = [task for task in tasks_of(doc) if task["state"] in ("pending", "scheduled")]
             if open_tasks and model.has_branches:  # a losing branch may hold the claim under which it was sent
-                model.withdrawn.setdefault(open_tasks[0]["messages"][0]["uuid"], time.time())
+                model.cleared_here.setdefault(open_tasks[0]["messages"][0]["uuid"], time.time())
             return _enter(doc, {"pending", "scheduled"}, state)
 
         await self._change(model, choose)
@@ -200,9 +203,10 @@ class Writer:
 
     async def _change(self, model: Model, choose: Callable[[Doc], Edit | None]) -> None:
         """Makes the edit that `choose` finds for the latest revision, if it finds one; again after each conflict."""
-        known = set(model.withdrawn)
+        known = {*model.withdrawn, *model.cleared_here}
         await self._change_latest(model, choose)
-        model.withdrawn |= {uuid: time.time() for uuid in model.withdrawn if uuid not in known}
+        for stamps in (model.withdrawn, model.cleared_here):
+            stamps |= {uuid: time.time() for uuid in stamps if uuid not in known}
 
     async def _change_latest(self, model: Model, choose: Callable[[Doc], Edit | None]) -> None:
         while True:
