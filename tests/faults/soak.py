@@ -1,8 +1,9 @@
 """Many faults at random steps while messages are written, edited and withdrawn; then a verdict.
 
 `python -m tests.faults.soak [--minutes 10] [--seed N] [--daemons 1|2] [--messages N] [--repeated] [--coalesce always]
-[--no-faults]` prints the seed, the faults by kind, what a message cost, and every violation; exits 1 if there is one.
-Then, or when it was broken off, its files stay, and the last line says where. With $COUCHDB_URL it runs on that server.
+[--no-faults] [--keep]` prints the seed, the faults by kind, what a message cost, and every violation; exits 1 if there
+is one. Then its files stay, and the last line says where; so they do with `--keep`, and when it was broken off. With
+$COUCHDB_URL it runs on that server.
 """
 
 import argparse
@@ -48,6 +49,7 @@ class Soak:
     is_repeated: bool = False
     has_faults: bool = True
     coalesce: str = "off"
+    keeps: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ async def run(soak: Soak, folder: Path) -> Report:
         cost = _cost(verdict.wanted, running, writer.models, leaves)
         took = time.monotonic() - start
         report = Report(soak, running.medic.name, verdict, injector.done, cost, running.exits, took)
-        if not report.is_good:
+        if soak.keeps or not report.is_good:
             broadcasts = running.rapidpro.broadcasts
             await collect(folder, writer.models, leaves, broadcasts, injector.posts, injector.log)
     return report
@@ -165,6 +167,7 @@ def _options() -> Soak:
     parser.add_argument("--repeated", action="store_true", help="texts and numbers repeat")
     parser.add_argument("--no-faults", action="store_true", help="to see what a message costs")
     parser.add_argument("--coalesce", choices=("off", "always"), default="off", help="one broadcast for equal texts")
+    parser.add_argument("--keep", action="store_true", help="keep the files and the database in any case")
     given = parser.parse_args()
     return Soak(
         given.seed,
@@ -174,6 +177,7 @@ def _options() -> Soak:
         given.repeated,
         not given.no_faults,
         given.coalesce,
+        given.keep,
     )
 
 
@@ -181,17 +185,18 @@ def main() -> int:
     soak = _options()
     print(f"seed {soak.seed}", flush=True)  # noqa: T201
     folder = Path(tempfile.mkdtemp(prefix="cht-rapidpro-soak-"))
-    is_good = False
+    is_good, is_kept = False, True
     try:
         report = asyncio.run(run(soak, folder))
         print(report)  # noqa: T201
-        if is_good := report.is_good:
+        is_good, is_kept = report.is_good, soak.keeps or not report.is_good
+        if not is_kept:
             asyncio.run(delete(report.database))
             shutil.rmtree(folder)
         else:
             print(f"database {report.database}")  # noqa: T201
     finally:
-        if not is_good:
+        if is_kept:
             print(f"files kept in {folder}", flush=True)  # noqa: T201
     return 0 if is_good else 1
 
