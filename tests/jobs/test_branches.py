@@ -12,6 +12,7 @@ from cht_rapidpro.demo.database import Database, Doc
 from cht_rapidpro.demo.medic import data_record, message, task
 from cht_rapidpro.demo.rapidpro import Delay, Fault, RapidPro, Reset
 from cht_rapidpro.domain.claim import Instance
+from tests.clock import jump
 from tests.conftest import TOKEN
 from tests.gate import Gate, until
 from tests.gateway import claimed, configure, passes, reaches, running, states
@@ -154,20 +155,60 @@ async def test_nothing_is_sent_under_a_claim_that_too_few_nodes_have(
     """202 Accepted: on the other side of a partition another daemon's claim may win as well."""
     record = data_record(task(message("hello")))
     await medic.put(record)
-    has_quorum = False
-
-    def accepted(name: str, response: Any) -> Any:
-        if name == "POST _bulk_docs" and not has_quorum:
-            response.set_status(202)
-        return response
-
-    gate.rewrites = accepted
+    gate.rewrites = _without_quorum
     config = configure(gate, medic, rapidpro, TOKEN, timeout=0.5, settle_time=10.0, sweep_interval=1.0)
     with capture_logs() as logs:
         async with running(config, ONE):
             await until(lambda: any(entry["event"] == "claim.unconfirmed" for entry in logs))
             await passes(600, 20)
             assert not rapidpro.broadcasts
-            has_quorum = True
+            gate.rewrites = None
             await reaches(medic, record["_id"], RECEIVED, hurry=5)
     assert len(rapidpro.broadcasts) == 1
+
+
+async def test_nothing_is_sent_again_under_a_claim_that_too_few_nodes_renew(
+    gate: Gate, medic: Database, rapidpro: RapidPro
+) -> None:
+    """On the other side of a partition another daemon may have taken the claim over."""
+    record = data_record(task(message("hello")))
+    rapidpro.fail(Fault("POST broadcasts", Reset()))
+    await medic.put(record)
+    config = configure(gate, medic, rapidpro, TOKEN, timeout=0.5, settle_time=10.0, sweep_interval=1.0)
+    with capture_logs() as logs:
+        async with running(config, ONE):
+            await until(lambda: any(entry["event"] == "broadcast.doubted" for entry in logs))
+            gate.rewrites = _without_quorum
+            await until(lambda: _hurry() and any(entry["event"] == "claim.unconfirmed" for entry in logs))
+            await passes(600, 20)
+            assert sum(call.target == "POST broadcasts" for call in rapidpro.calls) == 1
+            gate.rewrites = None
+            await reaches(medic, record["_id"], RECEIVED, hurry=5)
+    assert len(rapidpro.broadcasts) == 1
+
+
+async def test_a_settlement_that_too_few_nodes_have_stands(gate: Gate, medic: Database, rapidpro: RapidPro) -> None:
+    """It is a fact, and replicates when the partition ends."""
+    record = data_record(task(message("hello")))
+
+    async def settles(name: str, body: bytes) -> None:
+        if name == "POST _bulk_docs" and RECEIVED.encode() in body:
+            gate.rewrites = _without_quorum
+
+    gate.replies = settles
+    await medic.put(record)
+    with capture_logs() as logs:
+        async with running(configure(gate, medic, rapidpro, TOKEN), ONE):
+            await until(lambda: any(entry["event"] in ("task.settled", "settle.rejected") for entry in logs))
+    assert not any(entry["event"] == "settle.rejected" for entry in logs)
+
+
+def _without_quorum(name: str, response: Any) -> Any:
+    if name == "POST _bulk_docs":
+        response.set_status(202)
+    return response
+
+
+def _hurry() -> bool:
+    jump(0.1)
+    return True
