@@ -204,6 +204,30 @@ async def test_what_only_a_human_can_decide_costs_a_page_now_and_then_and_holds_
     assert sum(looks[2:]) <= 4, "and ever more rarely"
 
 
+async def test_what_only_a_human_can_decide_is_looked_at_ever_more_rarely(gate: Gate, medic: Database) -> None:
+    async with RapidPro(TOKEN, clock=lambda: wall_clock() / 1000) as rapidpro:
+        rapidpro.anonymous = True
+        await medic.bulk([data_record(claimed(ME, "same", ago=5)), data_record(claimed(ME, "same", ago=5))])
+        rapidpro.create_broadcast(["tel:+254712345678"], "same")
+        async with running(configure(gate, medic, rapidpro, TOKEN, timeout=5.0, settle_time=10.0), ME):
+            await until(lambda: _listings(rapidpro) == 1)
+            for pause in (600, 1200, 2400, 4800):
+                looks = _listings(rapidpro)
+                await asyncio.sleep(1)  # real seconds, in which it may look too early
+                jump(pause - 60)
+                await asyncio.sleep(1)
+                assert _listings(rapidpro) == looks, f"before {pause} s"
+                await _looks_again(rapidpro, looks)
+
+
+async def _looks_again(rapidpro: RapidPro, looks: int) -> None:
+    def does() -> bool:
+        jump(1)
+        return _listings(rapidpro) > looks
+
+    await until(does)
+
+
 def _listings(rapidpro: RapidPro) -> int:
     return sum(call.target == "GET broadcasts" for call in rapidpro.calls)
 
