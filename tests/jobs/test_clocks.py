@@ -76,6 +76,7 @@ async def test_a_clock_that_is_set_before_the_look_up_hides_no_broadcast(
         (90 * DAY, DAY, 0.0),
         (3 * HOUR, HOUR, 3 * HOUR),
         (90 * DAY, DAY, 90 * DAY),
+        (90 * DAY, DAY, 3 * HOUR),
     ],
 )
 async def test_what_was_sent_under_a_wrong_clock_is_found_by_the_next_process(
