@@ -1,8 +1,8 @@
-"""Equal messages in documents that nobody can write or read: they may have one of the broadcasts and cannot say so.
+"""Equal messages in documents that CouchDB cannot write or read: a broadcast may be theirs, and no daemon can say so.
 
-Another daemon's claim on such a message cannot be taken over, so it would keep equal messages from being decided for
-as long as nobody repairs its document. It is counted as one more message in doubt instead: where all broadcasts are
-there, or none is, it does not matter which one is whose.
+Another daemon's claim on such a message cannot be taken over. It would block equal messages until an operator repairs
+the document. So the message counts as one more message in doubt: if every message has a broadcast, or none has one, it
+does not matter which broadcast belongs to which message (docs/exactly-once.md#look-up-what-is-in-doubt).
 """
 
 from collections.abc import Collection, Mapping
@@ -14,7 +14,7 @@ from cht_rapidpro.domain.task import DocId
 
 @dataclass(frozen=True, slots=True)
 class Contested:
-    """Fewer broadcasts than messages, and one of these is in `doc_id`, which has to be repaired before it can tell."""
+    """Fewer broadcasts than messages, and one of the messages is in `doc_id`, which has to be repaired first."""
 
     doc_id: DocId
 
@@ -22,7 +22,7 @@ class Contested:
 def contested(
     questions: Collection[Question], rivals: Collection[Question], verdicts: Mapping[Key, Verdict]
 ) -> dict[Key, Contested]:
-    """The questions of which no verdict can be kept; `verdicts` are those on the questions and the rivals together."""
+    """Returns the questions whose verdict does not hold; `verdicts`: those on the questions and the rivals together."""
     found: dict[Key, Contested] = {}
     for pair in {rival.pair for rival in rivals}:
         own = [question.key for question in questions if question.pair == pair]
