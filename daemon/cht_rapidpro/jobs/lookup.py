@@ -87,10 +87,14 @@ class Lookup:
 
         `known`: broadcasts of this daemon's other messages, by the URNs that were posted, settled or not. `closed`:
         documents that take no claim, so that no daemon can settle their messages. Open claims are read before the
-        settled tasks, so that a task that is settled in between is seen as settled.
+        settled tasks, so that a task that is settled in between is seen as settled. They are read before the listing,
+        too: a task that is settled in between may have a first broadcast that is younger than the listing, and its
+        gateway_ref does not tell the others.
         """
         now = await self._clock(base)
         questions = [self._question(item, now) for item in asked]
+        pairs = {item.pair for item in asked}
+        claimed = (await self._alike(pairs, (), settings, closed)).blocked
         found: dict[BroadcastId, Listed] = {}
         for after, before in windows(questions):
             part = await self._list(base, after, before)
@@ -98,7 +102,7 @@ class Lookup:
                 return part
             found |= part
         listed = list(found.values())
-        alike = await self._alike({item.pair for item in asked}, {one.id for one in listed}, settings, closed)
+        alike = await self._alike(pairs, {one.id for one in listed}, settings, closed)
         holders = list(dict.fromkeys([*await self._holders(listed, settings), *alike.hidden]))
         # A claim drops the gateway_ref: a task that has one again was settled by another instance, and needs no
         # broadcast.
@@ -112,7 +116,8 @@ class Lookup:
         before = now - round(self._request_time * 1000)
         verdicts |= match([*open_questions, *rivals], listed, taken, adoptable_before=before)
         told = verdicts | contested(open_questions, rivals, verdicts)
-        return {item.key: Blocked() if item.pair in alike.blocked else told[item.key] for item in asked}
+        blocked = claimed | alike.blocked
+        return {item.key: Blocked() if item.pair in blocked else told[item.key] for item in asked}
 
     def _question(self, item: Asked, now: int) -> Question:
         """Returns the window in which the broadcast can have been made. `now`: RapidPro's clock.
