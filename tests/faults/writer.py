@@ -209,11 +209,18 @@ class Writer:
             stamps |= {uuid: time.time() for uuid in stamps if uuid not in known}
 
     async def _change_latest(self, model: Model, choose: Callable[[Doc], Edit | None]) -> None:
+        """What `choose` marks as withdrawn counts only when its edit was stored: the next revision may be another's."""
+        stamps = model.withdrawn, model.cleared_here
         while True:
             doc = await until_answered(self._medic.get, model.doc["_id"])
+            known = [set(each) for each in stamps]
             edit = choose(doc)
+            marked = [set(each) - before for each, before in zip(stamps, known, strict=True)]
             if edit is None or await self._put(model, doc, edit):
                 return
+            for each, uuids in zip(stamps, marked, strict=True):
+                for uuid in uuids:
+                    del each[uuid]
 
     async def _put(self, model: Model, doc: Doc, edit: Edit) -> bool:
         """False on a conflict, or where CouchDB went away before it was stored."""
