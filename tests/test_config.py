@@ -302,6 +302,15 @@ def test_a_secret_that_cannot_be_meant_is_refused(
         assert reason in message
 
 
+def test_what_the_unit_hands_over_for_a_missing_file_is_no_secret(tmp_path: Path, write: Callable[[str], Path]) -> None:
+    for name in ("couchdb-password", "rapidpro-token", "incoming-key"):
+        (tmp_path / name).write_text("(no file)")
+    environ = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    config = load(write('[rapidpro]\ntoken = "of the file"'), environ)
+    assert (config.rapidpro.token.reveal(), config.incoming.keys, config.fixed) == ("of the file", (), ())
+    assert "/etc/cht-rapidpro/rapidpro-token" in refusal(write(""), environ)
+
+
 def test_several_keys_stand_one_a_line_and_none_is_no_error(tmp_path: Path, write: Callable[[str], Path]) -> None:
     (tmp_path / "keys").write_text("new key\r\n\n  old-key \n")
     path = write('[incoming]\nkey_file = "keys"')

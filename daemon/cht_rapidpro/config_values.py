@@ -13,7 +13,7 @@ import os
 import re
 import ssl
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -61,6 +61,8 @@ class Secret:
 
 
 NO_SECRET: Final = Secret("")
+# What the unit's SetCredential= hands over in place of a file of LoadCredential= that is missing.
+_NO_FILE: Final = b"(no file)"
 
 
 def kind_of(value: object) -> str:
@@ -208,9 +210,14 @@ def fixed_source(name: str, environ: Mapping[str, str]) -> str:
 
 
 def _credential(name: str, environ: Mapping[str, str]) -> Path | None:
-    """The file of the systemd credential, None where there is none."""
+    """Return the file of the systemd credential, None where there is none."""
     folder = environ.get("CREDENTIALS_DIRECTORY")
-    return path if folder and os.access(path := Path(folder, name), os.F_OK) else None
+    if not folder or not os.access(path := Path(folder, name), os.F_OK):
+        return None
+    with suppress(OSError):  # one that cannot be read is refused by name later
+        if path.read_bytes() == _NO_FILE:
+            return None
+    return path
 
 
 def three_ways(name: str) -> str:
@@ -218,7 +225,7 @@ def three_ways(name: str) -> str:
     key = name.partition("-")[2]
     return (
         f'give it by {key}_file = "FILE", by the environment variable {_variable(name)} '
-        f"or as the systemd credential {name}"
+        f"or as the systemd credential {name}, which the unit takes from /etc/cht-rapidpro/{name}"
     )
 
 

@@ -1,5 +1,7 @@
 """The installed command, as systemd or a user at a terminal meets it."""
 
+import asyncio
+import os
 import re
 import signal
 import subprocess
@@ -143,6 +145,43 @@ async def test_sighup_reloads_and_says_so_at_every_level(new_daemon: NewDaemon, 
     assert await daemon.stop() == 0
     assert len(logged(daemon, "broadcast.created")) == 1, "at the level of the last good file"
     assert len([entry for entry in daemon.events() if entry["level"] == "error"]) == 1
+
+
+# Stands in for a module that the command imports: the import waits until the pipe beside it is opened.
+SLOW_IMPORT = """
+import pathlib, sys
+pathlib.Path(__file__).with_name("pipe").read_bytes()
+sys.path.remove(str(pathlib.Path(__file__).parent))
+del sys.modules["getpass"]
+import getpass
+"""
+
+
+@pytest.mark.parametrize("moment", ["imports", "configuration"])
+async def test_a_sighup_during_the_start_is_a_reload_afterwards(
+    new_daemon: NewDaemon, tmp_path: Path, moment: str
+) -> None:
+    """Without the block a signal before the handler ends the process; ignored, the change would never be read."""
+    daemon = new_daemon()
+    pipe = tmp_path / "slow" / "pipe"
+    pipe.parent.mkdir()
+    os.mkfifo(pipe)
+    good = daemon.config.read_bytes()
+    if moment == "imports":
+        (pipe.parent / "getpass.py").write_text(SLOW_IMPORT)
+        daemon.environ["PYTHONPATH"] = str(pipe.parent)
+    else:
+        daemon.config.unlink()
+        daemon.config.symlink_to(pipe)
+    await daemon.start()
+    with await asyncio.to_thread(pipe.open, "wb") as waiting:  # opens when the daemon has come to read from it
+        daemon.signal(signal.SIGHUP)
+        if moment == "configuration":
+            daemon.config.unlink()
+            daemon.config.write_bytes(good)
+            waiting.write(good)
+    await until(lambda: bool(logged(daemon, "config.reloaded")))
+    assert await daemon.stop() == 0
 
 
 async def test_no_text_number_or_secret_is_in_any_log_line(
