@@ -28,6 +28,7 @@ from cht_rapidpro.config import (
     Rapidpro,
 )
 from cht_rapidpro.config_values import (
+    SECRETS,
     at,
     check_ca_file,
     check_url,
@@ -43,7 +44,6 @@ from cht_rapidpro.config_values import (
 )
 from cht_rapidpro.errors import ConfigError
 
-_SECRETS: Final = ("couchdb-password", "rapidpro-token", "incoming-key")
 _MAY_HOLD_SECRET: Final = ("user",)  # "name:password" is an easy mistake to make
 _Kind = TypeVar("_Kind", bound=Struct)
 
@@ -70,7 +70,7 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
             admin=admin,
             log=_read(document, Log),
             warnings=(*_warnings(path, document, couchdb, rapidpro, incoming), *_admin_warnings(path, admin)),
-            fixed=tuple(filter(None, (fixed_source(name, environ) for name in _SECRETS))),
+            fixed=tuple(filter(None, (fixed_source(name, environ) for name in SECRETS))),
         )
         _check_times(config)
         _check_listeners(config)

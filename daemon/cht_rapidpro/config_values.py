@@ -61,6 +61,8 @@ class Secret:
 
 
 NO_SECRET: Final = Secret("")
+SECRETS: Final = ("couchdb-password", "rapidpro-token", "incoming-key")
+"""The names of all secrets, as systemd's credentials have them: "section-key"."""
 # What the unit's SetCredential= hands over in place of a file of LoadCredential= that is missing.
 _NO_FILE: Final = b"(no file)"
 

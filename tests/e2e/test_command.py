@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from cht_rapidpro import shell
 from cht_rapidpro.demo.couchdb import CouchDBServer, CouchDBStandin
 from cht_rapidpro.demo.database import Database, Doc
 from cht_rapidpro.demo.medic import create_medic, data_record, message, task
@@ -44,8 +45,10 @@ def logged(daemon: Daemon, event: str) -> list[dict[str, Any]]:
     return [entry for entry in daemon.events() if entry["event"] == event]
 
 
-def _command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([COMMAND, *arguments], capture_output=True, text=True, timeout=30, check=False)  # noqa: S603
+def _command(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # noqa: S603
+        [COMMAND, *arguments], capture_output=True, text=True, timeout=30, check=False, env={**os.environ, **environ}
+    )
 
 
 async def test_sigterm_settles_what_is_in_flight_and_gives_back_the_rest(
@@ -227,13 +230,25 @@ def test_a_wrong_configuration_ends_with_78_and_names_the_key(tmp_path: Path) ->
 
 
 def test_wrong_usage_ends_with_2_and_the_version_with_0() -> None:
-    assert _command().returncode == _command("run").returncode == _command("dance").returncode == 2
-    version = _command("version")
+    assert _command().returncode == _command("run", "fast").returncode == _command("dance").returncode == 2
+    version = _command("--version")
     assert (version.returncode, re.fullmatch(r"cht-rapidpro \d+\.\d+\.\d+\n", version.stdout) is not None) == (0, True)
+
+
+def test_without_config_the_environment_tells_which_and_then_the_installed_one_is_taken(tmp_path: Path) -> None:
+    config = tmp_path / "mine.toml"
+    config.write_text('[incoming]\nspool = "none.sqlite3"\n')
+    listed = _command("spool", "list", CHT_RAPIDPRO_CONFIG=str(config))
+    assert (listed.returncode, str(tmp_path / "none.sqlite3") in listed.stdout + listed.stderr) != (78, False)
+    for command in ("run", "check", "status"):
+        ended = _command(command, CHT_RAPIDPRO_CONFIG=str(tmp_path / "away.toml"))
+        assert (ended.returncode, f"cannot read {tmp_path / 'away.toml'}" in ended.stderr) == (78, True)
+    if not Path(shell.INSTALLED_CONFIG).exists():
+        assert "cannot read /etc/cht-rapidpro/config.toml" in _command("status").stderr
 
 
 def test_the_readme_shows_the_commands_that_there_are() -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     shown = set(re.findall(r"^cht-rapidpro (\w+)", readme, re.MULTILINE))
-    offered = set(re.findall(r"^    (\w+)", _command("--help").stdout, re.MULTILINE))
+    offered = set(re.findall(r"^    ([a-z]+)", _command("--help").stdout, re.MULTILINE))
     assert shown == offered

@@ -1,0 +1,32 @@
+"""What a command that a person types finds without being told: the configuration, and as root the service's secrets.
+
+Invariant: `check` from root's shell judges what the service gets. Without it every secret is missing there, because
+systemd hands them to the service alone.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from cht_rapidpro.config_values import SECRETS
+
+CONFIG_VARIABLE: Final = "CHT_RAPIDPRO_CONFIG"
+INSTALLED_CONFIG: Final = "/etc/cht-rapidpro/config.toml"
+_CREDENTIALS: Final = "CREDENTIALS_DIRECTORY"
+
+
+def default_config(environ: Mapping[str, str]) -> Path:
+    """Return the configuration file of a command without --config."""
+    return Path(environ.get(CONFIG_VARIABLE) or INSTALLED_CONFIG)
+
+
+def service_environ(environ: Mapping[str, str], config: Path, *, is_root: bool) -> dict[str, str]:
+    """Return `environ`, for root with the credentials that the unit takes from the folder of `config`.
+
+    An environment that has credentials already, and a folder without a file of such a name, change nothing.
+    """
+    folder = config.absolute().parent
+    if not is_root or _CREDENTIALS in environ or not any(os.access(folder / name, os.F_OK) for name in SECRETS):
+        return dict(environ)
+    return {**environ, _CREDENTIALS: str(folder)}
