@@ -1,7 +1,7 @@
 # `make demo` and `make test` each work as the first command after a clone: what they need is installed into the
 # checkout (.venv, node_modules) from the lock files.
 .DEFAULT_GOAL := help
-.PHONY: help install prerequisites demo test test-browser check format soak bench bench-full lock pages clean
+.PHONY: help install prerequisites demo test test-browser check format soak bench bench-full lock pages deb test-deb clean
 BIN := .venv/bin
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
@@ -90,6 +90,21 @@ requirements-runtime.lock: requirements.lock pyproject.toml | .venv/.installed
 pages: install ## the man pages and the shells' completions, into build/pages
 	rm -rf build/pages
 	$(BIN)/python -m deploy.manpage build/pages "$(VERSION)"
+
+deb: install ## the Debian package for this machine's Debian, into build/
+	deploy/debian/build.sh "$(CURDIR)/build" "$(VERSION)"
+
+# Debian as it comes, with what the package and a boot need.
+build/root:
+	mkdir -p build
+	debootstrap --variant=minbase --include=python3,systemd,systemd-sysv,dbus,adduser,init-system-helpers \
+		"$$(. /etc/os-release && echo $$VERSION_CODENAME)" build/root.part >build/debootstrap.log 2>&1 || { tail -3 build/debootstrap.log; exit 1; }
+	mv build/root.part $@
+
+test-deb: install ## the Debian package in a fresh Debian, and under a real systemd; skipped where the machine cannot
+	@if [ "$$(id -u)" = 0 ] && command -v debootstrap >/dev/null; then \
+		$(MAKE) deb build/root && $(BIN)/pytest tests/packaging tests/systemd; \
+	else echo "skipped: test-deb needs root and debootstrap (apt-get install debootstrap systemd-container lintian)"; fi
 
 clean: ## remove what install made
 	rm -rf .venv node_modules

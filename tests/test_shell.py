@@ -19,12 +19,13 @@ def test_the_configuration_of_a_command_without_config(environ: dict[str, str], 
     assert default_config(environ) == Path(path)
 
 
-@pytest.mark.parametrize("name", ["couchdb-password", "rapidpro-token", "incoming-key"])
-def test_root_gets_the_secrets_of_the_service(tmp_path: Path, name: str) -> None:
-    config, environ = tmp_path / "config.toml", {"HOME": "/root"}
-    assert service_environ(environ, config, is_root=True) == environ, "there are none"
-    (tmp_path / name).touch()
-    assert service_environ(environ, config, is_root=True) == {**environ, "CREDENTIALS_DIRECTORY": str(tmp_path)}
-    assert service_environ(environ, config, is_root=False) == environ
+def test_root_gets_the_secrets_of_the_service() -> None:
+    installed, environ = Path("/etc/cht-rapidpro/config.toml"), {"HOME": "/root"}
+    assert service_environ(environ, installed, is_root=True) == {
+        **environ,
+        "CREDENTIALS_DIRECTORY": "/etc/cht-rapidpro",
+    }
+    assert service_environ(environ, installed, is_root=False) == environ
+    assert service_environ(environ, Path("/srv/other/config.toml"), is_root=True) == environ
     given = {"CREDENTIALS_DIRECTORY": "/run/credentials/cht-rapidpro.service"}
-    assert service_environ(given, config, is_root=True) == given
+    assert service_environ(given, installed, is_root=True) == given

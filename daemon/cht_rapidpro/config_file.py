@@ -36,6 +36,7 @@ from cht_rapidpro.config_values import (
     find_secret,
     fixed_source,
     is_loopback,
+    is_plain_to_another,
     kind_of,
     read_address,
     read_text,
@@ -264,6 +265,10 @@ def _check_vault(config: Config) -> None:
 def _warnings(
     path: Path, document: Collection[str], couchdb: Couchdb, rapidpro: Rapidpro, incoming: Incoming
 ) -> Iterator[str]:
+    for section, secret in ((couchdb, "password"), (rapidpro, "token")):
+        if is_plain_to_another(section.url) and not section.allow_plain_http:
+            says = f"http shows the {secret} to everyone in that network; allow_plain_http = true says that you know"
+            yield f"{path}: [{_name(type(section))}] url: {shown(section.url)}: {says}"
     if couchdb.password:
         yield f"{path}: [couchdb] password stands in the file itself; password_file is the safer place"
     if rapidpro.token:

@@ -4,12 +4,9 @@ Invariant: `check` from root's shell judges what the service gets. Without it ev
 systemd hands them to the service alone.
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
-
-from cht_rapidpro.config_values import SECRETS
 
 CONFIG_VARIABLE: Final = "CHT_RAPIDPRO_CONFIG"
 INSTALLED_CONFIG: Final = "/etc/cht-rapidpro/config.toml"
@@ -22,11 +19,10 @@ def default_config(environ: Mapping[str, str]) -> Path:
 
 
 def service_environ(environ: Mapping[str, str], config: Path, *, is_root: bool) -> dict[str, str]:
-    """Return `environ`, for root with the credentials that the unit takes from the folder of `config`.
+    """Return `environ`, for root and the installed configuration with the folder that the unit takes the secrets from.
 
-    An environment that has credentials already, and a folder without a file of such a name, change nothing.
+    An environment that has credentials already stays as it is.
     """
-    folder = config.absolute().parent
-    if not is_root or _CREDENTIALS in environ or not any(os.access(folder / name, os.F_OK) for name in SECRETS):
+    if not is_root or _CREDENTIALS in environ or config.absolute() != Path(INSTALLED_CONFIG):
         return dict(environ)
-    return {**environ, _CREDENTIALS: str(folder)}
+    return {**environ, _CREDENTIALS: str(Path(INSTALLED_CONFIG).parent)}
