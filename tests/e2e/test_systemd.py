@@ -17,7 +17,7 @@ from typing import Final
 import aiohttp
 import pytest
 
-from cht_rapidpro import config
+from cht_rapidpro import config, config_values
 from cht_rapidpro.demo.couchdb import CouchDBServer
 from cht_rapidpro.demo.database import Database
 from cht_rapidpro.demo.medic import data_record, message, task
@@ -245,6 +245,13 @@ async def test_it_is_ready_while_couchdb_and_rapidpro_are_away(
         shown = await asyncio.to_thread(machine.run, list(commands())[-1])
         assert shown.returncode == 1
         assert re.search(r"^state +degraded", shown.stdout, re.MULTILINE)
+
+
+def test_each_credential_has_something_in_place_of_a_missing_file() -> None:
+    """Without it systemd does not start the daemon, and says "Protocol error" alone."""
+    loaded = [value.partition(":")[0] for value in unit("LoadCredential")]
+    assert unit("SetCredential") == [f"{name}:(no file)" for name in loaded]
+    assert loaded == list(config_values.SECRETS)
 
 
 @pytest.mark.parametrize(
