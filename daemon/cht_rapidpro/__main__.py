@@ -9,7 +9,7 @@ import sys
 
 
 def main() -> int:
-    """Run the command line and return its exit code."""
+    """Runs the command line and returns its exit code."""
     if sys.argv[1:2] == ["run"]:  # every other command ends with its terminal
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     from cht_rapidpro import cli  # noqa: PLC0415 - after the signal is blocked

@@ -1,7 +1,7 @@
 """The command `cht-rapidpro`.
 
 Help texts and EXIT_CODES are the documentation: the man page and the shells' completions are made from the parser. The
-one `except Exception` of the project is here: a crash is logged whole, and a restart recovers.
+project's only `except Exception` is here: a crash is logged with its traceback, and a restart recovers.
 """
 
 import argparse
@@ -40,48 +40,54 @@ _WATCH_INTERVAL: Final = 2.0  # seconds
 EXIT_CODES: Final = f"""exit codes:
     0  done; of run: stopped by a signal
     1  run: crashed, or the state directory cannot be written (a restart recovers);
-       check: something is to be mended; status: not ok, or no daemon answers
+       check: at least one ✗; status: not ok, or no daemon answers
     {BAD_USAGE}  wrong usage
    {BAD_CONFIG}  a configuration that cannot be used; the message names the file and the key
   {INTERRUPTED}  ended by Ctrl-C
-  {PIPE_CLOSED}  whatever read the output has closed it
+  {PIPE_CLOSED}  the reader of the output, such as `head`, has closed it
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit code."""
-    args = parser().parse_args(argv)
     try:
-        match args.command:
-            case "run":
-                return _run(args.config)
-            case "check":
-                return _check(args.config, offline=args.offline, as_json=args.json)
-            case "credentials":
-                return _set_credential(args.config, CredentialName(args.name))
-            case "status":
-                interval = _WATCH_INTERVAL if args.watch else None
-                listen = config_file.load_admin(args.config).listen
-                return status_command.run(listen, as_json=args.json, interval=interval)
-            case "demo":
-                return _demo(keep=args.keep)
-            case _:
-                return _spool(args)
+        try:
+            return _run_command(parser().parse_args(argv))
+        finally:  # also after --version and --help, which end by SystemExit
+            sys.stdout.flush()  # here, where its errors are handled; the interpreter flushes only after `main`
     except ConfigError as error:
         print(f"cht-rapidpro: {error}", file=sys.stderr)
         return BAD_CONFIG
     except UnusableError as error:
         print(f"cht-rapidpro: {error}", file=sys.stderr)
         return CRASHED
-    except KeyboardInterrupt:  # before the event loop has its own way to end
+    except KeyboardInterrupt:  # until the event loop installs its own signal handlers
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output, `head` for one, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter's last flush fails, too
+    except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter's last flush fails
         return PIPE_CLOSED
 
 
+def _run_command(args: argparse.Namespace) -> int:
+    match args.command:
+        case "run":
+            return _run(args.config)
+        case "check":
+            return _check(args.config, offline=args.offline, as_json=args.json)
+        case "credentials":
+            return _set_credential(args.config, CredentialName(args.name))
+        case "status":
+            interval = _WATCH_INTERVAL if args.watch else None
+            listen = config_file.load_admin(args.config).listen
+            return status_command.run(listen, as_json=args.json, interval=interval)
+        case "demo":
+            return _demo(keep=args.keep)
+        case _:
+            return _spool(args)
+
+
 def parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands, whose help texts deploy/manpage.py reads, too."""
+    """Returns the parser of all commands, whose help texts deploy/manpage.py reads, too."""
     top = argparse.ArgumentParser(
         prog="cht-rapidpro",
         description="SMS gateway between the Community Health Toolkit (CHT) and RapidPro.",
@@ -93,26 +99,26 @@ def parser() -> argparse.ArgumentParser:
     _add_config(commands.add_parser("run", help="run the daemon until SIGTERM or SIGINT"))
     check = commands.add_parser(
         "check",
-        help="look at every dependency, and say what to do about each finding; as root with the service's secrets",
+        help="check every dependency, and say what to do about each finding; as root with the service's secrets",
     )
     _add_config(check)
-    check.add_argument("--offline", action="store_true", help="the configuration alone, nothing is connected to")
+    check.add_argument("--offline", action="store_true", help="check the configuration only, without a connection")
     check.add_argument("--json", action="store_true", help="for machines")
     credentials = commands.add_parser(
         "credentials", help="write RapidPro's token or the webhooks' key into CHT's vault"
     )
     setting = credentials.add_subparsers(required=True, metavar="set").add_parser(
-        "set", help="the value is the one line on standard input; a terminal asks for it and does not show it"
+        "set", help="the value is one line on standard input; on a terminal it is asked for and not shown"
     )
     setting.add_argument("name", choices=[*map(str, CredentialName)], metavar="NAME", help=" or ".join(CredentialName))
     _add_config(setting)
-    status = commands.add_parser("status", help="ask the running daemon how it does")
+    status = commands.add_parser("status", help="show the condition of the running daemon")
     _add_config(status)
     status.add_argument("--json", action="store_true", help="for machines")
-    status.add_argument("--watch", action="store_true", help="again and again, until Ctrl-C")
+    status.add_argument("--watch", action="store_true", help="repeat until Ctrl-C")
     demo = commands.add_parser("demo", help="show the whole gateway on this machine, no configuration needed")
     demo.add_argument("--keep", action="store_true", help="keep running afterwards, until Ctrl-C")
-    _add_spool(commands.add_parser("spool", help="look after the incoming messages that wait for CouchDB"))
+    _add_spool(commands.add_parser("spool", help="list and handle the incoming messages that wait for CouchDB"))
     return top
 
 
@@ -129,16 +135,16 @@ def _add_config(command: argparse.ArgumentParser) -> None:
 def _add_spool(spool: argparse.ArgumentParser) -> None:
     actions = spool.add_subparsers(dest="action", required=True, metavar="ACTION")
     helps = {
-        "list": "all of them, numbers masked and texts left out",
-        "show": "one whole, with its text and number",
-        "retry": "let rejected ones wait again (NUMBER: all, for each of them)",
+        "list": "list all messages, numbers masked and texts left out",
+        "show": "show one message with its text and number",
+        "retry": "let rejected messages wait again (NUMBER: all, for every one)",
         "drop": "delete for good",
     }
     for name, help_text in helps.items():
         action = actions.add_parser(name, help=help_text)
         _add_config(action)
         if name == "drop":
-            action.add_argument("--yes", action="store_true", help="also messages that still wait, without asking")
+            action.add_argument("--yes", action="store_true", help="drop messages that still wait, without a question")
         if name != "list":
             action.add_argument("numbers", nargs="+", metavar="NUMBER", help="as `list` shows it")
 
@@ -151,7 +157,7 @@ def _run(path: Path) -> int:
     settings = config_file.load(path, os.environ)
     logs.configure(settings.log.level, settings.log.format)
     _take_all_files()
-    faulthandler.enable()  # systemd's watchdog ends a stuck process by SIGABRT: the journal shall say where it was
+    faulthandler.enable()  # the watchdog ends a stuck process by SIGABRT: the journal then shows where
     for warning in settings.warnings:
         log.warning("config.warned", warning=warning)
     sockets = take_sockets("incoming", os.environ)
@@ -165,13 +171,13 @@ def _run(path: Path) -> int:
 
 
 def _take_all_files() -> None:
-    """The soft limit of open files, 1,024 by custom, is for programs that use select(); each connection takes one."""
+    """Raises the soft limit of open files, usually 1,024, to the hard limit: each connection takes a file."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _check(path: Path, *, offline: bool, as_json: bool) -> int:
-    logs.configure("critical", "console", sys.stderr)  # the findings say it all
+    logs.configure("critical", "console", sys.stderr)  # the findings contain the errors
     findings = asyncio.run(report.check(path, _of_service(path), offline=offline))
     print(report.as_json(findings) if as_json else report.as_text(findings))
     return 0 if report.is_good(findings) else CRASHED
@@ -205,7 +211,7 @@ def _read_value(name: CredentialName) -> str:
 
 
 async def _write_credential(couchdb: Couchdb, name: CredentialName, value: Secret) -> tuple[str, bool]:
-    """Where it was written, and whether there was none of this name."""
+    """Returns where the secret was written, and whether it is new."""
     async with Couch(couchdb) as couch:
         vault = Vault(couch)
         return vault.url, await vault.write(name, value)
@@ -221,7 +227,7 @@ def _spool(args: argparse.Namespace) -> int:
 
 
 def _demo(*, keep: bool) -> int:
-    from cht_rapidpro.demo import story  # noqa: PLC0415 - its library is an extra, absent where only `run` is used
+    from cht_rapidpro.demo import story  # noqa: PLC0415 - its library is an extra, which may not be installed
 
     try:
         return asyncio.run(story.run(keep=keep))
