@@ -75,7 +75,7 @@ class Admin:
         await self._stack.__aexit__(kind, error, trace)
 
     def problems(self) -> Iterator[Finding]:
-        """That nobody can look: told where this listener is not needed for it, in systemd's line and the log."""
+        """The finding that the admin listener does not listen; systemd's line and the log show it."""
         if self._problem:
             yield Finding(
                 Level.BROKEN,
