@@ -1,7 +1,7 @@
 """A Debian of its own for the package: an overlay over the debootstrapped root, thrown away with the test.
 
-`make test-deb` and `make test-boot` build both. Without them, without root's rights or the tools, the tests are skipped,
-and say why. The root shares this machine's network, so that the doubles of CouchDB and RapidPro are its peers.
+`make test-deb` and `make test-boot` build both. Without them, without root's rights or the tools, the tests are
+skipped, and say why. The root shares this machine's network, so that the doubles of CouchDB and RapidPro are its peers.
 """
 
 import os
