@@ -1,8 +1,9 @@
 # `make demo` and `make test` each work as the first command after a clone: what they need is installed into the
 # checkout (.venv, node_modules) from the lock files.
 .DEFAULT_GOAL := help
-.PHONY: help install prerequisites demo test test-browser check format soak bench bench-full lock clean
+.PHONY: help install prerequisites demo test test-browser check format soak bench bench-full lock pages deb test-deb test-boot clean
 BIN := .venv/bin
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
@@ -76,9 +77,39 @@ bench-full: install ## the same at full size; takes about ten minutes
 lock: install ## renew requirements.lock and package-lock.json
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 		--extra demo --group dev pyproject.toml -o requirements.lock
+	$(MAKE) requirements-runtime.lock
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 		--group browser -c requirements.lock -o requirements-browser.lock
 	npm install --package-lock-only --ignore-scripts --no-audit --no-fund --omit-lockfile-registry-resolved
+
+# What runs in production, in the very versions that are tested: for pip, the Debian package and the container alike.
+requirements-runtime.lock: requirements.lock pyproject.toml | .venv/.installed
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+		-c requirements.lock pyproject.toml -o $@
+
+pages: install ## the man pages and the shells' completions, into build/pages
+	rm -rf build/pages
+	$(BIN)/python -m deploy.manpage build/pages "$(VERSION)"
+
+deb: install ## the Debian package for this machine's Debian, into build/
+	deploy/debian/build.sh "$(CURDIR)/build" "$(VERSION)"
+
+# Debian as it comes, with what the package and a boot need.
+build/root:
+	mkdir -p build
+	debootstrap --variant=minbase --include=python3,systemd,systemd-sysv,dbus,adduser,init-system-helpers \
+		"$$(. /etc/os-release && echo $$VERSION_CODENAME)" build/root.part >build/debootstrap.log 2>&1 || { tail -3 build/debootstrap.log; exit 1; }
+	mv build/root.part $@
+
+test-deb: install ## the Debian package in a fresh Debian; needs root and debootstrap, skipped without
+	@if [ "$$(id -u)" = 0 ] && command -v debootstrap >/dev/null; then \
+		$(MAKE) deb build/root && $(BIN)/pytest tests/packaging; \
+	else echo "skipped: test-deb needs root and debootstrap (apt-get install debootstrap lintian)"; fi
+
+test-boot: install ## the Debian package under a real systemd, some six minutes; needs root, debootstrap and systemd-nspawn
+	@if [ "$$(id -u)" = 0 ] && command -v debootstrap >/dev/null && command -v systemd-nspawn >/dev/null; then \
+		$(MAKE) deb build/root && $(BIN)/pytest tests/systemd; \
+	else echo "skipped: test-boot needs root, debootstrap and systemd-nspawn (apt-get install debootstrap systemd-container)"; fi
 
 clean: ## remove what install made
 	rm -rf .venv node_modules

@@ -18,7 +18,6 @@ from typing import Any, Final
 from uuid import uuid4
 
 import structlog
-from tests.clock import JumpingLoop, jump, wall_clock
 
 from bench.rig import TOKEN, percentile, table
 from cht_rapidpro.app import serve
@@ -36,6 +35,7 @@ from cht_rapidpro.domain.statuses import State, message_outcome
 from cht_rapidpro.domain.task import DocId, MessageId
 from cht_rapidpro.jobs.reload import Reload
 from cht_rapidpro.jobs.watchlist import Watchlist, loop_ms
+from tests.clock import JumpingLoop, jump, wall_clock
 
 DAYS: Final = 2
 MINUTE: Final = 60.0

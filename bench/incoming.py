@@ -12,11 +12,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from uuid import uuid4
 
-from tests.webhook import PATH, listening_socket
-
 from bench.rig import Rig, percentile, rig, table
 from cht_rapidpro.demo.process import INCOMING_KEY, Daemon
 from cht_rapidpro.demo.rapidpro.records import uuid7
+from tests.webhook import PATH, listening_socket
 
 _CHT = 169  # messages a second over 50 connections, two cores (measured with CHT 5.2.0 on CouchDB 3.5.0)
 _AWAY: dict[str, dict[str, object]] = {"couchdb": {"url": "http://127.0.0.1:1"}}

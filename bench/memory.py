@@ -14,14 +14,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from tests.webhook import PATH, listening_socket
-
 from bench.incoming import Client
 from bench.outgoing import settled
 from bench.rig import Rig, percentile, phone_number, rig, table
 from cht_rapidpro.demo.database import DatabaseError, Doc
 from cht_rapidpro.demo.medic import data_record, message, task
 from cht_rapidpro.demo.process import Daemon
+from tests.webhook import PATH, listening_socket
 
 _LARGE: Final = 500 * 1024  # bytes of JSON
 _FIELD: Final = 64  # bytes of one of its fields: many small values take the most memory

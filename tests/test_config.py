@@ -302,6 +302,15 @@ def test_a_secret_that_cannot_be_meant_is_refused(
         assert reason in message
 
 
+def test_what_the_unit_hands_over_for_a_missing_file_is_no_secret(tmp_path: Path, write: Callable[[str], Path]) -> None:
+    for name in ("couchdb-password", "rapidpro-token", "incoming-key"):
+        (tmp_path / name).write_text("(no file)")
+    environ = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    config = load(write('[rapidpro]\ntoken = "of the file"'), environ)
+    assert (config.rapidpro.token.reveal(), config.incoming.keys, config.fixed) == ("of the file", (), ())
+    assert "/etc/cht-rapidpro/rapidpro-token" in refusal(write(""), environ)
+
+
 def test_several_keys_stand_one_a_line_and_none_is_no_error(tmp_path: Path, write: Callable[[str], Path]) -> None:
     (tmp_path / "keys").write_text("new key\r\n\n  old-key \n")
     path = write('[incoming]\nkey_file = "keys"')
@@ -378,9 +387,20 @@ def test_a_certificate_is_found_beside_the_file(tmp_path: Path, write: Callable[
         ("http://127.1.2.3", False, "http://127.1.2.3"),
         ("http://[::1]:80", False, "http://[::1]:80"),
         ("http://couchdb:5984", True, "http://couchdb:5984"),
-        ("http://couchdb:5984", False, None),
+        ("http://couchdb:5984", False, "http://couchdb:5984"),
+        ("http://my_couchdb-1", False, "http://my_couchdb-1"),
+        ("http://10.0.0.1", False, "http://10.0.0.1"),
+        ("http://172.31.255.1:5984/", False, "http://172.31.255.1:5984"),
+        ("http://192.168.7.1", False, "http://192.168.7.1"),
+        ("http://[fd00::1]", False, "http://[fd00::1]"),
         ("http://127.0.0.1.example.org", False, None),
-        ("http://10.0.0.1", False, None),
+        ("http://couchdb.example.org", False, None),
+        ("http://134744072", False, None),
+        ("http://0x8080808", False, None),
+        ("http://172.32.0.1", False, None),
+        ("http://192.169.0.1", False, None),
+        ("http://8.8.8.8", False, None),
+        ("http://[2001:db8::1]", False, None),
         ("https://s3cr3t@example.org", True, None),
         ("https://u:s3cr3t@example.org", True, None),
         ("https://u:s3#cr3t@example.org", True, None),
@@ -408,6 +428,19 @@ def test_urls(url: str, plain: bool, checked: str | None) -> None:
     with pytest.raises(ConfigError, match=r"found .*; allowed: ") as caught:
         check_url(url, allow_plain_http=plain)
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("host", "plain", "warned"),
+    [("couchdb", False, True), ("10.1.2.3", False, True), ("couchdb", True, False), ("127.0.0.1", False, False)],
+)
+def test_plain_http_in_a_private_network_is_warned_about(
+    write: Callable[[str], Path], host: str, plain: bool, warned: bool
+) -> None:
+    keys = f'url = "http://{host}:5984"\nallow_plain_http = {str(plain).lower()}\n'
+    warnings = load(write(f"[couchdb]\n{keys}[rapidpro]\n{keys}"), TOKEN).warnings
+    told = [section for section in ("[couchdb] url", "[rapidpro] url") if any(section in each for each in warnings)]
+    assert told == (["[couchdb] url", "[rapidpro] url"] if warned else [])
 
 
 @pytest.mark.parametrize(

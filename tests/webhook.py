@@ -42,6 +42,7 @@ class Flow:
     def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
         self._session = session
         self.url = url
+        self.key = KEY
 
     async def post(self, given: object, content: object = "hello", sender: object = SENDER) -> Answer:
         return await self.request(json={"id": given, "from": sender, "content": content})
@@ -50,7 +51,7 @@ class Flow:
         self, method: str = "POST", path: str = PATH, headers: Mapping[str, str] | None = None, **body: Any
     ) -> Answer:
         """With the key, unless `headers` say otherwise."""
-        all_headers = {"Authorization": f"Token {KEY}", **(headers or {})}
+        all_headers = {"Authorization": f"Token {self.key}", **(headers or {})}
         async with self._session.request(method, f"{self.url}{path}", headers=all_headers, **body) as answer:
             return Answer(answer.status, await answer.json(content_type=None), answer.headers)
 

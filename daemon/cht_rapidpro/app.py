@@ -156,10 +156,16 @@ def _stop_signals(stop: asyncio.Event) -> Iterator[None]:
 
 @contextmanager
 def _hangup_signal(hangup: asyncio.Event) -> Iterator[None]:
-    """SIGHUP sets `hangup`, as often as it comes; without a handler it would end the process."""
+    """SIGHUP sets `hangup`, as often as it comes; without a handler it would end the process.
+
+    `__main__` blocks the signal at the start: one that has come since is delivered here, and the block is back in force
+    before the handler goes.
+    """
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, hangup.set)
+    before = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         loop.remove_signal_handler(signal.SIGHUP)

@@ -1,8 +1,7 @@
 """The command `cht-rapidpro`.
 
-Exit codes: 0 stopped or done, 1 crashed, or `check` or `status` found a problem, 2 wrong usage, 78 (EX_CONFIG) a
-configuration that cannot be used. The project's only `except Exception` is here: a crash is logged with its traceback,
-and a restart recovers.
+Help texts and EXIT_CODES are the documentation: the man page and the shells' completions are made from the parser. The
+project's only `except Exception` is here: a crash is logged with its traceback, and a restart recovers.
 """
 
 import argparse
@@ -19,7 +18,7 @@ from typing import Final
 
 import structlog
 
-from cht_rapidpro import app, config_file, logs, spool_commands, status_command
+from cht_rapidpro import app, config_file, logs, shell, spool_commands, status_command
 from cht_rapidpro.adapters.couchdb import Couch
 from cht_rapidpro.adapters.state_dir import state_directory
 from cht_rapidpro.adapters.systemd import take_sockets
@@ -38,29 +37,24 @@ INTERRUPTED: Final = 130
 PIPE_CLOSED: Final = 141  # as a shell shows what SIGPIPE ended
 _WATCH_INTERVAL: Final = 2.0  # seconds
 
+EXIT_CODES: Final = f"""exit codes:
+    0  done; of run: stopped by a signal
+    1  run: crashed, or the state directory cannot be written (a restart recovers);
+       check: at least one ✗; status: not ok, or no daemon answers
+    {BAD_USAGE}  wrong usage
+   {BAD_CONFIG}  a configuration that cannot be used; the message names the file and the key
+  {INTERRUPTED}  ended by Ctrl-C
+  {PIPE_CLOSED}  the reader of the output, such as `head`, has closed it
+"""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit code."""
-    args = _parser().parse_args(argv)
     try:
-        match args.command:
-            case "run":
-                return _run(args.config)
-            case "check":
-                return _check(args.config, offline=args.offline, as_json=args.json)
-            case "credentials":
-                return _set_credential(args.config, CredentialName(args.name))
-            case "status":
-                interval = _WATCH_INTERVAL if args.watch else None
-                listen = config_file.load_admin(args.config).listen
-                return status_command.run(listen, as_json=args.json, interval=interval)
-            case "demo":
-                return _demo(keep=args.keep)
-            case "spool":
-                return _spool(args)
-            case _:
-                print(f"cht-rapidpro {version('cht-rapidpro')}")
-                return 0
+        try:
+            return _run_command(parser().parse_args(argv))
+        finally:  # also after --version and --help, which end by SystemExit
+            sys.stdout.flush()  # here, where its errors are handled; the interpreter flushes only after `main`
     except ConfigError as error:
         print(f"cht-rapidpro: {error}", file=sys.stderr)
         return BAD_CONFIG
@@ -74,16 +68,40 @@ def main(argv: Sequence[str] | None = None) -> int:
         return PIPE_CLOSED
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _run_command(args: argparse.Namespace) -> int:
+    match args.command:
+        case "run":
+            return _run(args.config)
+        case "check":
+            return _check(args.config, offline=args.offline, as_json=args.json)
+        case "credentials":
+            return _set_credential(args.config, CredentialName(args.name))
+        case "status":
+            interval = _WATCH_INTERVAL if args.watch else None
+            listen = config_file.load_admin(args.config).listen
+            return status_command.run(listen, as_json=args.json, interval=interval)
+        case "demo":
+            return _demo(keep=args.keep)
+        case _:
+            return _spool(args)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of all commands, whose help texts deploy/manpage.py reads, too."""
+    top = argparse.ArgumentParser(
         prog="cht-rapidpro",
         description="SMS gateway between the Community Health Toolkit (CHT) and RapidPro.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    run = commands.add_parser("run", help="run the daemon until SIGTERM or SIGINT")
-    run.add_argument("--config", type=Path, required=True, metavar="FILE", help="the TOML configuration")
-    check = commands.add_parser("check", help="check every dependency, and say what to do about each finding")
-    check.add_argument("--config", type=Path, required=True, metavar="FILE", help="the TOML configuration")
+    top.add_argument("--version", action="version", version=f"cht-rapidpro {version('cht-rapidpro')}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_config(commands.add_parser("run", help="run the daemon until SIGTERM or SIGINT"))
+    check = commands.add_parser(
+        "check",
+        help="check every dependency, and say what to do about each finding; as root with the service's secrets",
+    )
+    _add_config(check)
     check.add_argument("--offline", action="store_true", help="check the configuration only, without a connection")
     check.add_argument("--json", action="store_true", help="for machines")
     credentials = commands.add_parser(
@@ -93,16 +111,25 @@ def _parser() -> argparse.ArgumentParser:
         "set", help="the value is one line on standard input; on a terminal it is asked for and not shown"
     )
     setting.add_argument("name", choices=[*map(str, CredentialName)], metavar="NAME", help=" or ".join(CredentialName))
-    setting.add_argument("--config", type=Path, required=True, metavar="FILE", help="the TOML configuration")
+    _add_config(setting)
     status = commands.add_parser("status", help="show the condition of the running daemon")
-    status.add_argument("--config", type=Path, required=True, metavar="FILE", help="the TOML configuration")
+    _add_config(status)
     status.add_argument("--json", action="store_true", help="for machines")
     status.add_argument("--watch", action="store_true", help="repeat until Ctrl-C")
     demo = commands.add_parser("demo", help="show the whole gateway on this machine, no configuration needed")
     demo.add_argument("--keep", action="store_true", help="keep running afterwards, until Ctrl-C")
     _add_spool(commands.add_parser("spool", help="list and handle the incoming messages that wait for CouchDB"))
-    commands.add_parser("version", help="print the version")
-    return parser
+    return top
+
+
+def _add_config(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--config",
+        type=Path,
+        default=shell.default_config(os.environ),
+        metavar="FILE",
+        help=f"the TOML configuration; default: ${shell.CONFIG_VARIABLE}, then {shell.INSTALLED_CONFIG}",
+    )
 
 
 def _add_spool(spool: argparse.ArgumentParser) -> None:
@@ -115,11 +142,15 @@ def _add_spool(spool: argparse.ArgumentParser) -> None:
     }
     for name, help_text in helps.items():
         action = actions.add_parser(name, help=help_text)
-        action.add_argument("--config", type=Path, required=True, metavar="FILE", help="the TOML configuration")
+        _add_config(action)
         if name == "drop":
             action.add_argument("--yes", action="store_true", help="drop messages that still wait, without a question")
         if name != "list":
             action.add_argument("numbers", nargs="+", metavar="NUMBER", help="as `list` shows it")
+
+
+def _of_service(path: Path) -> dict[str, str]:
+    return shell.service_environ(os.environ, path, is_root=os.geteuid() == 0)
 
 
 def _run(path: Path) -> int:
@@ -147,13 +178,13 @@ def _take_all_files() -> None:
 
 def _check(path: Path, *, offline: bool, as_json: bool) -> int:
     logs.configure("critical", "console", sys.stderr)  # the findings contain the errors
-    findings = asyncio.run(report.check(path, os.environ, offline=offline))
+    findings = asyncio.run(report.check(path, _of_service(path), offline=offline))
     print(report.as_json(findings) if as_json else report.as_text(findings))
     return 0 if report.is_good(findings) else CRASHED
 
 
 def _set_credential(path: Path, name: CredentialName) -> int:
-    settings = config_file.load(path, os.environ)
+    settings = config_file.load(path, _of_service(path))
     try:
         value = checked_secret(_read_value(name).strip(" \t"))
     except ConfigError as error:
@@ -203,7 +234,3 @@ def _demo(*, keep: bool) -> int:
     except GatewayError as error:
         print(f"cht-rapidpro: {error}", file=sys.stderr)
         return CRASHED
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -28,6 +28,7 @@ from cht_rapidpro.config import (
     Rapidpro,
 )
 from cht_rapidpro.config_values import (
+    SECRETS,
     at,
     check_ca_file,
     check_url,
@@ -35,6 +36,7 @@ from cht_rapidpro.config_values import (
     find_secret,
     fixed_source,
     is_loopback,
+    is_plain_to_another,
     kind_of,
     read_address,
     read_text,
@@ -43,7 +45,6 @@ from cht_rapidpro.config_values import (
 )
 from cht_rapidpro.errors import ConfigError
 
-_SECRETS: Final = ("couchdb-password", "rapidpro-token", "incoming-key")
 _MAY_HOLD_SECRET: Final = ("user",)  # `name:password` is an easy mistake
 _Kind = TypeVar("_Kind", bound=Struct)
 
@@ -70,7 +71,7 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
             admin=admin,
             log=_read(document, Log),
             warnings=(*_warnings(path, document, couchdb, rapidpro, incoming), *_admin_warnings(path, admin)),
-            fixed=tuple(filter(None, (fixed_source(name, environ) for name in _SECRETS))),
+            fixed=tuple(filter(None, (fixed_source(name, environ) for name in SECRETS))),
         )
         _check_times(config)
         _check_listeners(config)
@@ -264,6 +265,10 @@ def _check_vault(config: Config) -> None:
 def _warnings(
     path: Path, document: Collection[str], couchdb: Couchdb, rapidpro: Rapidpro, incoming: Incoming
 ) -> Iterator[str]:
+    for section, secret in ((couchdb, "password"), (rapidpro, "token")):
+        if is_plain_to_another(section.url) and not section.allow_plain_http:
+            says = f"http shows the {secret} to everyone in that network; allow_plain_http = true says that you know"
+            yield f"{path}: [{_name(type(section))}] url: {shown(section.url)}: {says}"
     if couchdb.password:
         yield f"{path}: [couchdb] password is in the file itself; password_file is the safer place"
     if rapidpro.token:

@@ -13,7 +13,7 @@ import os
 import re
 import ssl
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -26,6 +26,8 @@ from cht_rapidpro.errors import ConfigError
 _URL_PRIVATE: Final = re.compile("[@?#]")
 _ADDRESS: Final = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>\d{1,5})", re.ASCII)
 _LAST_PORT: Final = 65535
+_LOCAL_NAME: Final = re.compile(r"[a-z][a-z0-9_-]*", re.ASCII | re.IGNORECASE)
+_PRIVATE_NETWORKS: Final = [*map(ipaddress.ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"))]
 _URL_NEVER: Final = re.compile(r"[\s\\\x00-\x1f\x7f]")
 _RAPIDPRO: Final = "https://rapidpro.example.org"
 _DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h|d)", re.ASCII)
@@ -61,6 +63,10 @@ class Secret:
 
 
 NO_SECRET: Final = Secret("")
+SECRETS: Final = ("couchdb-password", "rapidpro-token", "incoming-key")
+"""The names of all secrets, as systemd's credentials have them: "section-key"."""
+# What the unit's SetCredential= hands over in place of a file of LoadCredential= that is missing.
+_NO_FILE: Final = b"(no file)"
 
 
 def kind_of(value: object) -> str:
@@ -209,9 +215,14 @@ def fixed_source(name: str, environ: Mapping[str, str]) -> str:
 
 
 def _credential(name: str, environ: Mapping[str, str]) -> Path | None:
-    """The file of the systemd credential, None where there is none."""
+    """Returns the file of the systemd credential, None where there is none."""
     folder = environ.get("CREDENTIALS_DIRECTORY")
-    return path if folder and os.access(path := Path(folder, name), os.F_OK) else None
+    if not folder or not os.access(path := Path(folder, name), os.F_OK):
+        return None
+    with suppress(OSError):  # one that cannot be read is refused by name later
+        if path.read_bytes() == _NO_FILE:
+            return None
+    return path
 
 
 def three_ways(name: str) -> str:
@@ -219,7 +230,7 @@ def three_ways(name: str) -> str:
     key = name.partition("-")[2]
     return (
         f'give it by {key}_file = "FILE", by the environment variable {_variable(name)} '
-        f"or as the systemd credential {name}"
+        f"or as the systemd credential {name}, which the unit takes from /etc/cht-rapidpro/{name}"
     )
 
 
@@ -253,8 +264,8 @@ def check_url(url: str, *, allow_plain_http: bool, example: str = _RAPIDPRO) -> 
     """Returns the base URL of a service without its trailing slash; raises ConfigError if it must not be used.
 
     For the configuration and for `sms.rapidpro.url` of CHT's app settings. Plain http shows the token to the whole
-    network, so it needs `allow_plain_http` unless the host is this machine. The error never shows a URL that may
-    contain a credential.
+    network, so it needs `allow_plain_http` unless the host is this machine or certainly in a private network, which
+    the configuration warns about. The error never shows a URL that may contain a credential.
     """
     if _URL_PRIVATE.search(url):
         raise ConfigError("found a user, password, query or fragment in the URL; allowed: scheme, host, port, path")
@@ -263,10 +274,10 @@ def check_url(url: str, *, allow_plain_http: bool, example: str = _RAPIDPRO) -> 
     scheme, host = _scheme_and_host(url)
     if scheme not in ("http", "https") or not host:
         raise ConfigError(f'found {shown(url)}; allowed: a URL such as "{example}"')
-    if scheme == "http" and not (allow_plain_http or is_loopback(host)):
+    if scheme == "http" and not (allow_plain_http or is_loopback(host) or _is_private(host)):
         raise ConfigError(
-            f"found {shown(url)}; allowed: https, or http to this machine; allow_plain_http = true in this "
-            "section lets secrets cross a network unencrypted"
+            f"found {shown(url)}; allowed: https, or http to this machine, to a name without a dot or to a private "
+            "address; allow_plain_http = true in this section lets secrets cross a network unencrypted"
         )
     return url.rstrip("/")
 
@@ -287,6 +298,26 @@ def _scheme_and_host(url: str) -> tuple[str, str]:
         return ("", "") if parts.port == 0 else (parts.scheme, host)
     except ValueError:
         return "", ""
+
+
+def is_plain_to_another(url: str) -> bool:
+    """Whether secrets cross a network unencrypted on their way to this URL."""
+    scheme, host = _scheme_and_host(url)
+    return scheme == "http" and not is_loopback(host)
+
+
+def _is_private(host: str) -> bool:
+    """Whether a host is in a private network, independent of name servers.
+
+    A name without a dot is a container's or this network's own, unless it is a number: `134744072` is 8.8.8.8.
+    """
+    if _LOCAL_NAME.fullmatch(host):
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return any(address in network for network in _PRIVATE_NETWORKS)
 
 
 def is_loopback(host: str) -> bool:

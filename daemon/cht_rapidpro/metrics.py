@@ -6,13 +6,16 @@ Invariant: label values are closed sets. A document id or a phone number as a la
 message, and would disclose it.
 """
 
+import platform
 from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
+from importlib.metadata import version
 from typing import Final
 
 from prometheus_client import (
     CollectorRegistry,
     Counter,
+    Gauge,
     Histogram,
     ProcessCollector,
     disable_created_metrics,
@@ -99,6 +102,14 @@ class Metrics:
         for outcomes, direction in _DIRECTIONS.items():
             for outcome in outcomes:
                 self._messages.labels(direction, outcome)  # a series that begins at 0 shows its first increase
+        build = Gauge(
+            "build_info",
+            "1; the version that runs, and Python's.",
+            ["version", "python"],
+            namespace=_NAMESPACE,
+            registry=self.registry,
+        )
+        build.labels(version("cht-rapidpro"), platform.python_version()).set(1)
         self._pending_to_sent = Histogram(
             "pending_to_sent_seconds",
             "From the moment a message was due until RapidPro had it.",

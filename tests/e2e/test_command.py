@@ -1,5 +1,7 @@
 """The installed command, as systemd or a user at a terminal meets it."""
 
+import asyncio
+import os
 import re
 import signal
 import subprocess
@@ -9,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from cht_rapidpro import shell
 from cht_rapidpro.demo.couchdb import CouchDBServer, CouchDBStandin
 from cht_rapidpro.demo.database import Database, Doc
 from cht_rapidpro.demo.medic import create_medic, data_record, message, task
@@ -42,8 +45,10 @@ def logged(daemon: Daemon, event: str) -> list[dict[str, Any]]:
     return [entry for entry in daemon.events() if entry["event"] == event]
 
 
-def _command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([COMMAND, *arguments], capture_output=True, text=True, timeout=30, check=False)  # noqa: S603
+def _command(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # noqa: S603
+        [COMMAND, *arguments], capture_output=True, text=True, timeout=30, check=False, env={**os.environ, **environ}
+    )
 
 
 async def test_sigterm_settles_what_is_in_flight_and_gives_back_the_rest(
@@ -145,6 +150,43 @@ async def test_sighup_reloads_and_says_so_at_every_level(new_daemon: NewDaemon, 
     assert len([entry for entry in daemon.events() if entry["level"] == "error"]) == 1
 
 
+# Stands in for a module that the command imports: the import waits until the pipe beside it is opened.
+SLOW_IMPORT = """
+import pathlib, sys
+pathlib.Path(__file__).with_name("pipe").read_bytes()
+sys.path.remove(str(pathlib.Path(__file__).parent))
+del sys.modules["getpass"]
+import getpass
+"""
+
+
+@pytest.mark.parametrize("moment", ["imports", "configuration"])
+async def test_a_sighup_during_the_start_is_a_reload_afterwards(
+    new_daemon: NewDaemon, tmp_path: Path, moment: str
+) -> None:
+    """Without the block a signal before the handler ends the process; ignored, the change would never be read."""
+    daemon = new_daemon()
+    pipe = tmp_path / "slow" / "pipe"
+    pipe.parent.mkdir()
+    os.mkfifo(pipe)
+    good = daemon.config.read_bytes()
+    if moment == "imports":
+        (pipe.parent / "getpass.py").write_text(SLOW_IMPORT)
+        daemon.environ["PYTHONPATH"] = str(pipe.parent)
+    else:
+        daemon.config.unlink()
+        daemon.config.symlink_to(pipe)
+    await daemon.start()
+    with await asyncio.to_thread(pipe.open, "wb") as waiting:  # opens when the daemon has come to read from it
+        daemon.signal(signal.SIGHUP)
+        if moment == "configuration":
+            daemon.config.unlink()
+            daemon.config.write_bytes(good)
+            waiting.write(good)
+    await until(lambda: bool(logged(daemon, "config.reloaded")))
+    assert await daemon.stop() == 0
+
+
 async def test_no_text_number_or_secret_is_in_any_log_line(
     new_daemon: NewDaemon, medic: Database, rapidpro: RapidPro, couchdb: CouchDBServer
 ) -> None:
@@ -188,13 +230,25 @@ def test_a_wrong_configuration_ends_with_78_and_names_the_key(tmp_path: Path) ->
 
 
 def test_wrong_usage_ends_with_2_and_the_version_with_0() -> None:
-    assert _command().returncode == _command("run").returncode == _command("dance").returncode == 2
-    version = _command("version")
+    assert _command().returncode == _command("run", "fast").returncode == _command("dance").returncode == 2
+    version = _command("--version")
     assert (version.returncode, re.fullmatch(r"cht-rapidpro \d+\.\d+\.\d+\n", version.stdout) is not None) == (0, True)
+
+
+def test_without_config_the_environment_tells_which_and_then_the_installed_one_is_taken(tmp_path: Path) -> None:
+    config = tmp_path / "mine.toml"
+    config.write_text('[incoming]\nspool = "none.sqlite3"\n')
+    listed = _command("spool", "list", CHT_RAPIDPRO_CONFIG=str(config))
+    assert (listed.returncode, str(tmp_path / "none.sqlite3") in listed.stdout + listed.stderr) != (78, False)
+    for command in ("run", "check", "status"):
+        ended = _command(command, CHT_RAPIDPRO_CONFIG=str(tmp_path / "away.toml"))
+        assert (ended.returncode, f"cannot read {tmp_path / 'away.toml'}" in ended.stderr) == (78, True)
+    if not Path(shell.INSTALLED_CONFIG).exists():
+        assert "cannot read /etc/cht-rapidpro/config.toml" in _command("status").stderr
 
 
 def test_the_readme_shows_the_commands_that_there_are() -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     shown = set(re.findall(r"^cht-rapidpro (\w+)", readme, re.MULTILINE))
-    offered = set(re.findall(r"^    (\w+)", _command("--help").stdout, re.MULTILINE))
+    offered = set(re.findall(r"^    ([a-z]+)", _command("--help").stdout, re.MULTILINE))
     assert shown == offered

@@ -50,7 +50,8 @@ def config(tmp_path: Path, silent: socket.socket) -> Path:
 
 
 CLOSED: Final = {
-    "version": ["version"],
+    "--version": ["--version"],
+    "--help": ["--help"],
     "check --offline": ["check", "--offline", "--config"],
     "check --offline --json": ["check", "--offline", "--json", "--config"],
     "spool list": ["spool", "list", "--config"],
@@ -66,8 +67,10 @@ def test_a_reader_that_has_gone_is_no_error(command: list[str], config: Path) ->
     reading, writing = os.pipe()
     os.close(reading)
     arguments = [*command, str(config)] if command[-1] == "--config" else command
+    # As in a shell: output to a pipe is buffered, so that the error may come with the last flush only.
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     ended = subprocess.run(  # noqa: S603 - our own command
-        [COMMAND, *arguments], stdout=writing, stderr=subprocess.PIPE, text=True, timeout=240, check=False
+        [COMMAND, *arguments], stdout=writing, stderr=subprocess.PIPE, text=True, timeout=240, check=False, env=environ
     )
     os.close(writing)
     assert (ended.returncode, ended.stderr) == (141, "")

@@ -24,7 +24,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from cht_rapidpro.adapters.listener import Listener
 from cht_rapidpro.adapters.server_log import OnceAMinute
 from cht_rapidpro.config import Incoming
-from cht_rapidpro.config_values import read_address
+from cht_rapidpro.config_values import read_address, three_ways
 from cht_rapidpro.domain.incoming import AlreadyStored, Arrival, Stored, doc_id, read_arrival, shown_id
 from cht_rapidpro.domain.miswiring import Miswiring, find_miswirings
 from cht_rapidpro.domain.records.characters import WS_CLASS
@@ -120,7 +120,7 @@ class Webhook:
         self.addresses = [_shown(address) for address in self._listener.addresses]
         log.info("incoming.listening", addresses=self.addresses, by="systemd" if self._sockets else "configuration")
         if self._keyring.is_filled and not self._keyring.secrets.incoming_keys:
-            log.warning("incoming.unkeyed", means="every webhook is refused: give [incoming] key_file a key")
+            log.warning("incoming.unkeyed", means=f"every webhook is refused; {three_ways('incoming-key')}")
 
     async def _listen(self) -> None:
         if self._sockets:
