@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import socket
 import sys
 import tempfile
@@ -96,6 +97,12 @@ async def _simulator(latency: float, per_hour: int, progress: Sequence[str]) -> 
 def phone_number(number: int) -> str:
     """A Kenyan one, a different one for each of the first hundred million."""
     return f"+2547{number % 100_000_000:08}"
+
+
+def cpu_seconds(pid: int) -> float:
+    """That the process has taken so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def percentile(values: Sequence[float], share: float) -> float:
