@@ -5,7 +5,6 @@ there, every file readable; whatever is not makes one ConfigError that names the
 is allowed. Without it a typing error becomes a default in silence, or a failure in the middle of the night.
 """
 
-import difflib
 import socket
 import tomllib
 from collections.abc import Collection, Iterator, Mapping
@@ -128,6 +127,8 @@ def _parse(text: str) -> dict[str, Any]:
 def _check_known(noun: str, given: Collection[str], known: Collection[str]) -> None:
     for name in given:
         if name not in known:
+            import difflib  # noqa: PLC0415 - for this error alone
+
             close = difflib.get_close_matches(name, known, 1)
             hint = f'; did you mean "{close[0]}"?' if close else ";"
             raise ConfigError(f"unknown {noun} {shown(name)}{hint} allowed: {', '.join(known)}")

@@ -89,16 +89,19 @@ class Metrics:
     def __init__(self) -> None:
         self._subscribers: list[Callable[[Fact], None]] = []
         self.registry = CollectorRegistry()
-        self._messages = Counter(
+        messages = Counter(
             "messages",
             "Messages, by what became of them.",
             ["direction", "outcome"],
             namespace=_NAMESPACE,
             registry=self.registry,
         )
-        for outcomes, direction in _DIRECTIONS.items():
-            for outcome in outcomes:
-                self._messages.labels(direction, outcome)  # a series that begins at 0 shows its first increase
+        # A series that begins at 0 shows its first increase.
+        self._series = {
+            (direction, str(outcome)): messages.labels(direction, outcome)
+            for outcomes, direction in _DIRECTIONS.items()
+            for outcome in outcomes
+        }
         self._pending_to_sent = Histogram(
             "pending_to_sent_seconds",
             "From the moment a message was due until RapidPro had it.",
@@ -127,7 +130,7 @@ class Metrics:
             self._pending_to_sent.observe(waited)
 
     def _tell(self, fact: Fact) -> None:
-        self._messages.labels(fact.direction, fact.outcome).inc()
+        self._series[fact.direction, fact.outcome].inc()
         for subscriber in self._subscribers:
             subscriber(fact)
 
