@@ -7,6 +7,7 @@ log servers and mailed to supporters, becomes a list of patients' numbers and of
 """
 
 import io
+import json
 import logging
 import os
 import re
@@ -54,6 +55,7 @@ _LOGIN: Final = re.compile(r"(token(?::|%3A)login(?::|%3A))[^\s\"'<>/?&,)\]}]+",
 # As sd-daemon(3) defines them: `journalctl -p err` finds what wants a human.
 _PRIORITIES: Final = {"critical": "<2>", "error": "<3>", "warning": "<4>"}
 
+_encode: Final = json.JSONEncoder(ensure_ascii=False).encode  # greppable: "…678", not "\\u2026678"
 _BLANK: Final = re.compile(r"\s")
 _DIGIT: Final = re.compile(r"\d")  # most event names have none, which is told in a tenth of the time
 # An id without any of the marks that the mask looks for in ids: `+`, `%2B`, `tel:`, `token:login:`.
@@ -129,11 +131,16 @@ def _is_journal(stream: TextIO) -> bool:
 
 def _layout(layout: str, stream: TextIO) -> Processor:
     if layout == "json" or (layout == "auto" and not stream.isatty()):
-        return structlog.processors.JSONRenderer(ensure_ascii=False)  # greppable: "…678", not "\\u2026678"
+        return _as_json
     # Plain tracebacks: the pretty ones show local variables, and with them message texts.
     return structlog.dev.ConsoleRenderer(
         colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback, sort_keys=False
     )
+
+
+def _as_json(_logger: object, _method: str, line: EventDict) -> str:
+    """After the mask there is nothing in it but JSON; one encoder for all lines takes half the time."""
+    return _encode(line)
 
 
 def masked(text: str) -> str:
