@@ -1,8 +1,8 @@
-"""Which broadcast each message of ours went out in, whether or not its document says so yet.
+"""The broadcasts that this daemon's messages went out in, which their documents may not name yet.
 
-For the looks for messages in doubt: without it one would be given the broadcast of another. The invariant is the size:
-the oldest entries go first. Tens of thousands pass here in a campaign, so each is two texts and not the six objects
-that it stands for.
+The look-up of messages in doubt needs them, or it would assign the broadcast of one message to another. Invariant: the
+size in bytes is bounded; the oldest entries go first. A campaign makes tens of thousands of entries: each is two texts,
+which take less memory than a key and a place do.
 """
 
 from collections import OrderedDict
@@ -18,7 +18,7 @@ _OVERHEAD: Final = 200  # bytes of an entry besides its characters
 
 
 class Known(Mapping[Key, Place]):
-    """One place a message: what was thought before is gone. `limit`: bytes."""
+    """One place a message: a new one replaces the earlier one. `limit`: bytes."""
 
     def __init__(self, limit: int = _BYTES) -> None:
         self._limit = limit
@@ -51,7 +51,7 @@ class Known(Mapping[Key, Place]):
 
 
 def _joined(first: str, second: str) -> str:
-    """Both in one text; the length of the first tells them apart, whatever characters they have."""
+    """Both in one text. The length of the first separates them, since either may contain any character."""
     return f"{len(first)}:{first}{second}"
 
 

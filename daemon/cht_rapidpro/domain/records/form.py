@@ -1,9 +1,8 @@
 """A form of CHT's app settings, read leniently and once for all the texts that are sent for it.
 
-The settings are written by people; CHT checks them little and crashes on some. Here whatever is not of the kind that
-it should be counts as absent: a field without labels can still be filled by position, a form without fields still
-names its record. What depends on the settings alone (translated labels, patterns) is made here: it is most of the work
-of a text, and the same for each.
+People write the settings; CHT checks little of them and crashes on some. Here a part of the wrong type counts as
+absent: a field without labels can still be filled by position, a form without fields still names its record. What
+depends on the settings alone (translated labels, patterns) is made here, once: it is most of the work of a text.
 """
 
 import re
@@ -17,9 +16,9 @@ from cht_rapidpro.domain.records.translation import Translator
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field. `steps`: its key taken apart at the dots; `type` is "" where it is no text.
+    """One field. `steps`: its key, split at the dots; `type` is "" where it is no text.
 
-    `choices`: the entries of its `list`; `has_list`: whether there is one, whatever it holds.
+    `choices`: the entries of its `list`; `has_list`: whether there is a `list`, of any JSON type.
     """
 
     key: str

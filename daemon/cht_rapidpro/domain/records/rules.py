@@ -1,7 +1,7 @@
 """What CHT's app settings and translations say about records, read once for each version of them.
 
-Reading a form anew for every text was two thirds of the work of making a record. Invariant: nothing in here changes
-what a text becomes; a form is read when the first text for it comes, so that thousands of forms hold up nobody.
+Reading a form anew for every text was two thirds of the work of making a record. Invariant: the record of a text is
+the same as with forms read anew. A form is read when the first text for it comes: thousands of forms delay no start.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ class Rules:
     def find_form(self, code: str) -> Form | None:
         """The form whose key is exactly this code."""
         if code not in self._definitions:
-            return None  # and not remembered: anybody can send any word
+            return None  # not remembered: a text may begin with any word
         if code not in self._forms:
             self._forms[code] = read_form(self._definitions[code], self.translator)
         return self._forms[code]
