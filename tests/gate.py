@@ -18,6 +18,7 @@ from cht_rapidpro.demo.couchdb import CouchDBServer
 from tests.serving import serving
 
 Hook = Callable[[], Awaitable[None]]
+_LONG = 1024 * 1024
 _HOP_BY_HOP = {"Transfer-Encoding", "Content-Length", "Connection", "Keep-Alive", "Content-Encoding", "Date", "Server"}
 
 
@@ -78,7 +79,11 @@ async def open_gate(couchdb: CouchDBServer) -> AsyncIterator[Gate]:
                 return _cut(request)
             kept = {key: value for key, value in answer.headers.items() if key not in _HOP_BY_HOP}
             response = web.Response(status=answer.status, headers=kept, body=body)
-            return response if gate.rewrites is None else gate.rewrites(name, response)
+            if gate.rewrites is not None:
+                response = gate.rewrites(name, response)
+            if isinstance(response.body, bytes) and len(response.body) > _LONG:
+                response.body = io.BytesIO(response.body)  # aiohttp warns of megabytes of plain bytes
+            return response
 
         async with serving(handle) as gate.url:
             yield gate

@@ -39,6 +39,7 @@ IS_NEW = [
     {"build_info": {"version": ""}, "deploy_info": {"build": "4.2.0"}, "version": "3.10.2"},
     {"build_info": "3.10.2", "deploy_info": [], "version": "4.2.0"},
     {"build_info": {"version": "1234-upgrade-to-2.0.1-of-x"}},
+    {"build_info": {"version": "1" * 5000 + ".2.3"}},  # Python makes no number of so many digits
 ]
 
 

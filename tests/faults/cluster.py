@@ -2,7 +2,7 @@
 
 Only what the plan does to them may end them: a daemon that has ended by itself is counted, since a crash that a restart
 repairs would go unseen otherwise. RapidPro is in this process and never goes away, so that nothing it created is lost
-to the verdict.
+to the verdict. A CouchDB that others use ($COUCHDB_URL) is not ended: the daemons' connections to it are cut instead.
 """
 
 import asyncio
@@ -13,17 +13,16 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+from uuid import uuid4
 
-from cht_rapidpro.demo.couchdb import CouchDBStandin
-from cht_rapidpro.demo.database import Database
+from cht_rapidpro.demo.couchdb import CouchDBStandin, ExternalCouchDB, server_from_environment
+from cht_rapidpro.demo.database import Database, delete_database
 from cht_rapidpro.demo.medic import create_medic
 from cht_rapidpro.demo.process import Daemon
 from cht_rapidpro.demo.rapidpro import RapidPro
 from tests.faults.times import sections
 from tests.gate import Gate, open_gate
 
-TOKEN: Final = "soak"
-DATABASE: Final = "medic"
 _GOOD: Final = (0, -signal.SIGTERM)  # the latter where it was asked to end before it had begun
 
 
@@ -31,7 +30,7 @@ _GOOD: Final = (0, -signal.SIGTERM)  # the latter where it was asked to end befo
 class Cluster:
     """`exits`: codes of daemons that ended on their own, or did not end well when they were asked to."""
 
-    couchdb: CouchDBStandin
+    couchdb: CouchDBStandin | ExternalCouchDB
     medic: Database
     rapidpro: RapidPro
     daemons: list[Daemon]
@@ -55,9 +54,19 @@ class Cluster:
         daemon.signal(signal.SIGCONT)
 
     async def restart_couchdb(self, away: float, *, kill: bool) -> None:
-        await (self.couchdb.kill() if kill else self.couchdb.stop())
+        if isinstance(self.couchdb, CouchDBStandin):
+            await (self.couchdb.kill() if kill else self.couchdb.stop())
+            await asyncio.sleep(away)
+            await self.couchdb.start()
+        else:
+            await self._cut_off(away)
+
+    async def _cut_off(self, away: float) -> None:
+        for gate in self.gates:
+            gate.is_closed = True
         await asyncio.sleep(away)
-        await self.couchdb.start()
+        for gate in self.gates:
+            gate.is_closed = False
 
     async def lose_answers(self, index: int, seconds: float) -> None:
         """What this daemon writes is stored, and it is not told."""
@@ -101,17 +110,23 @@ class Cluster:
 
 @asynccontextmanager
 async def cluster(folder: Path, daemons: int, coalesce: str) -> AsyncIterator[Cluster]:
-    """Everything runs at the beginning and is ended with the block; files go into `folder`."""
+    """Everything runs at the beginning and is ended with the block; files go into `folder`.
+
+    The database stays, whoever has begun the run deletes it: `delete` for a server of others, the folder for ours.
+    """
     async with AsyncExitStack() as stack:
-        couchdb = await stack.enter_async_context(CouchDBStandin(data_dir=folder / "couchdb"))
-        await create_medic(couchdb, DATABASE)
-        medic = await stack.enter_async_context(Database(couchdb, DATABASE))
-        rapidpro = await stack.enter_async_context(RapidPro(TOKEN))
+        couchdb = await _couchdb(stack, folder / "couchdb")
+        name = f"soak-{uuid4().hex}"
+        await create_medic(couchdb, name)
+        medic = await stack.enter_async_context(Database(couchdb, name))
+        tokens = [f"soak-{number}" for number in range(daemons)]
+        rapidpro = await stack.enter_async_context(RapidPro(tokens[0]))
+        rapidpro.tokens.update(tokens)
         made, gates, clocks = [], [], []
-        for number in range(daemons):
+        for number, token in enumerate(tokens):
             gate = await stack.enter_async_context(open_gate(couchdb))
             home = folder / f"daemon-{number}"
-            daemon = Daemon(home, gate, DATABASE, {"url": rapidpro.url}, TOKEN, sections(coalesce))
+            daemon = Daemon(home, gate, name, {"url": rapidpro.url}, token, sections(coalesce))
             clock = home / "clock"
             clock.write_text("0")
             daemon.command = [sys.executable, "-m", "tests.faults.launcher", str(clock), *daemon.command]
@@ -122,3 +137,15 @@ async def cluster(folder: Path, daemons: int, coalesce: str) -> AsyncIterator[Cl
             gates.append(gate)
             clocks.append(clock)
         yield Cluster(couchdb, medic, rapidpro, made, gates, clocks)
+
+
+async def _couchdb(stack: AsyncExitStack, data_dir: Path) -> CouchDBStandin | ExternalCouchDB:
+    if (external := server_from_environment()) is not None:
+        return external
+    return await stack.enter_async_context(CouchDBStandin(data_dir=data_dir))
+
+
+async def delete(database: str) -> None:
+    """Deletes the database of a run on a server that others use; nothing for the stand-in."""
+    if (couchdb := server_from_environment()) is not None:
+        await delete_database(couchdb, database)

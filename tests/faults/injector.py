@@ -4,9 +4,12 @@ A fault at RapidPro waits there for a request, so it counts when a request has m
 """
 
 import asyncio
+import json
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
@@ -42,32 +45,60 @@ _TROUBLES: Final[Mapping[Kind, Callable[[float], tuple[Trouble, bool]]]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Post:
+    """A POST of a broadcast that RapidPro has got. `call` says what came of it, `token` which daemon it is from."""
+
+    call: Call
+    token: str
+    body: object
+    fault: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A step of the plan, and when it began and ended (seconds since the epoch)."""
+
+    began: float
+    ended: float
+    injection: Injection
+
+
 class CountedFaults(Faults):
-    """RapidPro's faults, which remember the ones that a request has met."""
+    """RapidPro's faults, which remember the ones that a request has met, and every POST."""
 
     def __init__(self) -> None:
         super().__init__()
         self.met: list[Fault] = []
+        self.posts: list[Post] = []
 
     def take(self, call: Call, request: web.Request, body: bytes) -> Fault | None:
         fault = super().take(call, request, body)
         if fault is not None:
             self.met.append(fault)
+        if call.method == "POST":
+            token = request.headers.get("Authorization", "").rpartition(" ")[2]
+            self.posts.append(Post(call, token, json.loads(body), None if fault is None else repr(fault)))
         return fault
 
 
 class Injector:
-    """`done`: faults by kind, as they came."""
+    """`done`: faults by kind, as they came; `log`: the steps in their order."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._kinds: dict[int, tuple[Fault, Kind]] = {}  # by identity: equal faults may be of two kinds
         self._faults = cluster.rapidpro.wire.faults = CountedFaults()
         self._others: Counter[Kind] = Counter()
+        self.log: list[Done] = []
 
     @property
     def done(self) -> Counter[Kind]:
         return self._others + Counter(self._kinds[id(fault)][1] for fault in self._faults.met)
+
+    @property
+    def posts(self) -> list[Post]:
+        return self._faults.posts
 
     async def run(self, plan: Iterator[list[Injection]], seconds: float) -> None:
         """Carries out as many whole decks as begin within this time, at least one."""
@@ -76,7 +107,9 @@ class Injector:
         for deck in plan:
             for injection in deck:
                 await asyncio.sleep(injection.rest)
+                began = time.time()
                 await self._inject(injection)
+                self.log.append(Done(began, time.time(), injection))
             await self._met(0)
             if loop.time() >= end:
                 return

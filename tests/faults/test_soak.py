@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 
+from tests.faults.cluster import delete
 from tests.faults.plan import kinds
 from tests.faults.soak import Soak, run
 
@@ -15,6 +16,8 @@ SOAKS = [
 
 async def test_never_twice_and_never_lost(tmp_path: Path) -> None:
     reports = await asyncio.gather(*(run(soak, tmp_path / str(soak.seed)) for soak in SOAKS))
+    for report in reports:
+        await delete(report.database)
     told = "\n\n".join(map(str, reports))
     assert all(report.is_good for report in reports), told
     assert all(set(report.faults) == set(kinds(report.soak.daemons)) for report in reports), told

@@ -1,6 +1,7 @@
 """The verdict sees each kind of violation: a fault suite that cannot find any proves nothing."""
 
 import copy
+import time
 from collections.abc import Callable
 
 import pytest
@@ -29,7 +30,7 @@ def verdict(change: Callable[[Doc], object], texts: list[str]) -> Verdict:
     stored["tasks"][0].update(settled)
     stored["tasks"][0]["state_history"].append({"state": "received-by-gateway"})
     change(stored)
-    return judge({RECORD["_id"]: Model(RECORD)}, {RECORD["_id"]: stored}, workspace.broadcasts)
+    return judge({RECORD["_id"]: Model(RECORD)}, {RECORD["_id"]: [stored]}, workspace.broadcasts)
 
 
 SENT = "wanted @@ noon"
@@ -51,4 +52,19 @@ CASES: dict[str, tuple[Callable[[Doc], object], list[str], list[str]]] = {
 @pytest.mark.parametrize(("change", "texts", "violated"), CASES.values(), ids=CASES)
 def test_what_is_found(change: Callable[[Doc], object], texts: list[str], violated: list[str]) -> None:
     found = verdict(change, texts).violations
+    assert [name for name, examples in found.items() if examples] == violated
+
+
+@pytest.mark.parametrize(("is_claimed", "violated"), [(False, ["sent though cleared, muted or scheduled"]), (True, [])])
+def test_what_is_cleared_may_have_been_sent_where_a_losing_branch_had_a_claim(
+    is_claimed: bool, violated: list[str]
+) -> None:
+    workspace = Workspace("token")
+    workspace.create_broadcast([URN], "cleared")
+    record = data_record(task(message("cleared", "0712 000001"), state="cleared"), scheduled_tasks=[])
+    losing = copy.deepcopy(record)
+    if is_claimed:
+        losing["tasks"][0]["state_history"].append({"state": "forwarded-to-gateway"})
+    model = Model(record, cleared_here={record["tasks"][0]["messages"][0]["uuid"]: time.time()})
+    found = judge({record["_id"]: model}, {record["_id"]: [record, losing]}, workspace.broadcasts).violations
     assert [name for name, examples in found.items() if examples] == violated

@@ -7,7 +7,7 @@ when the writer's model of it is pending; what it cleared, muted or left schedul
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from cht_rapidpro.demo.database import Doc
@@ -41,8 +41,10 @@ class Verdict:
         return not any(self.violations.values())
 
 
-def judge(models: Mapping[str, Model], docs: Mapping[str, Doc], broadcasts: Sequence[Broadcast]) -> Verdict:
-    """`docs`: the latest revisions of the documents, by id."""
+def judge(models: Mapping[str, Model], leaves: Mapping[str, Sequence[Doc]], broadcasts: Sequence[Broadcast]) -> Verdict:
+    """`leaves`: of each document that is there, by its id, the last revision of each branch, the winning one first."""
+    docs = {doc_id: found[0] for doc_id, found in leaves.items()}
+    models = {doc_id: _judged(model, leaves.get(doc_id, ())) for doc_id, model in models.items()}
     messages = [
         (_will(model, task), pair(each))
         for model in models.values()
@@ -66,6 +68,18 @@ def judge(models: Mapping[str, Model], docs: Mapping[str, Doc], broadcasts: Sequ
             "changed documents": list(_changed(models, docs)),
         },
     )
+
+
+def _judged(model: Model, leaves: Sequence[Doc]) -> Model:
+    """The model, where what was cleared in one branch counts as withdrawn if another one has had a claim on it."""
+    claimed = {
+        task["messages"][0]["uuid"]
+        for leaf in leaves
+        for task in tasks_of(leaf)
+        if any(entry["state"] == "forwarded-to-gateway" for entry in task["state_history"])
+    }
+    perhaps = {uuid: moment for uuid, moment in model.cleared_here.items() if uuid in claimed}
+    return replace(model, withdrawn=perhaps | model.withdrawn)
 
 
 def _will(model: Model, task: Doc) -> str:

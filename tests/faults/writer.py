@@ -9,24 +9,21 @@ import asyncio
 import copy
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Final, TypeVar
-
-import aiohttp
+from typing import Final
 
 from cht_rapidpro.demo.database import Database, DatabaseError, Doc
 from cht_rapidpro.demo.medic import data_record, iso_time, task
 from tests.faults.documents import tasks_of
+from tests.faults.wait import FAILED, is_away, status_of, until_answered
 
-T = TypeVar("T")
 Edit = Callable[[Doc], None]  # changes a document in place; the same change to the model and to what is stored
 
 _ROUND: Final = 0.3  # seconds between two rounds
 _NEW_ONES: Final = 30  # documents that are interesting, because their messages are on their way
-_AWAY: Final = (aiohttp.ClientError, OSError, TimeoutError)
-_PAUSE: Final = 0.1
+_AT_ONCE: Final = 20  # writes
 _CONFLICT: Final = 409
 _GONE: Final = 404
 _DELETED: Final = 0.1  # of the rounds
@@ -39,12 +36,15 @@ class Model:
     """A document as the writer alone has made it; `writes`: the revisions that are its.
 
     `withdrawn`: when (seconds since the epoch) it cleared a task that was claimed already, by the uuid of its first
-    message; that one may have been sent before. `is_offline`: a phone works on it; `has_branches`: one has done so.
+    message; that one may have been sent before. `cleared_here`: the same for those that nobody had claimed on the
+    branch that it saw; whether one was claimed on another branch is to be seen in the leaves. `is_offline`: a phone
+    works on it; `has_branches`: one has done so.
     """
 
     doc: Doc
     writes: int = 1
     withdrawn: dict[str, float] = field(default_factory=dict)
+    cleared_here: dict[str, float] = field(default_factory=dict)
     is_offline: bool = False
     has_branches: bool = False
     is_deleted: bool = False
@@ -79,11 +79,15 @@ class Writer:
 
     async def finish(self) -> None:
         """Makes every other document's scheduled tasks pending; the rest stay scheduled and must never be sent."""
+        left = iter([model for model in self.models.values() if not model.is_deleted][::2])
+
+        async def promote() -> None:
+            for model in left:
+                await self._change(model, lambda doc: _enter(doc, {"scheduled"}, "pending", all_tasks=True))
+
         async with asyncio.TaskGroup() as group:
-            for model in [model for model in self.models.values() if not model.is_deleted][::2]:
-                group.create_task(
-                    self._change(model, lambda doc: _enter(doc, {"scheduled"}, "pending", all_tasks=True))
-                )
+            for _ in range(_AT_ONCE):
+                group.create_task(promote())
 
     async def _add(self, messages: int) -> None:
         """At least so many, in one write; a document that is stored already was, by a try without an answer."""
@@ -94,7 +98,7 @@ class Writer:
         for doc in docs:
             self.models[doc["_id"]] = Model(copy.deepcopy(doc))
         if docs:
-            await _until_answered(self._medic.bulk, docs)
+            await until_answered(self._medic.bulk, docs)
 
     def _record(self) -> Doc:
         lists: dict[str, list[Doc]] = {"tasks": [], "scheduled_tasks": []}
@@ -120,7 +124,7 @@ class Writer:
         def choose(doc: Doc) -> Edit | None:
             open_tasks = [task for task in tasks_of(doc) if task["state"] in ("pending", "scheduled")]
             if open_tasks and model.has_branches:  # a losing branch may hold the claim under which it was sent
-                model.withdrawn.setdefault(open_tasks[0]["messages"][0]["uuid"], time.time())
+                model.cleared_here.setdefault(open_tasks[0]["messages"][0]["uuid"], time.time())
             return _enter(doc, {"pending", "scheduled"}, state)
 
         await self._change(model, choose)
@@ -153,7 +157,7 @@ class Writer:
             model.withdrawn[each["messages"][0]["uuid"]] = time.time()
         while True:
             try:
-                await _until_answered(self._medic.delete, model.doc["_id"])
+                await until_answered(self._medic.delete, model.doc["_id"])
             except DatabaseError as error:
                 if error.status == _CONFLICT:
                     continue
@@ -168,7 +172,7 @@ class Writer:
         if model.is_offline or model.is_deleted:
             return
         model.is_offline = model.has_branches = True
-        base = await _until_answered(self._medic.get, model.doc["_id"])
+        base = await until_answered(self._medic.get, model.doc["_id"])
         phone = asyncio.create_task(self._sync(model, base, self._source.uniform(0.2, _OFFLINE)))
         self._phones.add(phone)
         phone.add_done_callback(self._phones.discard)
@@ -176,15 +180,15 @@ class Writer:
     async def _sync(self, model: Model, base: Doc, seconds: float) -> None:
         await asyncio.sleep(seconds)
         start, own = base["_rev"].split("-")
-        now = await _until_answered(self._medic.get, model.doc["_id"])
+        now = await until_answered(self._medic.get, model.doc["_id"])
         edits = int(now["_rev"].partition("-")[0]) - int(start) + _AHEAD
         for changed in (base, model.doc):
             _annotate(changed)
         ids = ["f" * 32, *(f"{number:032x}" for number in range(1, edits)), own]
         number = int(start) + edits
         leaf = {**base, "_rev": f"{number}-{ids[0]}", "_revisions": {"start": number, "ids": ids}}
-        await _until_answered(self._put_leaf, leaf)
-        model.writes += 1
+        await until_answered(self._put_leaf, leaf)
+        model.writes += edits
         model.is_offline = False
 
     async def _put_leaf(self, leaf: Doc) -> None:
@@ -199,13 +203,14 @@ class Writer:
 
     async def _change(self, model: Model, choose: Callable[[Doc], Edit | None]) -> None:
         """Makes the edit that `choose` finds for the latest revision, if it finds one; again after each conflict."""
-        known = set(model.withdrawn)
+        known = {*model.withdrawn, *model.cleared_here}
         await self._change_latest(model, choose)
-        model.withdrawn |= {uuid: time.time() for uuid in model.withdrawn if uuid not in known}
+        for stamps in (model.withdrawn, model.cleared_here):
+            stamps |= {uuid: time.time() for uuid in stamps if uuid not in known}
 
     async def _change_latest(self, model: Model, choose: Callable[[Doc], Edit | None]) -> None:
         while True:
-            doc = await _until_answered(self._medic.get, model.doc["_id"])
+            doc = await until_answered(self._medic.get, model.doc["_id"])
             edit = choose(doc)
             if edit is None or await self._put(model, doc, edit):
                 return
@@ -218,24 +223,16 @@ class Writer:
             changed["edits"] = number  # tells whether it was stored, when the answer is lost
         try:
             await self._medic.put(doc)
-        except DatabaseError as error:
-            if error.status == _CONFLICT:
+        except FAILED as error:
+            if status_of(error) == _CONFLICT:
                 return False
-            raise
-        except _AWAY:
-            stored = await _until_answered(self._medic.get, doc["_id"])
+            if not is_away(error):
+                raise
+            stored = await until_answered(self._medic.get, doc["_id"])
             if stored["edits"] != number:
                 return False
         model.doc, model.writes = new, number + 1
         return True
-
-
-async def _until_answered(call: Callable[..., Awaitable[T]], *args: object) -> T:
-    while True:
-        try:
-            return await call(*args)
-        except _AWAY:
-            await asyncio.sleep(_PAUSE)
 
 
 def _annotate(doc: Doc) -> None:

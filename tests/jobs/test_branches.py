@@ -1,6 +1,7 @@
 """Invariant 2 while a document has branches: what a losing one says of a message counts."""
 
 import asyncio
+import copy
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -11,6 +12,7 @@ from cht_rapidpro.demo.database import Database, Doc
 from cht_rapidpro.demo.medic import data_record, message, task
 from cht_rapidpro.demo.rapidpro import Delay, Fault, RapidPro, Reset
 from cht_rapidpro.domain.claim import Instance
+from tests.clock import jump
 from tests.conftest import TOKEN
 from tests.gate import Gate, until
 from tests.gateway import claimed, configure, passes, reaches, running, states
@@ -116,13 +118,11 @@ async def test_a_message_that_is_to_be_sent_again_is_sent_in_spite_of_an_old_bra
     async with running(config, ONE):
         settled = await reaches(medic, record["_id"], RECEIVED)
         start, own = settled["_rev"].split("-")
-        leaf: dict[str, Any] = {
-            **settled,
-            "_rev": f"{int(start) + 1}-{'0' * 32}",
-            "_revisions": {"start": int(start) + 1, "ids": ["0" * 32, own]},
-        }
-        await medic.edit(record["_id"], again)
-        await medic.request("POST", "_bulk_docs", body={"docs": [leaf], "new_edits": False})
+        number = int(start) + 1
+        for digit, doc in (("0", settled), ("f", again(copy.deepcopy(settled)))):  # the losing one first
+            revisions = {"start": number, "ids": [digit * 32, own]}
+            leaf = {**doc, "_rev": f"{number}-{digit * 32}", "_revisions": revisions}
+            await medic.request("POST", "_bulk_docs", body={"docs": [leaf], "new_edits": False})
         await until(lambda: len(rapidpro.broadcasts) == 2)
         await reaches(medic, record["_id"], RECEIVED, hurry=0.1)
 
@@ -139,9 +139,12 @@ async def test_a_broadcast_that_only_a_losing_branch_names_is_not_adopted_for_an
         settled = await reaches(medic, hidden["_id"], RECEIVED)
     await sync(medic, first, int(settled["_rev"].split("-")[0]))
     await medic.put(ambiguous)
+    refuse = f"function (doc) {{ if (doc._id === '{hidden['_id']}') throw({{forbidden: 'not now'}}); }}"
+    await medic.put({"_id": "_design/strict", "validate_doc_update": refuse})
     async with running(config, ONE):
         second = await reaches(medic, ambiguous["_id"], RECEIVED, hurry=0.5)
-        one = await reaches(medic, hidden["_id"], RECEIVED, hurry=0.5)
+        await medic.edit("_design/strict", lambda doc: {**doc, "validate_doc_update": "function () {}"})
+        one = await reaches(medic, hidden["_id"], RECEIVED, hurry=60)
     assert one["tasks"][0]["gateway_ref"] != second["tasks"][0]["gateway_ref"]
     assert len(rapidpro.broadcasts) == 2
 
@@ -152,20 +155,60 @@ async def test_nothing_is_sent_under_a_claim_that_too_few_nodes_have(
     """202 Accepted: on the other side of a partition another daemon's claim may win as well."""
     record = data_record(task(message("hello")))
     await medic.put(record)
-    has_quorum = False
-
-    def accepted(name: str, response: Any) -> Any:
-        if name == "POST _bulk_docs" and not has_quorum:
-            response.set_status(202)
-        return response
-
-    gate.rewrites = accepted
+    gate.rewrites = _without_quorum
     config = configure(gate, medic, rapidpro, TOKEN, timeout=0.5, settle_time=10.0, sweep_interval=1.0)
     with capture_logs() as logs:
         async with running(config, ONE):
             await until(lambda: any(entry["event"] == "claim.unconfirmed" for entry in logs))
             await passes(600, 20)
             assert not rapidpro.broadcasts
-            has_quorum = True
+            gate.rewrites = None
             await reaches(medic, record["_id"], RECEIVED, hurry=5)
     assert len(rapidpro.broadcasts) == 1
+
+
+async def test_nothing_is_sent_again_under_a_claim_that_too_few_nodes_renew(
+    gate: Gate, medic: Database, rapidpro: RapidPro
+) -> None:
+    """On the other side of a partition another daemon may have taken the claim over."""
+    record = data_record(task(message("hello")))
+    rapidpro.fail(Fault("POST broadcasts", Reset()))
+    await medic.put(record)
+    config = configure(gate, medic, rapidpro, TOKEN, timeout=0.5, settle_time=10.0, sweep_interval=1.0)
+    with capture_logs() as logs:
+        async with running(config, ONE):
+            await until(lambda: any(entry["event"] == "broadcast.doubted" for entry in logs))
+            gate.rewrites = _without_quorum
+            await until(lambda: _hurry() and any(entry["event"] == "claim.unconfirmed" for entry in logs))
+            await passes(600, 20)
+            assert sum(call.target == "POST broadcasts" for call in rapidpro.calls) == 1
+            gate.rewrites = None
+            await reaches(medic, record["_id"], RECEIVED, hurry=5)
+    assert len(rapidpro.broadcasts) == 1
+
+
+async def test_a_settlement_that_too_few_nodes_have_stands(gate: Gate, medic: Database, rapidpro: RapidPro) -> None:
+    """It is a fact, and replicates when the partition ends."""
+    record = data_record(task(message("hello")))
+
+    async def settles(name: str, body: bytes) -> None:
+        if name == "POST _bulk_docs" and RECEIVED.encode() in body:
+            gate.rewrites = _without_quorum
+
+    gate.replies = settles
+    await medic.put(record)
+    with capture_logs() as logs:
+        async with running(configure(gate, medic, rapidpro, TOKEN), ONE):
+            await until(lambda: any(entry["event"] in ("task.settled", "settle.rejected") for entry in logs))
+    assert not any(entry["event"] == "settle.rejected" for entry in logs)
+
+
+def _without_quorum(name: str, response: Any) -> Any:
+    if name == "POST _bulk_docs":
+        response.set_status(202)
+    return response
+
+
+def _hurry() -> bool:
+    jump(0.1)
+    return True

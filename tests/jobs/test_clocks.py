@@ -67,19 +67,52 @@ async def test_a_clock_that_is_set_before_the_look_up_hides_no_broadcast(
 
 
 @pytest.mark.parametrize(
-    ("wrong_by", "later"),
-    [(20 * MINUTE, 0.0), (3 * HOUR, HOUR), (3 * HOUR, 4 * HOUR), (-3 * HOUR, HOUR), (90 * DAY, DAY)],
+    ("wrong_by", "later", "still_wrong_by"),
+    [
+        (20 * MINUTE, 0.0, 0.0),
+        (3 * HOUR, HOUR, 0.0),
+        (3 * HOUR, 4 * HOUR, 0.0),
+        (-3 * HOUR, HOUR, 0.0),
+        (90 * DAY, DAY, 0.0),
+        (3 * HOUR, HOUR, 3 * HOUR),
+        (90 * DAY, DAY, 90 * DAY),
+        (90 * DAY, DAY, 3 * HOUR),
+    ],
 )
 async def test_what_was_sent_under_a_wrong_clock_is_found_by_the_next_process(
-    wrong_by: float, later: float, gate: Gate, medic: Database, rapidpro: RapidPro
+    wrong_by: float, later: float, still_wrong_by: float, gate: Gate, medic: Database, rapidpro: RapidPro
 ) -> None:
     record = data_record(claimed(ONE, "sent", ago=-wrong_by))
     rapidpro.create_broadcast(["tel:+254712345678"], "sent")
     await medic.put(record)
     jump(later)
-    async with running(configure(gate, medic, rapidpro, TOKEN, timeout=0.5, settle_time=10.0), ONE):
+    config = configure(gate, medic, rapidpro, TOKEN, timeout=0.5, settle_time=10.0)
+    async with running(config, ONE, clock=ahead(still_wrong_by)):
         await reaches(medic, record["_id"], RECEIVED, hurry=0.5)
     assert len(rapidpro.broadcasts) == 1
+
+
+@pytest.mark.parametrize(("is_known", "is_set"), [(True, False), (True, True), (False, True)])
+async def test_what_was_sent_before_a_machine_slept_is_found(
+    is_known: bool, is_set: bool, gate: Gate, medic: Database
+) -> None:
+    """The loop's time stands still in a suspended machine. RapidPro's clock tells, where it was known; else ours."""
+    asleep = [0.0]
+    earlier, record = data_record(task(message("earlier"))), data_record(task(message("hello")))
+    async with RapidPro(TOKEN, clock=lambda: wall_clock() / 1000 + asleep[0]) as rapidpro:
+        config = configure(gate, medic, rapidpro, TOKEN, timeout=0.5, settle_time=10.0)
+        with capture_logs() as logs:
+            async with running(config, ONE, clock=lambda: ahead(asleep[0] if is_set else 0.0)()):
+                if is_known:
+                    await medic.put(earlier)
+                    await reaches(medic, earlier["_id"], RECEIVED)
+                rapidpro.fail(Fault("POST broadcasts", Reset(), after=True))
+                await medic.put(record)
+                await until(lambda: any(entry["event"] == "broadcast.doubted" for entry in logs))
+                asleep[0] = 8 * HOUR
+                await reaches(medic, record["_id"], RECEIVED, hurry=0.5)
+        assert [made.text for made in rapidpro.broadcasts][-1:] == ["hello"]
+        assert len(rapidpro.broadcasts) == 1 + is_known
 
 
 @pytest.mark.parametrize("wrong_by", [365 * DAY, -365 * DAY])

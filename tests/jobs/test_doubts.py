@@ -321,3 +321,31 @@ async def test_a_message_that_becomes_sendable_does_not_send_its_task_again(
 def _hurry(seconds: float) -> bool:
     jump(seconds)
     return True
+
+
+async def test_a_task_of_several_that_is_settled_during_the_look_keeps_all_its_broadcasts(
+    gate: Gate, medic: Database, rapidpro: RapidPro
+) -> None:
+    """Its gateway_ref names the first message's broadcast, which is younger than the listing that has the second's."""
+    several = claimed(Instance("2" * 32, "other"), "first", ago=5)
+    several["messages"].append(message("same"))
+    theirs, ours = data_record(several), data_record(claimed(ME, "same", ago=5))
+    await medic.bulk([theirs, ours])
+    rapidpro.create_broadcast(["tel:+254712345678"], "same")
+    jump(60)
+
+    def settled(doc: Doc) -> Doc:
+        made = rapidpro.create_broadcast(["tel:+254712345678"], "first")
+        doc["tasks"][0] |= {"state": "received-by-gateway", "gateway_ref": str(made.id)}
+        return doc
+
+    async def settles(name: str, body: bytes) -> None:
+        has_listed = any(call.target == "GET broadcasts" for call in rapidpro.calls)
+        if name == "GET messages_by_state" and has_listed and len(rapidpro.broadcasts) == 1:
+            await medic.edit(theirs["_id"], settled)
+
+    gate.replies = settles
+    async with running(configure(gate, medic, rapidpro, TOKEN, timeout=0.5, settle_time=10.0), ME):
+        doc = await reaches(medic, ours["_id"], "received-by-gateway", hurry=0.5)
+    assert [made.text for made in rapidpro.broadcasts] == ["same", "first", "same"]
+    assert doc["tasks"][0]["gateway_ref"] == str(rapidpro.broadcasts[2].id)

@@ -75,7 +75,7 @@ class Admin:
         await self._stack.__aexit__(kind, error, trace)
 
     def problems(self) -> Iterator[Finding]:
-        """That nobody can look: told where this listener is not needed for it, in systemd's line and the log."""
+        """Finds a listener that does not listen. The log and systemd show it without a listener."""
         if self._problem:
             yield Finding(
                 Level.BROKEN,

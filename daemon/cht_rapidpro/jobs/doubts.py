@@ -17,6 +17,7 @@ import structlog
 
 from cht_rapidpro.domain.outgoing import BroadcastId, Created, Pair
 from cht_rapidpro.domain.reconcile import Absent, Found, Key, Listed, Unclear, Verdict, Young
+from cht_rapidpro.domain.rivals import Contested
 from cht_rapidpro.domain.task import Message
 from cht_rapidpro.jobs.claims import Claims
 from cht_rapidpro.jobs.held import HeldTask
@@ -35,6 +36,10 @@ _MOST: Final = 1000  # messages in doubt that may still be decided: with more of
 _UNCLEAR: Final = (
     "RapidPro hides its numbers (anonymous workspace) and the text alone is ambiguous: look in RapidPro whether this"
     " message was sent, and set the state of its task by hand"
+)
+_CONTESTED: Final = (
+    "there are fewer broadcasts than messages of this number and text, and another daemon holds one of them in the"
+    " document {doc_id}, which takes no claim: repair that document"
 )
 _MOVED: Final = (
     "RapidPro's address has changed since this message was tried: look at the old address whether it was sent, and set"
@@ -224,6 +229,8 @@ class Doubts:
                     group.create_task(self._send_again(doubt, repeat))
                 elif isinstance(verdict, Unclear):
                     group.create_task(self._tell(doubt, _UNCLEAR))
+                elif isinstance(verdict, Contested):
+                    group.create_task(self._tell(doubt, _CONTESTED.format(doc_id=verdict.doc_id)))
                 elif self._settings.target not in (None, doubt.base):
                     group.create_task(self._tell(doubt, _MOVED))
                 else:
@@ -252,7 +259,7 @@ class Doubts:
         """Whether the message is still in doubt and this daemon's: both may change during a request."""
         return self._open.get(doubt.key) is doubt
 
-    async def _ask(self, asking: list[Doubt]) -> dict[Key, Verdict | Blocked]:
+    async def _ask(self, asking: list[Doubt]) -> dict[Key, Verdict | Blocked | Contested]:
         """The verdicts on those of the present RapidPro; none at all when it could not be asked."""
         base, settings = self._settings.target, self._settings.settings
         asked = [
@@ -262,7 +269,7 @@ class Doubts:
         ]
         if not asked or base is None or settings is None:
             return {}
-        answer = await self._lookup.ask(base, asked, self._known, settings.values)
+        answer = await self._lookup.ask(base, asked, self._known, settings.values, self._claims.held_back.ids())
         if not isinstance(answer, str):
             self._retry = _RETRY
             return answer

@@ -7,7 +7,7 @@ failed or was cut decides nothing (docs/exactly-once.md#look-up-what-is-in-doubt
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from cht_rapidpro.adapters.couchdb import Couch
@@ -27,7 +27,8 @@ from cht_rapidpro.domain.reconcile import (
     taken_by,
     windows,
 )
-from cht_rapidpro.domain.task import Doc, DocId, gateway_ref, messages, read_message, tasks
+from cht_rapidpro.domain.rivals import Contested, contested
+from cht_rapidpro.domain.task import Doc, DocId, gateway_ref, message_fields, messages, read_message, tasks
 from cht_rapidpro.jobs.held import HeldTask
 from cht_rapidpro.jobs.retry import until_it_works
 from cht_rapidpro.jobs.writer import Writer
@@ -80,14 +81,20 @@ class Lookup:
         asked: Sequence[Asked],
         known: Mapping[Key, Place],
         settings: Mapping[str, Any],
-    ) -> dict[Key, Verdict | Blocked] | str:
+        closed: Collection[DocId] = (),
+    ) -> dict[Key, Verdict | Blocked | Contested] | str:
         """A verdict for each message, or why RapidPro could not be asked.
 
-        `known`: broadcasts of this daemon's other messages, by the URNs that were posted, settled or not. Open claims
-        are read before the settled tasks, so that a task that is settled in between is seen as settled.
+        `known`: broadcasts of this daemon's other messages, by the URNs that were posted, settled or not. `closed`:
+        documents that take no claim, so that no daemon can settle their messages. Open claims are read before the
+        settled tasks, so that a task that is settled in between is seen as settled. They are read before the listing,
+        too: a task that is settled in between may have a first broadcast that is younger than the listing, and its
+        gateway_ref does not tell the others.
         """
         now = await self._clock(base)
         questions = [self._question(item, now) for item in asked]
+        pairs = {item.pair for item in asked}
+        claimed = (await self._alike(pairs, (), settings, closed)).blocked
         found: dict[BroadcastId, Listed] = {}
         for after, before in windows(questions):
             part = await self._list(base, after, before)
@@ -95,16 +102,22 @@ class Lookup:
                 return part
             found |= part
         listed = list(found.values())
-        blocked, hidden = await self._alike({item.pair for item in asked}, {one.id for one in listed}, settings)
-        holders = list(dict.fromkeys([*await self._holders(listed, settings), *hidden]))
+        alike = await self._alike(pairs, {one.id for one in listed}, settings, closed)
+        holders = list(dict.fromkeys([*await self._holders(listed, settings), *alike.hidden]))
         # A claim drops the gateway_ref: a task that has one again was settled by another instance, and needs no
         # broadcast.
         settled = {key for holder in holders for key, _ in holder.messages}
         verdicts: dict[Key, Verdict] = {question.key: Absent() for question in questions if question.key in settled}
         open_questions = [question for question in questions if question.key not in settled]
         taken = taken_by(holders, listed, known)
-        verdicts |= match(open_questions, listed, taken, adoptable_before=now - round(self._request_time * 1000))
-        return {item.key: Blocked() if item.pair in blocked else verdicts[item.key] for item in asked}
+        earliest = min((question.earliest for question in questions), default=now)
+        taken_in = settled.union(question.key for question in questions)
+        rivals = [Question(key, pair, earliest) for key, pair in alike.rivals if key not in taken_in]
+        before = now - round(self._request_time * 1000)
+        verdicts |= match([*open_questions, *rivals], listed, taken, adoptable_before=before)
+        told = verdicts | contested(open_questions, rivals, verdicts)
+        blocked = claimed | alike.blocked
+        return {item.key: Blocked() if item.pair in blocked else told[item.key] for item in asked}
 
     def _question(self, item: Asked, now: int) -> Question:
         """Returns the window in which the broadcast can have been made. `now`: RapidPro's clock.
@@ -188,47 +201,68 @@ class Lookup:
         return sum(first_of(holder, broadcast)[1] == pair for holder in holders)
 
     async def _alike(
-        self, pairs: Collection[Pair], refs: Collection[BroadcastId], settings: Mapping[str, Any]
-    ) -> tuple[set[Pair], list[Holder]]:
+        self,
+        pairs: Collection[Pair],
+        refs: Collection[BroadcastId],
+        settings: Mapping[str, Any],
+        closed: Collection[DocId],
+    ) -> "_Alike":
         """Reads the sendable tasks with a message of one of these pairs, losing branches included.
 
-        Returns first the pairs of which another instance holds an unsettled claim, however old: its broadcast is not in
-        any document yet. That claim is settled, renewed, or taken over in the end; then the two messages are looked up
-        together. Returns second the tasks whose broadcast only a losing branch names, which no view shows.
+        Another daemon that has a claim may know a broadcast that is not in any document yet. That claim is settled,
+        renewed, or taken over in the end; then the two messages are looked up together.
         """
-        blocked: set[Pair] = set()
-        hidden: list[Holder] = []
-        ids = sorted(await until_it_works(self._sendable_alike, pairs, settings))
+        found = _Alike()
+        rows = await until_it_works(self._sendable_alike, pairs, settings)
+        ids = sorted(rows)
         while ids:  # fewer at a time if they are long
             part, ids = ids[: self._couch.rows_at_once], ids[self._couch.rows_at_once :]
-            for doc in (await self._writer.latest(part)).values():
-                blocked |= {pair for pair in self._foreign_in(doc, settings) if pair in pairs}
-                hidden += _holders_in(doc, refs, settings)
-        return blocked, hidden
+            docs = await self._writer.latest(part)
+            for doc_id in part:
+                if (doc := docs.get(doc_id)) is None:  # unreadable, or deleted just now
+                    foreign = rows[doc_id]
+                else:
+                    foreign = [one for one in self._foreign_in(doc, settings) if one[1] in pairs]
+                    found.hidden += _holders_in(doc, refs, settings)
+                if doc_id in closed:
+                    found.rivals += foreign
+                else:
+                    found.blocked |= {pair for _, pair in foreign}
+        return found
 
-    async def _sendable_alike(self, pairs: Collection[Pair], settings: Mapping[str, Any]) -> set[DocId]:
-        """The documents with a sendable message of one of these pairs."""
-        return {
-            row.doc_id
-            async for page in self._couch.messages_in(_SENDABLE)
-            for row in page
-            if _row_pair(row.value, settings) in pairs
-        }
+    async def _sendable_alike(
+        self, pairs: Collection[Pair], settings: Mapping[str, Any]
+    ) -> dict[DocId, list[tuple[Key, Pair]]]:
+        """The sendable messages of these pairs, by document."""
+        found: dict[DocId, list[tuple[Key, Pair]]] = {}
+        async for page in self._couch.messages_in(_SENDABLE):
+            for row in page:
+                message = read_message(message_fields(row.value))
+                if message is not None and (pair := pair_of(message, settings)) in pairs:
+                    found.setdefault(row.doc_id, []).append(((row.doc_id, message.uuid), pair))
+        return found
 
-    def _foreign_in(self, doc: Doc, settings: Mapping[str, Any]) -> Iterable[Pair]:
+    def _foreign_in(self, doc: Doc, settings: Mapping[str, Any]) -> Iterable[tuple[Key, Pair]]:
         for task in tasks(doc):
             claim = claim_of(task)
             if claim is not None and claim.instance != self._me:
-                yield from (pair_of(message, settings) for message in messages(task))
+                yield from (((doc["_id"], message.uuid), pair_of(message, settings)) for message in messages(task))
+
+
+@dataclass(slots=True)
+class _Alike:
+    """What is known of messages like those that are looked up.
+
+    `blocked`: the pairs of which another instance holds an unsettled claim, however old; `rivals`: messages that it
+    holds in closed documents; `hidden`: the tasks whose broadcast only a losing branch names, which no view shows.
+    """
+
+    blocked: set[Pair] = field(default_factory=set)
+    rivals: list[tuple[Key, Pair]] = field(default_factory=list)
+    hidden: list[Holder] = field(default_factory=list)
 
 
 def _holders_in(doc: Doc, refs: Collection[BroadcastId], settings: Mapping[str, Any]) -> Iterable[Holder]:
     for task in tasks(doc):
         if (ref := BroadcastId(gateway_ref(task))) in refs and (found := messages(task)):
             yield Holder(ref, tuple(((doc["_id"], message.uuid), pair_of(message, settings)) for message in found))
-
-
-def _row_pair(value: Any, settings: Mapping[str, Any]) -> Pair | None:
-    row = value if isinstance(value, dict) else {}
-    message = read_message({"uuid": row.get("id"), "to": row.get("to"), "message": row.get("content")})
-    return pair_of(message, settings) if message else None
