@@ -365,7 +365,7 @@ async def test_the_daemon_and_the_view_tell_what_is_never_sent(site: Site) -> No
     assert failed["tasks"][0]["state_details"] == "Text too long: 800 characters, RapidPro takes 640"
     says = {one["about"]: one["says"] for one in found if one["mark"] != "good"}
     assert set(says) == {"couchdb.messages", "rapidpro.text_limit"}
-    assert "1 of the 1 oldest due messages have no usable number" in says["couchdb.messages"]
+    assert "1 of the 1 oldest messages to send have no usable number" in says["couchdb.messages"]
     assert bad["_id"] in says["couchdb.messages"]
     assert "at most 640 characters" in says["rapidpro.text_limit"]
 

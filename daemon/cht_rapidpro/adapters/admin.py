@@ -75,7 +75,7 @@ class Admin:
         await self._stack.__aexit__(kind, error, trace)
 
     def problems(self) -> Iterator[Finding]:
-        """Finds a listener that does not listen. The log and systemd show it without a listener."""
+        """The finding that the admin listener does not listen; systemd's line and the log show it."""
         if self._problem:
             yield Finding(
                 Level.BROKEN,

@@ -1,6 +1,6 @@
 """HTTP servers that leave files to the rest of the daemon, however many connections are opened to them.
 
-Each connection takes a file, and a process without files can neither ask CouchDB nor answer calls. So a server takes
+Each connection takes a file, and a process without files can neither ask CouchDB nor answer a client. So a server takes
 a connection only while it has fewer than a quarter of the files. The others wait in the kernel, where they take none,
 until there is room: the connection that has been without a request for longest is ended for the next one.
 """
@@ -114,7 +114,7 @@ class Listener:
                     log.error("listener.failed", listener=self._name, error=error.strerror, times=times)
                 await asyncio.sleep(_PAUSE)
                 continue
-            # The end of this task shall not end the connection.
+            # The end of this task must not end the connection.
             await asyncio.shield(self._tasks.create_task(self._connect(accepted)))
 
     async def _connect(self, accepted: socket.socket) -> None:
