@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from uuid import uuid4
 
-from bench.rig import Rig, percentile, rig, table
+from bench.rig import Rig, cpu_seconds, percentile, rig, table
 from cht_rapidpro.demo.process import INCOMING_KEY, Daemon
 from cht_rapidpro.demo.rapidpro.records import uuid7
 from tests.webhook import PATH, listening_socket
@@ -53,9 +53,9 @@ def _request(ids: int) -> bytes:
 async def main() -> None:
     options = _options()
     async with rig(latency=0.0) as bench:
-        stored = await _closed(bench, options, {})
+        stored, stored_cpu = await _closed(bench, options, {})
         p50, p99 = await _open(bench, options)
-        spooled = await _closed(bench, options, _AWAY)
+        spooled, spooled_cpu = await _closed(bench, options, _AWAY)
     table(
         f"incoming: {options.messages} messages over {options.connections} connections, ids of version {options.ids}",
         [
@@ -63,30 +63,39 @@ async def main() -> None:
                 "durable in CouchDB before the answer",
                 f"{stored:.0f} a second, {stored / _CHT:.1f} times CHT's own path",
             ),
+            ("the daemon's CPU time a message", f"{stored_cpu * 1e6:.0f} us"),
             (f"at {options.rate} a second, p50", f"{p50 * 1000:.1f} ms"),
             ("p99", f"{p99 * 1000:.1f} ms"),
             ("durable in the spool, CouchDB away", f"{spooled:.0f} a second"),
+            ("the daemon's CPU time a message", f"{spooled_cpu * 1e6:.0f} us"),
         ],
     )
 
 
-async def _closed(bench: Rig, options: argparse.Namespace, sections: dict[str, dict[str, object]]) -> float:
-    """Messages a second where each connection sends its next one when the last is answered."""
-    async with _clients(bench, options, sections) as clients:
+async def _closed(
+    bench: Rig, options: argparse.Namespace, sections: dict[str, dict[str, object]]
+) -> tuple[float, float]:
+    """Messages a second where each connection sends its next one when the last is answered, and CPU seconds of each.
+
+    The second tells what the daemon costs also on a machine that others are busy on.
+    """
+    async with _clients(bench, options, sections) as (daemon, clients):
         left = iter(range(options.messages))
 
         async def send(client: Client) -> None:
             for _ in left:
                 await client.post()
 
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), await asyncio.to_thread(cpu_seconds, daemon.pid)
         await asyncio.gather(*map(send, clients))
-        return float(options.messages / (time.perf_counter() - start))
+        seconds = time.perf_counter() - start
+        cpu = await asyncio.to_thread(cpu_seconds, daemon.pid) - cpu
+        return options.messages / seconds, cpu / options.messages
 
 
 async def _open(bench: Rig, options: argparse.Namespace) -> tuple[float, float]:
     """p50 and p99 in seconds where messages come at their own rate, whether or not the last is answered."""
-    async with _clients(bench, options, {}) as clients:
+    async with _clients(bench, options, {}) as (_, clients):
         free = asyncio.Queue[Client]()
         for each in clients:
             free.put_nowait(each)
@@ -110,7 +119,7 @@ async def _open(bench: Rig, options: argparse.Namespace) -> tuple[float, float]:
 @asynccontextmanager
 async def _clients(
     bench: Rig, options: argparse.Namespace, sections: dict[str, dict[str, object]]
-) -> AsyncIterator[list[Client]]:
+) -> AsyncIterator[tuple[Daemon, list[Client]]]:
     """Connections to a new daemon that takes messages."""
     with listening_socket() as listener:
         daemon = bench.new_daemon(webhook=listener, **sections)
@@ -122,7 +131,7 @@ async def _clients(
                 Client(*await asyncio.open_connection(host, port), options.ids) for _ in range(options.connections)
             ]
             await clients[0].post()
-            yield clients
+            yield daemon, clients
             for client in clients:
                 client.writer.close()
         finally:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import socket
 import sys
 import tempfile
@@ -59,11 +60,18 @@ class Rig:
 
 
 @asynccontextmanager
-async def rig(latency: float, per_hour: int = 0) -> AsyncIterator[Rig]:
-    """Everything but the daemon, on a fresh database. RapidPro's `latency`, in s, and requests an hour; 0: no limit."""
+async def rig(latency: float, per_hour: int = 0, progress: Sequence[str] = ()) -> AsyncIterator[Rig]:
+    """Everything but the daemon, on a fresh database. RapidPro's `latency`, in s, and requests an hour; 0: no limit.
+
+    `progress`: what becomes of each message, as `SECONDS:STATUS`; without any they stay queued.
+    """
     name = f"bench-{uuid4().hex}"
     with tempfile.TemporaryDirectory(prefix="cht-rapidpro-bench-") as folder:
-        async with couchdb_server() as couchdb, _simulator(latency, per_hour) as url, aiohttp.ClientSession() as http:
+        async with (
+            couchdb_server() as couchdb,
+            _simulator(latency, per_hour, progress) as url,
+            aiohttp.ClientSession() as http,
+        ):
             await create_medic(couchdb, name)
             try:
                 async with Database(couchdb, name) as database:
@@ -73,9 +81,10 @@ async def rig(latency: float, per_hour: int = 0) -> AsyncIterator[Rig]:
 
 
 @asynccontextmanager
-async def _simulator(latency: float, per_hour: int) -> AsyncIterator[str]:
+async def _simulator(latency: float, per_hour: int, progress: Sequence[str]) -> AsyncIterator[str]:
     limit = ["--requests-per-hour", str(per_hour)] if per_hour else []
-    arguments = ["-m", "cht_rapidpro.demo.rapidpro", "--token", TOKEN, "--latency", str(latency), *limit]
+    steps = ["--progress", *progress] if progress else []
+    arguments = ["-m", "cht_rapidpro.demo.rapidpro", "--token", TOKEN, "--latency", str(latency), *limit, *steps]
     process = await asyncio.create_subprocess_exec(sys.executable, *arguments, stdout=asyncio.subprocess.PIPE)
     try:
         assert process.stdout  # noqa: S101 - a pipe was asked for
@@ -88,6 +97,12 @@ async def _simulator(latency: float, per_hour: int) -> AsyncIterator[str]:
 def phone_number(number: int) -> str:
     """A Kenyan one, a different one for each of the first hundred million."""
     return f"+2547{number % 100_000_000:08}"
+
+
+def cpu_seconds(pid: int) -> float:
+    """That the process has taken so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def percentile(values: Sequence[float], share: float) -> float:

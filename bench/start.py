@@ -6,13 +6,12 @@ meanwhile: its own counter of requests is read.
 
 import argparse
 import asyncio
-import os
 import re
 import time
 from pathlib import Path
 
 from bench.outgoing import settled
-from bench.rig import Rig, percentile, rig, table
+from bench.rig import Rig, cpu_seconds, percentile, rig, table
 from cht_rapidpro.demo.medic import data_record, message, task
 
 
@@ -44,16 +43,11 @@ async def _start(bench: Rig, number: int) -> tuple[float, float]:
     await daemon.start()
     try:
         await settled(daemon, 1)
-        cpu = await asyncio.to_thread(_cpu_seconds, daemon.pid)
+        cpu = await asyncio.to_thread(cpu_seconds, daemon.pid)
         calls = (await bench.simulator("calls"))[before:]
     finally:
         await daemon.stop()
     return float(calls[0]["time"]) - began, cpu
-
-
-def _cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def _idle(bench: Rig, minutes: float) -> list[tuple[str, str]]:

@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from phonenumbers import PhoneNumberFormat, PhoneNumberType
 
-from cht_rapidpro.logs import configure, masked, set_level
+from cht_rapidpro.logs import configure, masked, masked_id, set_level
 
 UUID = "12345678-1234-4234-8234-123456789012"
 NUMBER = "+254712345678"
@@ -213,6 +213,14 @@ def test_a_line_begins_with_time_level_and_event_and_keeps_ids_whole() -> None:
 def test_an_id_key_is_no_way_around_the_mask() -> None:
     [line] = written(lambda log: log.info("x", doc=f"a:{NUMBER}", message="at 0712345678", task=["tel:0712345678"]))
     assert (line["doc"], line["message"], line["task"]) == ("a:…678", "at …678", ["…678"])
+
+
+@given(st.lists(st.sampled_from(["+", "%2B", "tel:", "TEL%3a", "token:login:", "071", "2345678", "-", ".", "a"])))
+def test_the_quick_way_past_the_mask_decides_as_the_long_one(pieces: list[str]) -> None:
+    """Texts without a mark, or without a digit, are nearly all there are; a comma more takes them the long way."""
+    text = "".join(pieces)
+    assert masked_id(f"{text},") == f"{masked_id(text)},"
+    assert masked(f"{text},1") == f"{masked(text)},1"
 
 
 def test_numbers_that_are_no_text_are_masked_too() -> None:

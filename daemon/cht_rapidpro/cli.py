@@ -18,12 +18,11 @@ from typing import Final
 
 import structlog
 
-from cht_rapidpro import app, config_file, logs, shell, spool_commands, status_command
+from cht_rapidpro import app, config_file, logs, shell
 from cht_rapidpro.adapters.couchdb import Couch
 from cht_rapidpro.adapters.state_dir import state_directory
 from cht_rapidpro.adapters.systemd import take_sockets
 from cht_rapidpro.adapters.vault import CredentialName, Vault
-from cht_rapidpro.check import report
 from cht_rapidpro.config import Couchdb
 from cht_rapidpro.config_values import Secret, checked_secret
 from cht_rapidpro.errors import ConfigError, GatewayError, PermanentError, TroubleError, UnusableError
@@ -77,6 +76,8 @@ def _run_command(args: argparse.Namespace) -> int:
         case "credentials":
             return _set_credential(args.config, CredentialName(args.name))
         case "status":
+            from cht_rapidpro import status_command  # noqa: PLC0415 - only this command loads it
+
             interval = _WATCH_INTERVAL if args.watch else None
             listen = config_file.load_admin(args.config).listen
             return status_command.run(listen, as_json=args.json, interval=interval)
@@ -177,6 +178,8 @@ def _take_all_files() -> None:
 
 
 def _check(path: Path, *, offline: bool, as_json: bool) -> int:
+    from cht_rapidpro.check import report  # noqa: PLC0415 - only this command loads it
+
     logs.configure("critical", "console", sys.stderr)  # the findings contain the errors
     findings = asyncio.run(report.check(path, _of_service(path), offline=offline))
     print(report.as_json(findings) if as_json else report.as_text(findings))
@@ -218,6 +221,8 @@ async def _write_credential(couchdb: Couchdb, name: CredentialName, value: Secre
 
 
 def _spool(args: argparse.Namespace) -> int:
+    from cht_rapidpro import spool_commands  # noqa: PLC0415 - only this command loads it
+
     path = config_file.load_spool(args.config, os.environ)
     try:
         return spool_commands.run(args.action, path, getattr(args, "numbers", []), is_sure=getattr(args, "yes", False))

@@ -5,7 +5,6 @@ is there, every file readable. The first problem raises one ConfigError that nam
 what is allowed. Without this check a typing error would silently become a default, or a failure hours later.
 """
 
-import difflib
 import socket
 import tomllib
 from collections.abc import Collection, Iterator, Mapping
@@ -129,6 +128,8 @@ def _parse(text: str) -> dict[str, Any]:
 def _check_known(noun: str, given: Collection[str], known: Collection[str]) -> None:
     for name in given:
         if name not in known:
+            import difflib  # noqa: PLC0415 - for this error alone
+
             close = difflib.get_close_matches(name, known, 1)
             hint = f'; did you mean "{close[0]}"?' if close else ";"
             raise ConfigError(f"unknown {noun} {shown(name)}{hint} allowed: {', '.join(known)}")

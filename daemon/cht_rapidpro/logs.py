@@ -7,6 +7,7 @@ would contain patients' numbers and CHT's login tokens.
 """
 
 import io
+import json
 import logging
 import os
 import re
@@ -54,7 +55,11 @@ _LOGIN: Final = re.compile(r"(token(?::|%3A)login(?::|%3A))[^\s\"'<>/?&,)\]}]+",
 # As sd-daemon(3) defines them: `journalctl -p err` shows the lines that need an operator.
 _PRIORITIES: Final = {"critical": "<2>", "error": "<3>", "warning": "<4>"}
 
+_encode: Final = json.JSONEncoder(ensure_ascii=False).encode  # searchable: "…678", not "\\u2026678"
 _BLANK: Final = re.compile(r"\s")
+_DIGIT: Final = re.compile(r"\d")  # most event names have none, which is told in a tenth of the time
+# An id without any of the marks that the mask looks for in ids: `+`, `%2B`, `tel:`, `token:login:`.
+_UNMARKED_ID: Final = re.compile(r"[0-9A-Za-z_.-]+")
 
 _ID_KEYS: Final = frozenset({"doc", "message", "task", "gateway_ref", "instance", "broadcast", "timestamp"})
 _LEVELS: Final = logging.getLevelNamesMapping()
@@ -126,11 +131,16 @@ def _is_journal(stream: TextIO) -> bool:
 
 def _layout(layout: str, stream: TextIO) -> Processor:
     if layout == "json" or (layout == "auto" and not stream.isatty()):
-        return structlog.processors.JSONRenderer(ensure_ascii=False)  # greppable: "…678", not "\\u2026678"
+        return _as_json
     # Plain tracebacks: the pretty ones show local variables, and with them message texts.
     return structlog.dev.ConsoleRenderer(
         colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback, sort_keys=False
     )
+
+
+def _as_json(_logger: object, _method: str, line: EventDict) -> str:
+    """After the mask there is nothing in it but JSON; one encoder for all lines takes half the time."""
+    return _encode(line)
 
 
 def masked(text: str) -> str:
@@ -141,7 +151,7 @@ def masked(text: str) -> str:
     """
     if "login" in text:
         text = _LOGIN.sub(r"\1…", text)
-    if not _NUMBER.search(text):
+    if not _DIGIT.search(text) or not _NUMBER.search(text):
         return text
     parts = _KEPT.split(text)  # every second one is kept
     parts[::2] = [_NUMBER.sub(_last_three, part) for part in parts[::2]]
@@ -161,6 +171,8 @@ def masked_id(text: str) -> str:
     """Masks in an id only numbers that are marked as such: bare digits may be RapidPro's id, and must stay
     searchable.
     """
+    if _UNMARKED_ID.fullmatch(text):
+        return text
     return _MARKED_NUMBER.sub(_last_three, _LOGIN.sub(r"\1…", text))
 
 

@@ -92,16 +92,19 @@ class Metrics:
     def __init__(self) -> None:
         self._subscribers: list[Callable[[Fact], None]] = []
         self.registry = CollectorRegistry()
-        self._messages = Counter(
+        messages = Counter(
             "messages",
             "Messages by outcome.",
             ["direction", "outcome"],
             namespace=_NAMESPACE,
             registry=self.registry,
         )
-        for outcomes, direction in _DIRECTIONS.items():
-            for outcome in outcomes:
-                self._messages.labels(direction, outcome)  # a series that begins at 0 shows its first increase
+        # A series that begins at 0 shows its first increase.
+        self._series = {
+            (direction, str(outcome)): messages.labels(direction, outcome)
+            for outcomes, direction in _DIRECTIONS.items()
+            for outcome in outcomes
+        }
         build = Gauge(
             "build_info",
             "1; the version that runs, and Python's.",
@@ -138,7 +141,7 @@ class Metrics:
             self._pending_to_sent.observe(waited)
 
     def _tell(self, fact: Fact) -> None:
-        self._messages.labels(fact.direction, fact.outcome).inc()
+        self._series[fact.direction, fact.outcome].inc()
         for subscriber in self._subscribers:
             subscriber(fact)
 

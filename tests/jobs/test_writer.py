@@ -1,6 +1,7 @@
 """The writer: edits gathered into few writes, each decided anew on every revision, each answered to its own caller."""
 
 import asyncio
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -194,22 +195,40 @@ async def test_a_caller_that_has_gone_takes_nobody_with_it(writer: Writer, gate:
     assert leaving.cancelled()
 
 
-def copy(name: str) -> Doc:
-    return {"_id": name}
+def copy(name: str, size: int) -> Doc:
+    """Of so many bytes as JSON."""
+    return {"_id": name, "fill": "x" * (size - len('{"_id":"a","fill":""}'))}
 
 
 def test_copies_are_bounded_in_bytes() -> None:
     """Invariant 6: the oldest seen go first, a replaced one counts once, one larger than the bound is not kept."""
-    copies = Copies(limit=100)
+    copies = Copies(limit=100_000)
 
     def kept() -> str:
         return "".join(name for name in "abcdef" if copies.get(DocId(name), 0) is not None)
 
-    for name, size, expected in [("a", 40, "a"), ("b", 40, "ab"), ("a", 50, "ab"), ("c", 20, "ac"), ("d", 90, "d")]:
-        copies.put(copy(name), size, now=1)
+    steps = [("a", 40_000, "a"), ("b", 40_000, "ab"), ("a", 50_000, "ab"), ("c", 20_000, "ac"), ("d", 90_000, "d")]
+    for name, size, expected in steps:
+        copies.put(copy(name, size), size, now=1)
         assert kept() == expected, name
-    copies.put(copy("e"), 101, now=1)
-    assert kept() == ""
-    copies.put(copy("f"), 100, now=1)
+    copies.put(copy("e", 101_000), 101_000, now=1)
+    assert kept() == "d"
+    copies.put(copy("f", 99_000), 99_000, now=1)
     assert kept() == "f"
     assert copies.get(DocId("f"), seen_since=1.5) is None
+
+
+def test_copies_take_what_they_count() -> None:
+    """Invariant 6: as objects a document takes five times its JSON; what is bounded is memory, ids and all."""
+    limit = 200_000
+    copies = Copies(limit)
+    record = data_record(task(message("Reminder")))
+    tracemalloc.start()
+    try:
+        for number in range(2000):
+            copies.put({**record, "_id": f"{number:032}"}, 1, now=1)
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert copies.get(DocId(f"{1999:032}"), 0) == {**record, "_id": f"{1999:032}"}
+    assert kept < 1.3 * limit

@@ -40,6 +40,7 @@ PATHS: Final = ("/api/v2/sms/rapidpro/incoming-messages", "/api/v1/sms/radpidpro
 _JSON: Final = "application/json"
 _FORM: Final = "application/x-www-form-urlencoded"
 _FORM_FIELDS: Final = 100
+_SAVED, _NOT_NEW = b'{"saved": 1}', b'{"saved": 0}'
 _NOT_SAVED: Final = "Message was not saved"
 _BODY_TIME: Final = 10.0  # seconds for the body, of the 15 that a flow waits
 # For the headers, from the connection or the last answer on. Longer than a proxy keeps an idle connection (nginx: 60
@@ -156,19 +157,21 @@ class Webhook:
             raise _Refused(arrival)
         if request.headers.get("X-Mailroom-Mode") == "simulation" and not self._config.accept_simulated:
             log.info("incoming.simulated", doc=doc_id(arrival.id, arrival.at), gateway_ref=shown_id(arrival.id))
-            return web.json_response({"saved": 1})
+            return _answer(_SAVED)
         try:
             stored = await self._store(arrival)
         except TransientError as error:
             seconds = str(math.ceil(error.retry_after or 1))
             raise web.HTTPServiceUnavailable(reason=_NOT_SAVED, headers={hdrs.RETRY_AFTER: seconds}) from error
-        return web.json_response({"saved": 0 if isinstance(stored, AlreadyStored) else 1})
+        return _answer(_NOT_NEW if isinstance(stored, AlreadyStored) else _SAVED)
 
     async def _authorise(self, header: str) -> None:
         """Checks the key as CHT does, with CHT's error texts; an unknown key may have been rotated a moment ago."""
         found = _SCHEME.fullmatch(header)
         key = found[1] if found else ""
-        if key and not self._keyring.secrets.admits(key):
+        if key and self._keyring.secrets.admits(key):
+            return
+        if key:
             await self._keyring.renew("incoming_keys")
         if not self._keyring.is_filled:  # the vault was not read yet, so no key can be called wrong
             raise web.HTTPServiceUnavailable(reason=_NOT_SAVED, headers={hdrs.RETRY_AFTER: "1"})
@@ -216,12 +219,16 @@ def _shown(address: object) -> str:
     return ":".join(map(str, address[:2])) if isinstance(address, tuple) else str(address)
 
 
+def _answer(body: bytes) -> web.Response:
+    return web.Response(body=body, headers={hdrs.CONTENT_TYPE: "application/json; charset=utf-8"})
+
+
 async def _read_body(request: web.Request) -> object:
     kind = request.content_type if hdrs.CONTENT_TYPE in request.headers else _JSON
     if kind not in (_JSON, _FORM):
         raise web.HTTPUnsupportedMediaType
     try:
-        async with asyncio.timeout(_BODY_TIME):
+        async with asyncio.timeout(None if request.content.is_eof() else _BODY_TIME):  # nearly all have come whole
             body = await request.read()
     except TimeoutError as error:
         raise web.HTTPRequestTimeout from error

@@ -55,9 +55,7 @@ class Transport:
     async def __aenter__(self) -> Self:
         timeout = self._config.timeout
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=0, keepalive_timeout=_KEEPALIVE, ssl=await asyncio.to_thread(_ssl, self._config.ca_file)
-            ),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE, ssl=await _ssl(self._config.ca_file)),
             timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=min(_CONNECT_TIMEOUT, timeout)),
             headers=USER_AGENT,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -138,8 +136,9 @@ def _date(response: aiohttp.ClientResponse) -> int | None:
         return None
 
 
-def _ssl(ca_file: str) -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=ca_file or None)
+async def _ssl(ca_file: str) -> ssl.SSLContext | bool:
+    """True: aiohttp's own context with the system's certificates, of which a second one takes more than 1 MB."""
+    return await asyncio.to_thread(ssl.create_default_context, cafile=ca_file) if ca_file else True
 
 
 def _proxy_for(url: str) -> str | None:

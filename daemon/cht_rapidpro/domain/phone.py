@@ -8,6 +8,7 @@ comparing texts. Only the numbering plans are those of the installed data.
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
 
@@ -25,19 +26,35 @@ _NO_CALLING_CODE: Final = 0
 _MAX_UTF16_UNITS: Final = 250
 
 
-def normalize(phone: object, settings: Mapping[str, object]) -> str | None:
-    """E.164, or the national form of a short number ("999"); None where CHT leaves the value as it is.
+@dataclass(frozen=True, slots=True)
+class Numbering:
+    """What CHT's app settings say about numbers. `validation`: `phone_validation`, of any JSON type."""
 
-    `settings` are CHT's app settings; of them `default_country_code` and `phone_validation` are read, each of
-    any JSON type. Never raises.
-    """
-    # Letters could be a vanity number, an extension or a `tel:` URI for the library: CHT refuses all of them.
-    if not isinstance(phone, str) or _ASCII_LETTER.search(phone):
-        return None
-    number = _parse(phone, default_region(settings.get("default_country_code")))
-    if number is None or not _accepts(settings.get("phone_validation"), number):
-        return None
-    return _format(number, phone)
+    region: str | None
+    validation: object
+
+    def normalize(self, phone: object) -> str | None:
+        """E.164, or the national form of a short number ("999"); None where CHT leaves the value as it is.
+
+        Never raises.
+        """
+        # Letters could be a vanity number, an extension or a `tel:` URI for the library: CHT refuses all of them.
+        if not isinstance(phone, str) or _ASCII_LETTER.search(phone):
+            return None
+        number = _parse(phone, self.region)
+        if number is None or not _accepts(self.validation, number):
+            return None
+        return _format(number, phone)
+
+
+def read_numbering(settings: Mapping[str, object]) -> Numbering:
+    """Of CHT's app settings: `default_country_code` and `phone_validation`, each of any JSON type."""
+    return Numbering(default_region(settings.get("default_country_code")), settings.get("phone_validation"))
+
+
+def normalize(phone: object, settings: Mapping[str, object]) -> str | None:
+    """As `Numbering.normalize`, for a single number."""
+    return read_numbering(settings).normalize(phone)
 
 
 def default_region(default_country_code: object) -> str | None:

@@ -9,9 +9,10 @@ translations, which records of incoming messages need, belong to the same snapsh
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final
 
-from cht_rapidpro.domain.records import Translations, read_translations
+from cht_rapidpro.domain.records import Rules, Translations, read_translations
 from cht_rapidpro.domain.task import Doc, DocId
 
 SETTINGS: Final = DocId("settings")
@@ -28,7 +29,7 @@ _VERSION: Final = re.compile(
 )  # old builds are named medic:medic:3.10.2
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class AppSettings:
     """A snapshot of the `settings` document, the CHT version that `_design/medic` names ("": none), and the
     translations."""
@@ -36,6 +37,11 @@ class AppSettings:
     values: Mapping[str, Any]
     cht_version: str = ""
     translations: Translations = field(default_factory=lambda: read_translations(()))
+
+    @cached_property
+    def rules(self) -> Rules:
+        """For records of incoming messages; made for the first one."""
+        return Rules(self.values, self.translations)
 
     @property
     def outgoing_service(self) -> str:

@@ -150,7 +150,9 @@ class Claims:
         """Notes the claims of other instances in the document, and since when this process sees each unchanged."""
         known, now = self._seen.pop(doc_id, {}), _time()
         claims = (claim for task in tasks(doc) if (claim := claim_of(task)) and claim.instance != self.me.id)
-        self._seen[doc_id] = {claim: known.get(claim, now) for claim in claims}
+        found = {claim: known.get(claim, now) for claim in claims}
+        if found:
+            self._seen[doc_id] = found
         if len(self._seen) > _REMEMBERED:
             self._seen.popitem(last=False)
 

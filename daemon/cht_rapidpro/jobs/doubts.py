@@ -7,7 +7,7 @@ between. So a message in doubt is found in RapidPro's listing, or it is missing 
 
 import asyncio
 import math
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,18 +16,18 @@ from typing import Final, NoReturn
 import structlog
 
 from cht_rapidpro.domain.outgoing import BroadcastId, Created, Pair
-from cht_rapidpro.domain.reconcile import Absent, Found, Key, Listed, Place, Unclear, Verdict, Young
+from cht_rapidpro.domain.reconcile import Absent, Found, Key, Listed, Unclear, Verdict, Young
 from cht_rapidpro.domain.rivals import Contested
 from cht_rapidpro.domain.task import Message
 from cht_rapidpro.jobs.claims import Claims
 from cht_rapidpro.jobs.held import HeldTask
+from cht_rapidpro.jobs.known import Known
 from cht_rapidpro.jobs.lookup import Asked, Blocked, Lookup
 from cht_rapidpro.jobs.settings import SettingsWatch
 from cht_rapidpro.metrics import Metrics, Outcome
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-_KNOWN: Final = 10_000
 _RETRY: Final = 5.0  # seconds until a listing that failed is tried again, doubling up to
 _LONGEST_RETRY: Final = 300.0
 _UNCLEAR_PAUSE: Final = 600.0  # seconds between two looks at messages that an operator must decide, doubling up to
@@ -103,7 +103,7 @@ class Doubts:
         self._metrics = metrics
         self._is_full = False
         self._open: dict[Key, Doubt] = {}
-        self._known: OrderedDict[Key, Place] = OrderedDict()  # one place a message: what was thought before is gone
+        self._known = Known()
         self._retry = _RETRY
         self._changed = asyncio.Event()
         self._in_flight: Counter[Pair] = Counter()
@@ -169,21 +169,19 @@ class Doubts:
             return False
         if await self._lookup.holders_of(found, doubt.pair, settings.values) <= 1:
             return False
-        self._known.pop(doubt.key, None)
+        self._known.forget(doubt.key)
         return True
 
     def know(self, held: HeldTask, message: Message, pair: Pair, broadcast: BroadcastId) -> None:
         """This message went out in this broadcast; its document may not say so yet."""
         if held.is_lost:
             return  # the present holder of the task has to find it
-        self._known[held.doc_id, message.uuid] = broadcast, pair.urn
-        if len(self._known) > _KNOWN:
-            self._known.popitem(last=False)
+        self._known.put((held.doc_id, message.uuid), (broadcast, pair.urn))
 
     def forget(self, held: HeldTask) -> None:
         """Forgets a task that another daemon holds now: its present holder has to find its broadcasts."""
         for key in held.keys:
-            self._known.pop(key, None)
+            self._known.forget(key)
         self._open = {key: doubt for key, doubt in self._open.items() if doubt.held is not held}
 
     async def keep_alike(self, taken_over: HeldTask) -> None:

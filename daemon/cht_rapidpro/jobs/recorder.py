@@ -234,5 +234,4 @@ class _Batch:
     def _document(self, number: int) -> Doc:
         arrival = self._arrivals[number]
         sms = Sms(sender=arrival.sender, message=arrival.content, gateway_ref=arrival.id)
-        record: Mapping[str, object] = build_record(self._settings.values, self._settings.translations, sms, arrival.at)
-        return {**record, "_id": self._places[number].own}
+        return {**build_record(self._settings.rules, sms, arrival.at), "_id": self._places[number].own}

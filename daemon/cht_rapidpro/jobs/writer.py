@@ -15,6 +15,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
+import msgspec
+
 from cht_rapidpro.adapters.bodies import TooLargeError
 from cht_rapidpro.adapters.couchdb import Conflict, Couch, Rejected, WriteResult, Written
 from cht_rapidpro.adapters.couchdb_errors import AwayError
@@ -27,8 +29,13 @@ from cht_rapidpro.pulse import Pulse
 
 _ROWS: Final = 200  # documents a round
 _COPIES_BYTES: Final = 1024 * 1024
+_COPY_OVERHEAD: Final = 400  # bytes that a copy takes besides its JSON: its id, the objects around it
 _LONGEST_PAUSE: Final = 2.0
 _TRIES: Final = 5  # of a document that CouchDB fails at while it works for others
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class UnconfirmedError(PermanentError):
@@ -41,10 +48,11 @@ class FaultyError(PermanentError):
 
 @dataclass(frozen=True, slots=True)
 class _Base:
-    """A document to be edited, and what its losing branches hold."""
+    """A document to be edited, and what its losing branches hold. `is_copy`: there may be a later revision."""
 
     doc: Doc
     leaves: Sequence[Doc] = ()
+    is_copy: bool = False
 
     @property
     def merged(self) -> Doc:
@@ -62,32 +70,54 @@ class _Waiting:
     is_claim: bool = False  # a claim needs a quorum, and is not tried for ever
 
 
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    """A revision as JSON: as objects it would take five times the memory."""
+
+    body: bytes
+    generation: int
+    seen: float
+
+    @property
+    def size(self) -> int:
+        return len(self.body) + _COPY_OVERHEAD
+
+
 class Copies:
     """The last seen revisions of some documents, bounded in bytes. A stale copy costs only a conflict."""
 
     def __init__(self, limit: int = _COPIES_BYTES) -> None:
         self._limit = limit
         self._size = 0
-        self._docs: OrderedDict[DocId, tuple[Doc, int, float]] = OrderedDict()
+        self._docs: OrderedDict[DocId, _Copy] = OrderedDict()
 
     def put(self, doc: Doc, size: int, now: float) -> None:
-        """Keeps a revision seen at `now` (loop time); `size`: the bytes of its JSON."""
+        """Keeps a revision seen at `now` (loop time); `size`: the bytes of its JSON, as far as they are known."""
         found = self._docs.get(doc["_id"])
-        if found and _generation(found[0]) > _generation(doc):
+        if found and found.generation > _generation(doc):
             return  # it was read before this daemon's own write
         self.drop(doc["_id"])
-        self._docs[doc["_id"]] = (doc, size, now)
-        self._size += size
+        if size > self._limit:
+            return
+        copy = _Copy(_encode(doc), _generation(doc), now)
+        self._docs[doc["_id"]] = copy
+        self._size += copy.size
         while self._size > self._limit:
             self.drop(next(iter(self._docs)))
 
     def get(self, doc_id: DocId, seen_since: float) -> Doc | None:
-        doc, _, seen = self._docs.get(doc_id, (None, 0, 0.0))
-        return doc if seen >= seen_since else None
+        """A document of the caller's own: changing it changes no copy."""
+        found = self._docs.get(doc_id)
+        return _decode(found.body) if found and found.seen >= seen_since else None
+
+    def drop_older(self, doc_id: DocId, seen_since: float) -> None:
+        """Drops the copy unless it was seen since then."""
+        if (found := self._docs.get(doc_id)) and found.seen < seen_since:
+            self.drop(doc_id)
 
     def drop(self, doc_id: DocId) -> None:
         if found := self._docs.pop(doc_id, None):
-            self._size -= found[1]
+            self._size -= found.size
 
 
 class Writer:
@@ -123,8 +153,8 @@ class Writer:
         self, doc_id: DocId, edit: Edit, max_age: float | None, uuid: MessageId | None, is_claim: bool
     ) -> Any:
         loop = asyncio.get_running_loop()
-        if max_age is not None and self.copies.get(doc_id, loop.time() - max_age) is None:
-            self.copies.drop(doc_id)
+        if max_age is not None:
+            self.copies.drop_older(doc_id, loop.time() - max_age)
         item = _Waiting(doc_id, edit, loop.create_future(), uuid, is_claim=is_claim)
         self._queue(item)
         return await item.done
@@ -214,7 +244,7 @@ class Writer:
             self._conclude(edits.pop(doc["_id"]), doc, result)
 
     async def _bases(self, ids: Sequence[DocId]) -> dict[DocId, _Base]:
-        copies = {doc_id: _Base(doc) for doc_id in ids if (doc := self.copies.get(doc_id, -math.inf))}
+        copies = {doc_id: _Base(doc, is_copy=True) for doc_id in ids if (doc := self.copies.get(doc_id, -math.inf))}
         return copies | await self._fetch([doc_id for doc_id in ids if doc_id not in copies])
 
     async def _fetch(self, ids: Sequence[DocId]) -> dict[DocId, _Base]:
@@ -235,7 +265,7 @@ class Writer:
             doc = edited(base.merged, [item.edit for item in items]) if base is not None else None
             if base is not None and doc is not None and doc is not base.doc:
                 changed.append(doc)
-            elif base is not None and base.doc is self.copies.get(doc_id, -math.inf):
+            elif base is not None and base.is_copy:
                 self.copies.drop(doc_id)  # "nothing to do" is true of the latest revision only
                 self._requeue(edits.pop(doc_id))
             else:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cht_rapidpro.domain.records import ABSENT, Sms, Translations, build_record
+from cht_rapidpro.domain.records import ABSENT, Rules, Sms, Translations, build_record
 
 NOW = 1_700_000_000_000
 SENDER = "+254712345678"
@@ -36,7 +36,7 @@ def app_settings(fields: object, *, code: object = "T", form: str = "T", **more:
 def report(
     settings: Mapping[str, Any], text: object, *, texts: Translations = TEXTS, locale: object = ABSENT
 ) -> dict[str, Any]:
-    return build_record(settings, texts, Sms(SENDER, text, "17", locale=locale), NOW)
+    return build_record(Rules(settings, texts), Sms(SENDER, text, "17", locale=locale), NOW)
 
 
 def values(fields: object, text: str, *, locale: object = ABSENT) -> dict[str, Any]:

@@ -1,14 +1,20 @@
 """The form code is the first word or what two exclamation marks enclose, and finds its form exactly."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
+from cht_rapidpro.domain.records import Rules
 from cht_rapidpro.domain.records.form_code import Reading, read_code
 from cht_rapidpro.domain.records.javascript import ABSENT
 from tests.domain.records.reports import app_settings, field, report
 
 NO_FORMS: dict[str, Any] = {"forms": {}}
+
+
+def read(settings: Mapping[str, Any], text: object) -> Reading:
+    return read_code(Rules(settings, {}).find_form, text)
 
 
 @pytest.mark.parametrize(
@@ -37,15 +43,15 @@ NO_FORMS: dict[str, Any] = {"forms": {}}
     ],
 )
 def test_code(text: object, code: object) -> None:
-    assert read_code(NO_FORMS, text).code == code
+    assert read(NO_FORMS, text).code == code
 
 
 def test_a_form_is_found_by_its_exact_key() -> None:
     settings: dict[str, Any] = {"forms": {"WELL": {"fields": {}}, "hive": {"fields": {}}, "": {"fields": {}}}}
-    assert read_code(settings, "well 5").form is not None
-    assert read_code(settings, "1!!x").form is not None
-    assert read_code(settings, "hive 5").form is None
-    assert read_code(settings, "WELLS 5").form is None
+    assert read(settings, "well 5").form is not None
+    assert read(settings, "1!!x").form is not None
+    assert read(settings, "hive 5").form is None
+    assert read(settings, "WELLS 5").form is None
 
 
 @pytest.mark.parametrize(
@@ -58,18 +64,18 @@ def test_a_form_is_found_by_its_exact_key() -> None:
     ],
 )
 def test_zero_width_characters_inside_the_code(text: str, code: str, parsed: str) -> None:
-    reading = read_code({"forms": {"WELL": {"fields": {}}}}, text)
+    reading = read({"forms": {"WELL": {"fields": {}}}}, text)
     assert (reading.code, reading.text) == (code, parsed)
     assert reading.form is not None
 
 
 def test_an_unknown_code_keeps_its_zero_width_characters() -> None:
-    assert read_code(NO_FORMS, "\u200bwell a") == Reading("\u200bWELL", None, "\u200bwell a")
+    assert read(NO_FORMS, "\u200bwell a") == Reading("\u200bWELL", None, "\u200bwell a")
 
 
 @pytest.mark.parametrize("forms", [None, [], "WELL", 5, {"WELL": None}, {"WELL": 0}, {"WELL": ""}, {"WELL": False}])
 def test_settings_without_the_form(forms: object) -> None:
-    assert read_code({"forms": forms}, "WELL a").form is None
+    assert read({"forms": forms}, "WELL a").form is None
 
 
 def test_the_code_stands_in_the_message_and_the_known_one_in_the_record() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cht_rapidpro.domain.records import ABSENT, Sms, build_record
+from cht_rapidpro.domain.records import ABSENT, Rules, Sms, build_record
 from cht_rapidpro.domain.records.matching import MAX_STEPS, Effort, compile_expression, search
 from tests.domain.records.reports import NOW, SENDER, TEXTS, app_settings, codes, field, report, values
 
@@ -116,7 +116,7 @@ def test_no_record_takes_longer_than_50_ms(fields: dict[str, Any], text: str) ->
 
     def once() -> float:
         start = time.process_time()
-        build_record(settings, TEXTS, Sms(SENDER, text, "17", locale=ABSENT), NOW)
+        build_record(Rules(settings, TEXTS), Sms(SENDER, text, "17", locale=ABSENT), NOW)
         return time.process_time() - start
 
     settings = app_settings(fields)

@@ -6,18 +6,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cht_rapidpro.domain.records.labels import comparable, leads, named
+from cht_rapidpro.domain.records.labels import comparable, read_label
 from cht_rapidpro.domain.records.matching import MAX_STEPS, Effort, compile_expression, search
 
 KELVIN, LONG_S, DOTLESS_I, DOTTED_I = "\u212a", "\u017f", "\u0131", "\u0130"
 
 
 def begins(label: str, body: str) -> bool:
-    return leads(label, comparable(body), Effort())
+    return read_label(label).leads(comparable(body), Effort())
 
 
 def is_named(label: str, sent: str) -> bool:
-    return list(named(label, {comparable(sent): [sent]}, Effort())) == [sent]
+    return list(read_label(label).names({comparable(sent): [sent]}, Effort())) == [sent]
 
 
 # Beyond the vectors; the answers are those of `new RegExp("^" + label + "(?:\\s|\\d)", "i")` in Node.js 20.
@@ -142,7 +142,7 @@ def test_what_is_no_expression_here_is_plain_text(label: str) -> None:
 def test_no_label_takes_long(label: str) -> None:
     """Each of these takes an engine that backtracks, or one that unrolls, longer than the universe is old."""
     effort = Effort()
-    leads(label, "A" * 64_000, effort)
+    read_label(label).leads("A" * 64_000, effort)
     assert effort.left >= -2
 
 
@@ -151,13 +151,15 @@ def test_the_labels_of_a_message_share_one_effort() -> None:
     assert program is not None
     assert not search(program, "A" * MAX_STEPS, effort)
     assert effort.is_used_up
-    assert not leads("a.b", "AXB 5", effort)
-    assert list(named("a.b", {"AXB": ["axb"]}, effort)) == []
+    assert not read_label("a.b").leads("AXB 5", effort)
+    assert list(read_label("a.b").names({"AXB": ["axb"]}, effort)) == []
 
 
 def test_effort_is_ample_for_what_people_write() -> None:
     effort = Effort()
-    assert not any(leads(f"lbl.question{number}", comparable("Kilima north 5 " * 10), effort) for number in range(200))
+    assert not any(
+        read_label(f"lbl.question{number}").leads(comparable("Kilima north 5 " * 10), effort) for number in range(200)
+    )
     assert effort.left > MAX_STEPS * 0.9
 
 

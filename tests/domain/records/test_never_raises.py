@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cht_rapidpro.domain.records import ABSENT, Sms, build_record, read_translations
+from cht_rapidpro.domain.records import ABSENT, Rules, Sms, build_record, read_translations
 from tests.domain.records.reports import NOW, app_settings, field
 
 TYPES = (
@@ -106,7 +106,7 @@ given_values = anything | st.just(ABSENT)
 
 
 def check(app: Any, tables: Any, sms: Sms) -> None:
-    record = build_record(app, tables, sms, NOW)
+    record = build_record(Rules(app, tables), sms, NOW)
     message = record["sms_message"]
     assert message.get("message", ABSENT) is sms.message
     assert message.get("from", ABSENT) is sms.sender

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cht_rapidpro.domain.records import ABSENT, Sms, build_record, refusal
+from cht_rapidpro.domain.records import ABSENT, Rules, Sms, build_record, refusal
 from tests.domain.records.reports import NOW, SENDER, TEXTS, app_settings, codes, field, messages, report
 
 NO_TIME: tuple[object, ...] = (0, "", "0000000000000", "1970-01-01", "2021-02-30", "now", None, True, [], {})
@@ -17,7 +17,7 @@ def test_everything_in_its_place() -> None:
     settings = app_settings({"a": field("string", "AA")}, forms_only_mode=True)
     settings["forms"]["T"]["facility_reference"] = "a"
     sms = Sms("0712345678", "t x", "17", "2021-04-09", "fr")
-    assert build_record(settings, TEXTS, sms, NOW) == {
+    assert build_record(Rules(settings, TEXTS), sms, NOW) == {
         "type": "data_record",
         "from": SENDER,
         "form": "T",
@@ -39,7 +39,7 @@ def test_everything_in_its_place() -> None:
 
 
 def test_what_was_not_given_is_not_there() -> None:
-    assert build_record({}, {}, Sms("KBC", "habari yako"), NOW) == {
+    assert build_record(Rules({}, {}), Sms("KBC", "habari yako"), NOW) == {
         "type": "data_record",
         "from": "KBC",
         "errors": [],
@@ -51,7 +51,7 @@ def test_what_was_not_given_is_not_there() -> None:
 
 
 def test_null_is_given() -> None:
-    record = build_record({}, {}, Sms(None, None, None, None, None), NOW)
+    record = build_record(Rules({}, {}), Sms(None, None, None, None, None), NOW)
     assert record["from"] is None
     assert record["sms_message"] == {
         "type": "sms_message",
@@ -74,7 +74,7 @@ def test_null_is_given() -> None:
 )
 def test_refusal(sms: Sms, expected: str | None) -> None:
     assert refusal(sms) == expected
-    assert build_record({}, {}, sms, NOW)["type"] == "data_record"
+    assert build_record(Rules({}, {}), sms, NOW)["type"] == "data_record"
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_no_refid(reference: object) -> None:
     ],
 )
 def test_sent_time(sent: object, expected: float) -> None:
-    record = build_record({}, {}, Sms(SENDER, "x", "17", sent), NOW)
+    record = build_record(Rules({}, {}), Sms(SENDER, "x", "17", sent), NOW)
     assert record["reported_date"] == expected
     assert record["sms_message"]["reported_date"] is sent
 

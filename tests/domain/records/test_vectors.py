@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cht_rapidpro.domain.records import ABSENT, Sms, Translations, build_record, read_translations, refusal
+from cht_rapidpro.domain.records import ABSENT, Rules, Sms, Translations, build_record, read_translations, refusal
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 
@@ -47,9 +47,19 @@ def translations(vector: Vector) -> Translations:
     return tables
 
 
+RULES: dict[tuple[str, ...], Rules] = {}
+
+
+def rules(vector: Vector) -> Rules:
+    """The same for all vectors of the same settings: what one text leaves in them must change no other."""
+    key = tuple(str(vector.get(name)) for name in ("settings", "translations", "translation_docs"))
+    if key not in RULES:
+        RULES[key] = Rules(read_tables()["settings"][vector["settings"]], translations(vector))
+    return RULES[key]
+
+
 def make(vector: Vector) -> dict[str, Any]:
-    settings = read_tables()["settings"][vector["settings"]]
-    return build_record(settings, translations(vector), read_sms(vector["message"]), vector["clock_ms"])
+    return build_record(rules(vector), read_sms(vector["message"]), vector["clock_ms"])
 
 
 def same(one: object, other: object) -> bool:

@@ -23,7 +23,7 @@ def assemble(form: Form, answers: Answers, conversion: Conversion) -> dict[str, 
     for field in form.fields:
         if field.key in answers.values or answers.every_field:
             value = conversion.convert(field, answers.values.get(field.key, ABSENT))
-            _store(fields, field.key.split("."), value)
+            _store(fields, field.steps, value)
     _aggregate(form, answers, fields)
     if answers.surplus:
         fields[SURPLUS] = True
@@ -36,7 +36,7 @@ def without_marks(form: Form, fields: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if "." not in key and (is_field or key != SURPLUS)}
 
 
-def _store(fields: dict[str, Any], steps: list[str], value: object) -> None:
+def _store(fields: dict[str, Any], steps: tuple[str, ...], value: object) -> None:
     """Stores under dotted keys as objects in objects, which are made even where there is nothing to store.
 
     Quirks: what is already there is replaced if it is falsy or the last step, and keeps the value out if it is not.

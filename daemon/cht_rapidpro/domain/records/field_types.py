@@ -6,16 +6,15 @@ that CHT guesses and we do not, such as 09/04/2021, becomes null.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from cht_rapidpro.domain.phone import normalize
+from cht_rapidpro.domain.phone import Numbering
 from cht_rapidpro.domain.records.bikram_sambat import to_gregorian
 from cht_rapidpro.domain.records.characters import DIGITS, norm, strip_zero_width
 from cht_rapidpro.domain.records.dates import read_date
 from cht_rapidpro.domain.records.form import Field
-from cht_rapidpro.domain.records.javascript import ABSENT, items, json_number, number, same, text, truthy
+from cht_rapidpro.domain.records.javascript import ABSENT, json_number, number, same, text
 from cht_rapidpro.domain.records.translation import Translator
 
 _IDS: Final = ("patient_id", "place_id")
@@ -28,7 +27,7 @@ _KNOWN: Final = frozenset(
 class Conversion:
     """What converting depends on besides the field and its value."""
 
-    settings: Mapping[str, Any]
+    numbering: Numbering
     translator: Translator
 
     def convert(self, field: Field, value: object) -> object:
@@ -52,30 +51,26 @@ class Conversion:
             case "month":  # quirk: any number; the list is ignored
                 return _finite_number(value)
             case "phone_number":
-                return normalize(_norm(value), self.settings) or _norm(value)
+                return self.numbering.normalize(_norm(value)) or _norm(value)
             case _:  # bsYear, bsMonth, bsDay
                 return _norm(value)
 
     def _integer(self, field: Field, value: object) -> object:
         """Quirk: fractions, hexadecimal numbers and exponents will do. A list is searched for the value's text."""
-        if not truthy(field.choices):
+        if not field.has_list:
             return _finite_number(value)
         wanted = strip_zero_width(text(value))
-        for entry in _entries(field):
+        for entry in field.choices:
             if text(_part(entry, 0)) == wanted:
                 return self.translator.translate(_part(entry, 1))
         return None
 
     def _string(self, field: Field, value: object) -> object:
         """Quirk: a number, as labelled texts have them, is no text of a list, and is stored as a number."""
-        if truthy(field.choices):
+        if field.has_list:
             wanted = strip_zero_width(value) if isinstance(value, str) else value
-            return next((_part(entry, 1) for entry in _entries(field) if same(_part(entry, 0), wanted)), value)
+            return next((_part(entry, 1) for entry in field.choices if same(_part(entry, 0), wanted)), value)
         return _norm(value) if field.key in _IDS else value
-
-
-def _entries(field: Field) -> list[object]:
-    return [entry for _, entry in items(field.choices)]
 
 
 def _part(entry: object, place: int) -> object:

@@ -9,11 +9,8 @@ from typing import Final
 from cht_rapidpro.domain.records.answers import Answers
 from cht_rapidpro.domain.records.characters import trim
 from cht_rapidpro.domain.records.form import Form
-from cht_rapidpro.domain.records.javascript import text as as_text
-from cht_rapidpro.domain.records.javascript import truthy
-from cht_rapidpro.domain.records.labels import comparable, named
+from cht_rapidpro.domain.records.labels import comparable
 from cht_rapidpro.domain.records.matching import Effort
-from cht_rapidpro.domain.records.translation import Translator
 
 # Quirks: what is before a split point is taken with it, so the first character of all, and the second of two adjacent
 # `#`, split nothing; and CHT marks the split points with a vertical tab, so one that was sent splits, too.
@@ -21,7 +18,7 @@ _SPLIT: Final = re.compile(r"([^\\])#")
 _MARK: Final = "\v"
 
 
-def parse_j1(form: Form, text: str, translator: Translator, effort: Effort) -> Answers:
+def parse_j1(form: Form, text: str, effort: Effort) -> Answers:
     """Quirk: the message's own locale is not asked. One label that is sent may fill several fields."""
     pieces = _SPLIT.sub(rf"\1{_MARK}", text.split("!", 2)[2]).split(_MARK)
     sent = list(zip(map(trim, pieces[::2]), pieces[1::2], strict=False))
@@ -30,10 +27,8 @@ def parse_j1(form: Form, text: str, translator: Translator, effort: Effort) -> A
     for label in last:
         by_comparable.setdefault(comparable(label), []).append(label)
     values: dict[str, object] = {}
-    for field in form.fields:
-        if truthy(field.tiny):
-            label = as_text(translator.translate(field.tiny))
-            position = max((last[found] for found in named(label, by_comparable, effort)), default=None)
-            if position is not None:
-                values[field.key] = sent[position][1].replace("\\#", "#")
+    for field, tiny in form.tiny:
+        position = max((last[found] for found in tiny.names(by_comparable, effort)), default=None)
+        if position is not None:
+            values[field.key] = sent[position][1].replace("\\#", "#")
     return Answers(values, every_field=True)

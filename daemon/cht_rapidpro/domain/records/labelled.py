@@ -13,10 +13,8 @@ from typing import Final
 from cht_rapidpro.domain.records.answers import Answers
 from cht_rapidpro.domain.records.characters import LT, VSEP, trim
 from cht_rapidpro.domain.records.engine_dates import engine_date
-from cht_rapidpro.domain.records.form import Form
+from cht_rapidpro.domain.records.form import Form, Labels
 from cht_rapidpro.domain.records.javascript import ABSENT, truthy
-from cht_rapidpro.domain.records.javascript import text as as_text
-from cht_rapidpro.domain.records.translation import Translator
 
 _LABEL: Final = re.compile("[A-Za-z_.*]+")
 _LONG_DATE: Final = re.compile("[0-9]{4}[-/][0-9]{1,2}[-/][0-9]{1,2}")
@@ -41,12 +39,12 @@ class _Component:
     rest: str
 
 
-def parse_labelled(form: Form, body: str, translator: Translator, locale: object) -> Answers:
+def parse_labelled(form: Form, body: str, labels: Labels) -> Answers:
     values: dict[str, object] = {}
     for part in filter(None, map(trim, body.split("#"))):
         if component := read_component(part):
             _collect(values, component)
-    return Answers(dict(_by_field(form, values, translator, locale)))
+    return Answers(dict(_by_field(form, values, labels)))
 
 
 def read_component(text: str) -> _Component | None:
@@ -116,19 +114,13 @@ def _value(component: _Component) -> object:
     return component.rest or ABSENT
 
 
-def _by_field(
-    form: Form, values: dict[str, object], translator: Translator, locale: object
-) -> Iterator[tuple[str, object]]:
+def _by_field(form: Form, values: dict[str, object], labels: Labels) -> Iterator[tuple[str, object]]:
     """The values under the keys of the fields, falsy ones left out.
 
-    Quirks: a label that is no text, such as the number of {"en": 7}, is never the same as the key. The value of a
-    field's label replaces what was sent under its key, and is gone for other fields of the
-    same label or key. Only tiny labels count.
+    Quirks: the value of a field's label replaces what was sent under its key, and is gone for other fields of the same
+    label or key. Only tiny labels count.
     """
-    for field in form.fields:
-        translated = translator.translate(field.tiny, locale)
-        label = translated.lower() if isinstance(translated, str) else as_text(translated)
-        is_other = label != field.key or not isinstance(translated, str)
+    for field, label, is_other in labels.names:
         if is_other and truthy(values.get(label, ABSENT)):
             value = values.pop(label)
             if label != field.key:

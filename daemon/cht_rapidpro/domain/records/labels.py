@@ -13,12 +13,13 @@ So no label and no text can hold up the event loop, and what is decided never de
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from cht_rapidpro.domain.records.characters import DIGITS, WS, fold, utf16
 from cht_rapidpro.domain.records.javascript import text
-from cht_rapidpro.domain.records.matching import Effort, compile_expression, search
+from cht_rapidpro.domain.records.matching import Effort, Program, compile_expression, search
 
 _PLAIN: Final = re.compile(r"[^\^$\\.*+?()\[\]{}|]*")
 _AFTER_LABEL: Final = tuple(WS + DIGITS)
@@ -29,19 +30,48 @@ def comparable(value: str) -> str:
     return utf16(fold(value))
 
 
-def leads(label: object, body: str, effort: Effort) -> bool:
-    """Whether the body, made comparable, is the label, or begins with it and a blank or digit follows.
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A label, read for many texts. `wanted`: its comparable form; `is_text`: it is no number, list or object."""
 
-    Quirk: only a label that is a text is the body; a number must be followed by something.
-    """
+    text: str
+    wanted: str
+    is_text: bool
+    is_plain: bool
+
+    def leads(self, body: str, effort: Effort) -> bool:
+        """Whether the body, made comparable, is the label, or begins with it and a blank or digit follows.
+
+        Quirk: only a label that is a text is the body; a number must be followed by something.
+        """
+        if self.is_text and body == self.wanted:
+            return True
+        program = self._program(leading)
+        if program is None:
+            return body.startswith(self.wanted) and body.startswith(_AFTER_LABEL, len(self.wanted))
+        return search(program, body, effort)
+
+    def names(self, sent: Mapping[str, Iterable[str]], effort: Effort) -> Iterator[str]:
+        """Of the texts that were sent, under their comparable forms, those that the label matches as a whole."""
+        program = self._program(whole)
+        if program is None:
+            yield from sent.get(self.wanted, ())
+            return
+        for each, as_sent in sent.items():
+            if search(program, each, effort):
+                yield from as_sent
+            elif effort.is_used_up:
+                return
+
+    def _program(self, expression: Callable[[str], str]) -> Program | None:
+        """Not made until a text needs it: a form may have thousands, and one takes milliseconds."""
+        return None if self.is_plain else compile_expression(expression(self.text))
+
+
+def read_label(label: object) -> Label:
+    """Of a translated label, any JSON value."""
     as_text = text(label)
-    wanted = comparable(as_text)
-    if isinstance(label, str) and body == wanted:
-        return True
-    program = None if _is_plain(as_text) else compile_expression(leading(as_text))
-    if program is None:
-        return body.startswith(wanted) and body.startswith(_AFTER_LABEL, len(wanted))
-    return search(program, body, effort)
+    return Label(as_text, comparable(as_text), isinstance(label, str), _PLAIN.fullmatch(as_text) is not None)
 
 
 def leading(label: str) -> str:
@@ -49,18 +79,5 @@ def leading(label: str) -> str:
     return f"^{utf16(label)}[\\s0-9]"
 
 
-def named(label: str, sent: Mapping[str, Iterable[str]], effort: Effort) -> Iterator[str]:
-    """Of the texts that were sent, under their comparable forms, those that the label matches as a whole."""
-    program = None if _is_plain(label) else compile_expression(f"^{utf16(label)}$")
-    if program is None:
-        yield from sent.get(comparable(label), ())
-        return
-    for each, as_sent in sent.items():
-        if search(program, each, effort):
-            yield from as_sent
-        elif effort.is_used_up:
-            return
-
-
-def _is_plain(label: str) -> bool:
-    return _PLAIN.fullmatch(label) is not None
+def whole(label: str) -> str:
+    return f"^{utf16(label)}$"

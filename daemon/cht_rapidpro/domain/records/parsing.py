@@ -30,6 +30,6 @@ def parse(form: Form, text: str, translator: Translator, locale: object) -> Answ
         case "1":
             return parse_muvuku(form, text)
         case "J1" | "j1":
-            return parse_j1(form, text, translator, Effort())
+            return parse_j1(form, text, Effort())
         case _:  # quirk: no parser takes it, and it is not a TextForms text either
             return Answers()

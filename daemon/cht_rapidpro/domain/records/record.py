@@ -12,16 +12,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from cht_rapidpro.domain.phone import normalize
 from cht_rapidpro.domain.records.assembly import SURPLUS, assemble, without_marks
 from cht_rapidpro.domain.records.characters import trim
 from cht_rapidpro.domain.records.dates import read_date
-from cht_rapidpro.domain.records.field_types import Conversion
 from cht_rapidpro.domain.records.form_code import Reading, read_code
 from cht_rapidpro.domain.records.javascript import ABSENT, Absent, is_number, json_number, jsonable, number, truthy
 from cht_rapidpro.domain.records.parsing import parse
+from cht_rapidpro.domain.records.rules import Rules
 from cht_rapidpro.domain.records.sms import Sms
-from cht_rapidpro.domain.records.translation import Translations, Translator
+from cht_rapidpro.domain.records.translation import Translator
 from cht_rapidpro.domain.records.validation import RecordError, form_not_found, validate
 
 _MANY_DIGITS: Final = re.compile("[0-9]{13}")
@@ -36,18 +35,18 @@ class _Content:
     refid: object = ABSENT
 
 
-def build_record(settings: Mapping[str, Any], translations: Translations, sms: Sms, now: int) -> dict[str, Any]:
-    """The document, without an `_id`. `settings`: CHT's app settings; `now`: milliseconds since the epoch."""
-    translator = Translator(translations, settings.get("locale"))
-    reading = read_code(settings, sms.message)
-    content = _read(settings, translator, reading, sms)
-    errors = [*content.errors, *_message_errors(settings, reading, sms)]
+def build_record(rules: Rules, sms: Sms, now: int) -> dict[str, Any]:
+    """The document, without an `_id`. `now`: milliseconds since the epoch."""
+    translator = rules.translator
+    reading = read_code(rules.find_form, sms.message)
+    content = _read(rules, reading, sms)
+    errors = [*content.errors, *_message_errors(rules, reading, sms)]
     locales = (content.fields.get("locale"), sms.locale)
     locale = next(filter(truthy, locales), translator.system_locale)
     return _present(
         type="data_record",
-        **{"from": normalize(sms.sender, settings) or sms.sender},
-        form=reading.code if reading.form or truthy(settings.get("forms_only_mode")) else ABSENT,
+        **{"from": rules.numbering.normalize(sms.sender) or sms.sender},
+        form=reading.code if reading.form or rules.forms_only else ABSENT,
         errors=[_shown(error, translator, locale) for error in errors],
         tasks=[],
         fields=jsonable(content.fields),
@@ -61,12 +60,12 @@ def _present(**values: object) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not ABSENT}
 
 
-def _read(settings: Mapping[str, Any], translator: Translator, reading: Reading, sms: Sms) -> _Content:
+def _read(rules: Rules, reading: Reading, sms: Sms) -> _Content:
     form = reading.form
     if form is None:
         return _Content({}, [])
-    answers = parse(form, reading.text, translator, sms.locale)
-    fields = assemble(form, answers, Conversion(settings, translator))
+    answers = parse(form, reading.text, rules.translator, sms.locale)
+    fields = assemble(form, answers, rules.conversion)
     errors = list(validate(form, fields))
     if truthy(fields.get(SURPLUS)):
         errors.append(RecordError("extra_fields"))
@@ -81,10 +80,10 @@ def _refid(reference: str | None, fields: Mapping[str, Any]) -> object:
     return value.upper() if isinstance(value, str) else jsonable(value)
 
 
-def _message_errors(settings: Mapping[str, Any], reading: Reading, sms: Sms) -> Iterator[RecordError]:
+def _message_errors(rules: Rules, reading: Reading, sms: Sms) -> Iterator[RecordError]:
     if isinstance(sms.message, str) and not trim(sms.message):
         yield RecordError("sys.empty")
-    if reading.form is None and truthy(settings.get("forms_only_mode")):
+    if reading.form is None and rules.forms_only:
         yield form_not_found(reading.code)
 
 

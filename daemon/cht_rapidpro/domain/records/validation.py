@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cht_rapidpro.domain.records.form import Field, Form
-from cht_rapidpro.domain.records.javascript import Absent, is_number, truthy
+from cht_rapidpro.domain.records.javascript import Absent, is_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ def validate(form: Form, fields: Mapping[str, Any]) -> Iterator[RecordError]:
         value = fields.get(each.key)
         if each.required and value is None:
             missing.append(each.key)
-        elif value is not None and not truthy(each.choices) and not _has_type(each, value):
+        elif value is not None and not each.has_list and not _has_type(each, value):
             yield RecordError("sys.incorrect_type", {"expectedType": each.type, "key": each.key})
     if missing:
         yield RecordError("sys.missing_fields", {"fields": missing})
