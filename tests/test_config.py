@@ -87,7 +87,7 @@ def test_values_arrive_as_their_keys_and_units(write: Callable[[str], Path]) -> 
         [rapidpro]
         url = "http://[::1]:8000/"
         timeout = "700ms"
-        requests_per_hour = 0
+        requests_per_hour = "unlimited"
         max_concurrency = 100
         [outgoing]
         sweep_interval = "0.2s"
@@ -120,7 +120,7 @@ def test_values_arrive_as_their_keys_and_units(write: Callable[[str], Path]) -> 
         couchdb=Couchdb(url="https://cht.example.org/couch", user="gateway", password=Secret(SECRET)),
         cht=Cht(outgoing_service="rapidpro", instance="north"),
         rapidpro=Rapidpro(
-            url="http://[::1]:8000", token=Secret("T0ken"), timeout=0.7, requests_per_hour=0, max_concurrency=100
+            url="http://[::1]:8000", token=Secret("T0ken"), timeout=0.7, requests_per_hour=None, max_concurrency=100
         ),
         outgoing=Outgoing(sweep_interval=0.2, settle_time=1.4, claim_timeout=2.8, expire_after=7 * 86400.0),
         incoming=Incoming(
@@ -202,7 +202,10 @@ def test_values_arrive_as_their_keys_and_units(write: Callable[[str], Path]) -> 
         ("[rapidpro]\nmax_concurrency = true", ["found true; allowed: a whole number from 1 to 100"]),
         ("[rapidpro]\nrequests_per_hour = { runs = -1 }", ["requests_per_hour", "broadcasts, messages, runs"]),
         ("[rapidpro]\nrequests_per_hour = { walks = 1 }", ["requests_per_hour", "broadcasts, messages, runs"]),
-        ("[rapidpro]\nrequests_per_hour = -1", ["found -1; allowed: a whole number, 0 or more"]),
+        ("[rapidpro]\nrequests_per_hour = 0", ["requests_per_hour: found 0", '"unlimited"', "pause` stops sending"]),
+        ("[rapidpro]\nrequests_per_hour = { runs = 0 }", ["requests_per_hour: found 0", "pause` stops sending"]),
+        ("[rapidpro]\nrequests_per_hour = false", ["requests_per_hour: found false; allowed: a whole number from 1"]),
+        ("[rapidpro]\nrequests_per_hour = -1", ["found -1; allowed: a whole number from 1 on", '"unlimited"']),
         ('[couchdb]\nallow_plain_http = "yes"', ['[couchdb] allow_plain_http: found "yes"', "allowed: true or false"]),
         ('[couchdb]\ndatabase = "Medic"', ['[couchdb] database: found "Medic"; allowed: a-z first']),
         ('[couchdb]\ndatabase = "medic\\n"', ["[couchdb] database"]),
@@ -464,7 +467,8 @@ def test_the_admin_listener_is_found_without_any_secret(write: Callable[[str], P
     ("value", "limits"),
     [
         ("7", Limits(7, 7, 7)),
-        ("0", Limits(0, 0, 0)),
+        ('"unlimited"', Limits(None, None, None)),
+        ('{ runs = "unlimited" }', Limits(3600, 3600, None)),
         ("{ broadcasts = 36000, messages = 2500 }", Limits(36_000, 2500, 3600)),
         ("{}", Limits(3600, 3600, 3600)),
     ],

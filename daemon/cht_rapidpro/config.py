@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
-from cht_rapidpro.config_values import NO_SECRET, Duration, Secret, Size, moment, toml_secret
+from cht_rapidpro.config_values import NO_SECRET, Duration, Secret, Size, moment, requests_per_hour, toml_secret
 
 _Database = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_$()+/-]*\Z", description="a-z first, then a-z, 0-9 or _$()+-/")]
 _User = Annotated[str, Meta(pattern=r"^[^:\x00-\x1f\x7f]*\Z", description="a name without a colon")]
@@ -31,11 +31,11 @@ _Coalesce = Annotated[Literal["auto", "off", "always"], Meta(description='"auto"
 _Secret = Annotated[Secret, toml_secret]
 
 
-_Requests = Annotated[int, Meta(ge=0)]
+_Requests = Annotated[int, Meta(ge=1)] | None
 
 
 class Limits(Struct, frozen=True, forbid_unknown_fields=True):
-    """Requests an hour by RapidPro's throttle scopes; 0: no limit of our own."""
+    """Requests an hour by RapidPro's throttle scopes; None: no limit of our own."""
 
     broadcasts: _Requests = 3600
     """Scope `v2` (up to 10.2 `v2.broadcasts`): sends, and whatever has no scope of its own."""
@@ -45,14 +45,15 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     """Scope `v2.runs`: what was missed."""
 
     @classmethod
-    def of(cls, requests_per_hour: "int | Limits") -> "Limits":
+    def of(cls, per_hour: "int | Limits | None") -> "Limits":
         """The same for each scope, where one number is given."""
-        return cls(*3 * (requests_per_hour,)) if isinstance(requests_per_hour, int) else requests_per_hour
+        return per_hour if isinstance(per_hour, Limits) else cls(*3 * (per_hour,))
 
 
 _PerHour = Annotated[
     _Requests | Limits,
-    Meta(description="a whole number, 0 or more, or a table of such numbers: broadcasts, messages, runs"),
+    requests_per_hour,
+    Meta(description='a whole number from 1 on, "unlimited", or a table of such values: broadcasts, messages, runs'),
 ]
 
 
@@ -92,7 +93,7 @@ class Rapidpro(Struct, frozen=True, forbid_unknown_fields=True):
     timeout: Annotated[float, Duration(least=0.1)] = 30.0
     """Seconds that one request may take; after it, nobody knows yet whether a broadcast was created."""
     requests_per_hour: _PerHour = 3600
-    """Our own limit for each of RapidPro's throttle scopes, or one a scope; 0: none, only its 429 slows us."""
+    """Our own limit for each of RapidPro's throttle scopes, or one a scope. None ("unlimited"): only a 429 slows us."""
     max_concurrency: _Concurrency = 16
     """Requests in flight at once. More is faster, and leaves more messages to look up after a crash."""
     ca_file: str = ""
