@@ -123,7 +123,7 @@ def requests_per_hour(raw: object) -> object:
     """
     if isinstance(raw, dict):
         return {key: requests_per_hour(value) for key, value in raw.items()}
-    if raw == 0 and isinstance(raw, int) and not isinstance(raw, bool):
+    if type(raw) is int and raw == 0:
         raise ConfigError(
             'found 0; allowed: a whole number from 1 on, or "unlimited" for no limit of our own;'
             " `cht-rapidpro pause` stops sending"
