@@ -20,7 +20,7 @@ from cht_rapidpro.config import (
     Outgoing,
     Rapidpro,
 )
-from cht_rapidpro.config_file import load, load_admin, load_spool, state_dir
+from cht_rapidpro.config_file import load, load_admin, load_spool
 from cht_rapidpro.config_values import Secret, check_url
 from cht_rapidpro.errors import ConfigError
 
@@ -64,8 +64,9 @@ def refusal(path: Path, environ: dict[str, str] | None = None) -> str:
 
 
 def test_the_example_holds_every_key_with_its_default(write: Callable[[str], Path]) -> None:
-    def without_place(config: Config) -> Config:  # the spool is beside the file that was read
-        return msgspec.structs.replace(config, incoming=msgspec.structs.replace(config.incoming, spool=""))
+    def without_place(config: Config) -> Config:  # both are beside the file that was read
+        cht = msgspec.structs.replace(config.cht, state_dir="")
+        return msgspec.structs.replace(config, cht=cht, incoming=msgspec.structs.replace(config.incoming, spool=""))
 
     assert without_place(load(EXAMPLE, TOKEN)) == without_place(load(write(""), TOKEN))
     keys = {section: set(table) for section, table in tomllib.loads(EXAMPLE.read_text()).items()}
@@ -118,7 +119,7 @@ def test_values_arrive_as_their_keys_and_units(write: Callable[[str], Path]) -> 
     """)
     assert load(path, TOKEN) == Config(
         couchdb=Couchdb(url="https://cht.example.org/couch", user="gateway", password=Secret(SECRET)),
-        cht=Cht(outgoing_service="rapidpro", instance="north"),
+        cht=Cht(outgoing_service="rapidpro", instance="north", state_dir=str(path.parent)),
         rapidpro=Rapidpro(
             url="http://[::1]:8000", token=Secret("T0ken"), timeout=0.7, requests_per_hour=None, max_concurrency=100
         ),
@@ -426,7 +427,7 @@ def test_the_state_directory(
     tmp_path: Path, write: Callable[[str], Path], key: str, environ: dict[str, str], expected: str
 ) -> None:
     path = write(f'[cht]\nstate_dir = "{key}"')
-    assert state_dir(load(path, TOKEN), path, environ) == tmp_path / expected
+    assert load(path, {**TOKEN, **environ}).cht.state_dir == str(tmp_path / expected)
 
 
 def test_the_instance_is_called_like_the_host(write: Callable[[str], Path]) -> None:

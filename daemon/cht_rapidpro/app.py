@@ -13,11 +13,13 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
+from pathlib import Path
 from typing import Final
 
 import structlog
 
 from cht_rapidpro.adapters.admin import Admin
+from cht_rapidpro.adapters.control import Control
 from cht_rapidpro.adapters.couchdb import Couch
 from cht_rapidpro.adapters.notify import SILENT, Notifier
 from cht_rapidpro.adapters.operators_page import OperatorsPage
@@ -40,7 +42,8 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 # A stop takes at most [rapidpro] timeout for the sends in flight, and this for settling and releasing: two writes; then
 # the server's own 10 s for answering what has come and as long again for what it has to cut off, the spool's 3 s for a
-# lock, and the admin listener's 1 s: 69 s with the defaults, which is smaller than the unit's TimeoutStopSec of 90 s.
+# lock, and 1 s each for the admin listener and the control socket: 70 s with the defaults, which is smaller than the
+# unit's TimeoutStopSec of 90 s.
 _WRITE_BUDGET: Final = 15.0
 
 
@@ -81,7 +84,10 @@ async def serve(
         writer = Writer(couch)
         settings = SettingsWatch(couch, config.cht, config.rapidpro)
         status = Status(me, settings, [couch.health, *rapidpro.healths.values()])
-        ground = Ground(config, couch, rapidpro, writer, settings, keyring, reload, metrics, status, wall_clock)
+        control = Control(Path(config.cht.state_dir))
+        ground = Ground(
+            config, couch, rapidpro, writer, settings, keyring, reload, metrics, status, wall_clock, control
+        )
         watch_ground(ground)
         chronicle = Chronicle(metrics, status.read, wall_clock)
         admin = Admin(config.admin.listen, status.snapshot, metrics)
@@ -99,9 +105,10 @@ async def serve(
                     status.watch([writer.pulse, settings.pulse], [writing, *finding, *working])
                     finding.append(jobs.create_task(Watchdog(notifier, status).run()))
                     try:
-                        notifier.ready()
-                        await stop.wait()
-                        notifier.stopping()
+                        async with control:
+                            notifier.ready()
+                            await stop.wait()
+                            notifier.stopping()
                         await end(*finding)
                         await _let_finish(working, config.rapidpro.timeout + _WRITE_BUDGET)
                     finally:

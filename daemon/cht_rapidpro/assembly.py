@@ -14,6 +14,7 @@ from typing import Final, NoReturn, Protocol
 
 import structlog
 
+from cht_rapidpro.adapters.control import Control
 from cht_rapidpro.adapters.couchdb import Couch
 from cht_rapidpro.adapters.http import Webhook
 from cht_rapidpro.adapters.rapidpro import RapidPro
@@ -60,7 +61,10 @@ class Job(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """What every part of the daemon stands on. `wall_clock`: ms since the epoch, for the documents."""
+    """What every part of the daemon stands on. `wall_clock`: ms since the epoch, for the documents.
+
+    `control`: a part adds its routes there.
+    """
 
     config: Config
     couch: Couch
@@ -72,6 +76,7 @@ class Ground:
     metrics: Metrics
     status: Status
     wall_clock: Callable[[], int]
+    control: Control
 
 
 def watch_ground(ground: Ground) -> None:
@@ -85,6 +90,7 @@ def watch_ground(ground: Ground) -> None:
         scope: budget.learned for scope, budget in rapidpro.budgets.items() if budget.learned is not None
     }
     ground.status.figures["text_limit_characters"] = lambda: rapidpro.text_limit
+    ground.control.offer("GET", "/status", ground.status.snapshot)
     ground.reload.subscribe(lambda new: couch.sign_in_with(new.couchdb))
     ground.reload.subscribe(lambda new: rapidpro.limit(new.rapidpro.requests_per_hour))
 

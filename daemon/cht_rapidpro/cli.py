@@ -129,7 +129,7 @@ def _run(path: Path) -> int:
     for warning in settings.warnings:
         log.warning("config.warned", warning=warning)
     sockets = take_sockets("incoming", os.environ)
-    with state_directory(config_file.state_dir(settings, path, os.environ)) as instance_id:
+    with state_directory(Path(settings.cht.state_dir)) as instance_id:
         try:
             asyncio.run(app.run(settings, instance_id, lambda: config_file.load(path, os.environ), sockets))
         except Exception:

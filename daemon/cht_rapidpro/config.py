@@ -80,7 +80,8 @@ class Cht(Struct, frozen=True, forbid_unknown_fields=True):
     instance: _Line = ""
     """Readable name of this daemon in `state_details` and logs. Empty: the host name."""
     state_dir: str = ""
-    """Folder for the instance id and its lock; see `state_dir()` for what an empty text means."""
+    """Folder of what survives a restart. Empty: $STATE_DIRECTORY, else the configuration file's folder; absolute once
+    loaded."""
 
 
 class Rapidpro(Struct, frozen=True, forbid_unknown_fields=True):

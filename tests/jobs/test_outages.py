@@ -140,6 +140,7 @@ async def observed(config: Config, folder: Path, logs: Sequence[Any]) -> AsyncIt
     config = replace(
         config,
         admin=Admin("127.0.0.1:0"),
+        cht=replace(config.cht, state_dir=str(folder)),
         incoming=replace(config.incoming, key=Secret(KEY), spool=str(folder / "spool.sqlite3")),
     )
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:

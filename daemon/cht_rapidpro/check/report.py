@@ -37,7 +37,7 @@ async def check(path: Path, environ: Mapping[str, str], *, offline: bool) -> lis
     findings = list(check_files(path, loaded))
     if offline:
         return findings
-    state_dir = config_file.state_dir(loaded, path, environ)
+    state_dir = Path(loaded.cht.state_dir)
     is_running = is_in_use(state_dir)
     findings += check_state_dir(state_dir)
     if loaded.admin.listen and not is_running:
