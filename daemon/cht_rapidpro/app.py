@@ -23,12 +23,14 @@ from cht_rapidpro.adapters.control import Control
 from cht_rapidpro.adapters.couchdb import Couch
 from cht_rapidpro.adapters.notify import SILENT, Notifier
 from cht_rapidpro.adapters.operators_page import OperatorsPage
+from cht_rapidpro.adapters.pause_file import PauseFile
 from cht_rapidpro.adapters.rapidpro import RapidPro
 from cht_rapidpro.assembly import Ground, Job, credentials, receiving, secrets, sending, watch_ground
 from cht_rapidpro.config import Config
 from cht_rapidpro.domain.claim import Instance
 from cht_rapidpro.jobs.chronicle import Chronicle
 from cht_rapidpro.jobs.heartbeat import Heartbeat
+from cht_rapidpro.jobs.pause import PauseWatch
 from cht_rapidpro.jobs.reload import Reload
 from cht_rapidpro.jobs.settings import SettingsWatch
 from cht_rapidpro.jobs.status import Status
@@ -84,9 +86,10 @@ async def serve(
         writer = Writer(couch)
         settings = SettingsWatch(couch, config.cht, config.rapidpro)
         status = Status(me, settings, [couch.health, *rapidpro.healths.values()])
+        pause = PauseWatch(PauseFile(Path(config.cht.state_dir)), wall_clock)
         control = Control(Path(config.cht.state_dir))
         ground = Ground(
-            config, couch, rapidpro, writer, settings, keyring, reload, metrics, status, wall_clock, control
+            config, couch, rapidpro, writer, settings, pause, keyring, reload, metrics, status, wall_clock, control
         )
         watch_ground(ground)
         chronicle = Chronicle(metrics, status.read, wall_clock)
@@ -99,7 +102,8 @@ async def serve(
                     feed, workers = sending(ground, me)
                     heartbeat = Heartbeat(couch, rapidpro, settings, keyring)
                     reload.subscribe(lambda _: heartbeat.renew())
-                    finders: list[Job] = [settings, feed, reload, chronicle, heartbeat, *credentials(ground), *fetchers]
+                    others: list[Job] = [*credentials(ground), *fetchers]
+                    finders: list[Job] = [settings, pause, feed, reload, chronicle, heartbeat, *others]
                     finding = [jobs.create_task(each.run(), name=type(each).__name__.lower()) for each in finders]
                     working = [jobs.create_task(each.run(stop), name=type(each).__name__.lower()) for each in workers]
                     status.watch([writer.pulse, settings.pulse], [writing, *finding, *working])

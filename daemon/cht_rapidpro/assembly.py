@@ -34,6 +34,7 @@ from cht_rapidpro.jobs.incoming import Incoming
 from cht_rapidpro.jobs.lookup import Lookup
 from cht_rapidpro.jobs.outgoing import Outgoing
 from cht_rapidpro.jobs.outstanding import OutstandingTasks
+from cht_rapidpro.jobs.pause import PauseWatch
 from cht_rapidpro.jobs.questions import Questions
 from cht_rapidpro.jobs.recipients import Recipients
 from cht_rapidpro.jobs.reload import Reload
@@ -63,7 +64,7 @@ class Job(Protocol):
 class Ground:
     """What every part of the daemon stands on. `wall_clock`: ms since the epoch, for the documents.
 
-    `control`: a part adds its routes there.
+    `pause`: what holds sending by an operator's order. `control`: a part adds its routes there.
     """
 
     config: Config
@@ -71,6 +72,7 @@ class Ground:
     rapidpro: RapidPro
     writer: Writer
     settings: SettingsWatch
+    pause: PauseWatch
     keyring: Keyring
     reload: Reload
     metrics: Metrics
@@ -90,6 +92,10 @@ def watch_ground(ground: Ground) -> None:
         scope: budget.learned for scope, budget in rapidpro.budgets.items() if budget.learned is not None
     }
     ground.status.figures["text_limit_characters"] = lambda: rapidpro.text_limit
+    ground.status.paused = ground.pause.plain
+    ground.status.problems.append(ground.pause.problems)
+    ground.status.figures["sending_paused"] = lambda: int(ground.pause.pause is not None)
+    ground.status.figures["pause_left_seconds"] = lambda: ground.pause.left
     ground.control.offer("GET", "/status", ground.status.snapshot)
     ground.reload.subscribe(lambda new: couch.sign_in_with(new.couchdb))
     ground.reload.subscribe(lambda new: rapidpro.limit(new.rapidpro.requests_per_hour))
@@ -108,6 +114,7 @@ def sending(ground: Ground, me: Instance) -> tuple[Feed, list[Outgoing | Deliver
         lookup,
         claims,
         settings,
+        ground.pause,
         config.settle_time,
         request_time,
         config.claim_timeout,
@@ -115,7 +122,9 @@ def sending(ground: Ground, me: Instance) -> tuple[Feed, list[Outgoing | Deliver
         ground.metrics,
     )
     limits = ground.config.rapidpro
-    outgoing = Outgoing(claims, doubts, backlog, rapidpro, settings, config, limits, ground.keyring, ground.metrics)
+    outgoing = Outgoing(
+        claims, doubts, backlog, rapidpro, settings, ground.pause, config, limits, ground.keyring, ground.metrics
+    )
     ground.reload.subscribe(lambda new: outgoing.limit(new.rapidpro))
     _watch_sending(ground, backlog, claims, doubts, feed)
     ground.status.figures["unsendable_messages"] = lambda: {

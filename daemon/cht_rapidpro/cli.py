@@ -18,7 +18,7 @@ from typing import Final
 
 import structlog
 
-from cht_rapidpro import app, config_file, logs, spool_commands, status_command
+from cht_rapidpro import app, config_file, logs, pause_command, spool_commands, status_command
 from cht_rapidpro.adapters.couchdb import Couch
 from cht_rapidpro.adapters.state_dir import state_directory
 from cht_rapidpro.adapters.systemd import take_sockets
@@ -53,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 interval = _WATCH_INTERVAL if args.watch else None
                 listen = config_file.load_admin(args.config).listen
                 return status_command.run(listen, as_json=args.json, interval=interval)
+            case "pause" | "resume":
+                return pause_command.run(args, os.environ)
             case "demo":
                 return _demo(keep=args.keep)
             case "spool":
@@ -97,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--config", type=Path, required=True, metavar="FILE", help="the TOML configuration")
     status.add_argument("--json", action="store_true", help="for machines")
     status.add_argument("--watch", action="store_true", help="again and again, until Ctrl-C")
+    pause_command.add_to(commands)
     demo = commands.add_parser("demo", help="show the whole gateway on this machine, no configuration needed")
     demo.add_argument("--keep", action="store_true", help="keep running afterwards, until Ctrl-C")
     _add_spool(commands.add_parser("spool", help="look after the incoming messages that wait for CouchDB"))

@@ -86,6 +86,13 @@ def load_spool(path: Path, environ: Mapping[str, str]) -> Path:
         return _spool(_read(document, Incoming), _read(document, Cht), path, environ)
 
 
+def load_state_dir(path: Path, environ: Mapping[str, str]) -> Path:
+    """The state directory, for commands that need no secret."""
+    text = read_text(path)
+    with at(str(path)):
+        return _state_dir(_read(_parse(text), Cht), path, environ)
+
+
 def load_admin(path: Path) -> Admin:
     """The section [admin] alone: whoever may ask the daemon how it does need not be able to read its secrets."""
     text = read_text(path)

@@ -75,6 +75,8 @@ GAUGES: Final = {
     "incoming_messages": ("Incoming messages that wait to be stored, their webhooks with them.", ""),
     "spooled_messages": ("Incoming messages in the spool; rejected ones want a human.", "state"),
     "sending_enabled": ("1 while the app settings choose this gateway.", ""),
+    "sending_paused": ("1 while `cht-rapidpro pause` holds sending.", ""),
+    "pause_left_seconds": ("Time until the pause ends by itself; absent where it has no end.", ""),
     "dependency_up": ("0 while it is away or refuses us, absent while that is not known.", "dependency"),
     "state": (
         "1 for the state that the daemon is in: ok, degraded (heals itself), broken (a human must act).",

@@ -69,7 +69,7 @@ def _rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for finding in found["findings"]:
         yield "", " ".join(filter(None, (f"{finding['level']}:", finding["what"], finding["more"], finding["advice"])))
     yield "daemon", f"{found['name']} ({found['instance']})"
-    yield "sending", found["sending"]
+    yield "sending", f"paused, {found['sending']}" if found["paused"] else found["sending"]
     for dependency in found["dependencies"]:
         yield from _dependency(dependency)
     for name, figure in found["figures"].items():
@@ -77,7 +77,7 @@ def _rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield from _figure(name, figure)
 
 
-_SHOWN_ELSEWHERE: Final = ("sending_enabled", "dependency_up", "state")
+_SHOWN_ELSEWHERE: Final = ("sending_enabled", "sending_paused", "dependency_up", "state")
 
 
 def _dependency(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

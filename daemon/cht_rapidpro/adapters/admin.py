@@ -29,8 +29,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Admin:
     """Listens at `listen` while it is entered; "" means not at all. `address`: where it does, None if it does not.
 
-    `snapshot` gives what `/status` answers; its `state` is `/ready`'s, which is 503 where its `stores` is False, and
-    its `figures` are the gauges of `/metrics`. More routes may be added to `application` before.
+    `snapshot` gives what `/status` answers; its `state` and `paused` are `/ready`'s, which is 503 where its `stores` is
+    False, and its `figures` are the gauges of `/metrics`. More routes may be added to `application` before.
     """
 
     def __init__(self, listen: str, snapshot: Callable[[], Mapping[str, Any]], metrics: Metrics) -> None:
@@ -83,7 +83,7 @@ class Admin:
         """Broken for other reasons it still takes webhooks, so a proxy before it must not turn them away."""
         snapshot = self._snapshot()
         status = HTTPStatus.OK if snapshot["stores"] else HTTPStatus.SERVICE_UNAVAILABLE
-        return web.json_response({"state": snapshot["state"]}, status=status)
+        return web.json_response({"state": snapshot["state"], "paused": snapshot["paused"]}, status=status)
 
     async def _show_metrics(self, _request: web.Request) -> web.Response:
         body = await asyncio.to_thread(self._metrics.render, self._snapshot()["figures"])

@@ -136,7 +136,7 @@ def _waiting(figures: Mapping[str, Any]) -> Iterator[Finding]:
             advice=f"The rest waits its turn ({', '.join(exhausted)}). A higher limit at RapidPro and"
             " in [rapidpro] requests_per_hour lets more go out.",
         )
-    elif oldest > LONG_WAIT:
+    elif oldest > LONG_WAIT and not figures.get("sending_paused"):
         yield Finding(
             Level.DEGRADED,
             "Messages wait long.",

@@ -21,6 +21,7 @@ from cht_rapidpro.domain.task import Message
 from cht_rapidpro.jobs.claims import Claims
 from cht_rapidpro.jobs.held import HeldTask
 from cht_rapidpro.jobs.lookup import Asked, Blocked, Lookup
+from cht_rapidpro.jobs.pause import PauseWatch
 from cht_rapidpro.jobs.settings import SettingsWatch
 from cht_rapidpro.metrics import Metrics, Outcome
 
@@ -82,6 +83,7 @@ class Doubts:
         lookup: Lookup,
         claims: Claims,
         settings: SettingsWatch,
+        pause: PauseWatch,
         settle_time: float,
         request_time: float,
         claim_timeout: float,
@@ -91,6 +93,7 @@ class Doubts:
         self._lookup = lookup
         self._claims = claims
         self._settings = settings
+        self._pause = pause
         self._settle_time = settle_time
         self._request_time = request_time
         self._claim_timeout = claim_timeout
@@ -103,6 +106,7 @@ class Doubts:
         self._changed = asyncio.Event()
         self._in_flight: Counter[Pair] = Counter()
         settings.subscribe(self._changed.set)
+        pause.subscribe(self._on_pause)
 
     def __len__(self) -> int:
         return len(self._open)
@@ -204,6 +208,14 @@ class Doubts:
                 async with asyncio.timeout(wait if 0 < wait < math.inf else None):
                     await self._changed.wait()
 
+    def _on_pause(self) -> None:
+        """Looks again, after a pause, at what would have been sent again in it: much may have happened meanwhile."""
+        if not self._pause.is_on:
+            for doubt in self._open.values():
+                if doubt.next_look == math.inf:
+                    doubt.next_look = self._time()
+            self._changed.set()
+
     async def _look(self, adopt: Adopt, repeat: Repeat) -> None:
         """One listing for all that is due, or soon will be; a message that cannot be told widens it for no other."""
         started, clocks = self._time(), (self._wall_clock(), self._lookup.rapidpro_time())
@@ -222,6 +234,9 @@ class Doubts:
                 elif isinstance(verdict, Absent) and (
                     started >= doubt.since + self._settle_time or self._has_ended(doubt, *clocks)
                 ):
+                    if self._pause.is_on:
+                        doubt.next_look = math.inf  # until the pause ends
+                        continue
                     del self._open[doubt.key]
                     group.create_task(self._send_again(doubt, repeat))
                 elif isinstance(verdict, Unclear):

@@ -30,7 +30,7 @@ class Status:
     """`figures`: how each is read, by its name in `metrics.GAUGES`; `healths`: of the dependencies.
 
     `can_store`: False while an incoming message could be stored nowhere; `problems`: what single parts have to report.
-    `miswired`: what is wrong with the flow.
+    `paused`: the pause of sending, None where there is none. `miswired`: what is wrong with the flow.
     """
 
     def __init__(self, me: Instance, settings: SettingsWatch, healths: Iterable[Health]) -> None:
@@ -39,6 +39,7 @@ class Status:
         self._started = time.monotonic()
         self.healths = list(healths)
         self.can_store: Callable[[], bool] = lambda: True
+        self.paused: Callable[[], dict[str, Any] | None] = lambda: None
         self.miswired: Callable[[], list[dict[str, Any]]] = list
         self.problems: list[Callable[[], Iterable[Finding]]] = [settings.problems, self._stalls, self._miswirings]
         self._jobs: list[asyncio.Task[Any]] = []
@@ -84,6 +85,7 @@ class Status:
             "uptime_seconds": round(time.monotonic() - self._started),
             "state": state,
             "stores": self.can_store(),
+            "paused": self.paused(),
             "findings": [asdict(finding) for finding in findings],
             "sending": choice.why if choice else "the app settings were not read yet",
             "stalled": sorted(self.stalled()),
@@ -103,7 +105,7 @@ class Status:
         findings = self._findings(figures)
         amiss = [finding.what.rstrip(".") for finding in findings if finding.level is not Level.OK]
         counted = [f"{figures[name]:g} {what}" for name, what in _COUNTED.items() if name in figures]
-        sends = "sending" if self._settings.target else "not sending"
+        sends = "not sending" if self._settings.target is None else "paused" if self.paused() else "sending"
         return "; ".join([worst(findings), *amiss, ", ".join([sends, *counted])])
 
     def _findings(self, figures: dict[str, Figure]) -> list[Finding]:
