@@ -32,6 +32,7 @@ from cht_rapidpro.jobs.doubts import Doubts
 from cht_rapidpro.jobs.feed import Feed
 from cht_rapidpro.jobs.incoming import Incoming
 from cht_rapidpro.jobs.lookup import Lookup
+from cht_rapidpro.jobs.memory import Memory
 from cht_rapidpro.jobs.outgoing import Outgoing
 from cht_rapidpro.jobs.outstanding import OutstandingTasks
 from cht_rapidpro.jobs.pause import PauseWatch
@@ -126,6 +127,7 @@ def sending(ground: Ground, me: Instance) -> tuple[Feed, list[Outgoing | Deliver
         claims, doubts, backlog, rapidpro, settings, ground.pause, config, limits, ground.keyring, ground.metrics
     )
     ground.reload.subscribe(lambda new: outgoing.limit(new.rapidpro))
+    Memory(backlog, claims, doubts).add_to(ground.control)
     _watch_sending(ground, backlog, claims, doubts, feed)
     ground.status.figures["unsendable_messages"] = lambda: {
         "held": len(claims.held_back),

@@ -27,6 +27,7 @@ from cht_rapidpro.check import report
 from cht_rapidpro.config import Couchdb
 from cht_rapidpro.config_values import Secret, checked_secret
 from cht_rapidpro.errors import ConfigError, GatewayError, PermanentError, TroubleError, UnusableError
+from cht_rapidpro.messages import command as messages_command
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -55,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return status_command.run(listen, as_json=args.json, interval=interval)
             case "pause" | "resume":
                 return pause_command.run(args, os.environ)
+            case "messages":
+                return messages_command.run(args, os.environ)
             case "demo":
                 return _demo(keep=args.keep)
             case "spool":
@@ -100,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="for machines")
     status.add_argument("--watch", action="store_true", help="again and again, until Ctrl-C")
     pause_command.add_to(commands)
+    messages_command.add_to(commands)
     demo = commands.add_parser("demo", help="show the whole gateway on this machine, no configuration needed")
     demo.add_argument("--keep", action="store_true", help="keep running afterwards, until Ctrl-C")
     _add_spool(commands.add_parser("spool", help="look after the incoming messages that wait for CouchDB"))

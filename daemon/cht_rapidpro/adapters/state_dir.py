@@ -57,6 +57,15 @@ def check_instance_id(path: Path) -> str:
     return ""
 
 
+def known_instance_id(path: Path) -> str:
+    """The directory's instance id; "" where it has none that can be read. Nothing is made."""
+    file = path / "instance-id"
+    try:
+        return _instance_id(file) if file.exists() else ""
+    except (OSError, ConfigError, UnusableError):
+        return ""
+
+
 def has_room(folder: Path) -> bool:
     """Whether the disk of the folder has room for what may be spooled while CouchDB is away for a while.
 

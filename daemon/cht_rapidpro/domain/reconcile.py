@@ -173,12 +173,14 @@ class Holder:
     messages: tuple[tuple[Key, Pair], ...]
 
 
-def taken_by(holders: Iterable[Holder], listed: Sequence[Listed], known: Mapping[Key, Place]) -> Taken:
+def taken_by(
+    holders: Iterable[Holder], listed: Sequence[Listed], known: Mapping[Key, Place], former: Iterable[Place] = ()
+) -> Taken:
     """What is messages' already: settled tasks', and those of which we know it (`known`, by the URN that we posted).
 
     Each message has one place. That of the message that a task's ref stands for is in the ref, whatever we thought of
     it before somebody else settled the task; that of a task's other messages is the one we know, else the free one
-    nearest in time.
+    nearest in time. `former`: what messages had before an operator ordered them to be sent again.
     """
     by_id = {broadcast.id: broadcast for broadcast in listed}
     taken: set[Place] = set()
@@ -194,6 +196,8 @@ def taken_by(holders: Iterable[Holder], listed: Sequence[Listed], known: Mapping
     for key, posted in known.items():
         if key not in told:
             taken.update(_places(posted, by_id))
+    for posted in former:
+        taken.update(_places(posted, by_id))
     placed = {key for key, (ref, _) in known.items() if ref in by_id}
     for ref, (key, pair) in others:
         if key not in placed and (nearest := _nearest(ref, pair, by_id, taken)) is not None:

@@ -81,6 +81,10 @@ class Claims:
     def __len__(self) -> int:
         return len(set(self._held.values()))
 
+    def find(self, key: Key) -> HeldTask | None:
+        """The task under our claim that has this message."""
+        return self._held.get(key)
+
     def subscribe(self, listener: Callable[[DocId, Task], None]) -> None:
         """`listener` is called with every task that has just been settled, as it is stored."""
         self._listeners.append(listener)

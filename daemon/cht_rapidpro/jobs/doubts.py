@@ -111,6 +111,10 @@ class Doubts:
     def __len__(self) -> int:
         return len(self._open)
 
+    def find(self, key: Key) -> Doubt | None:
+        """The doubt about this message; None: there is none."""
+        return self._open.get(key)
+
     @property
     def undecidable(self) -> int:
         """How many of them only a human can decide."""

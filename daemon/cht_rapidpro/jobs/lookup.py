@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from cht_rapidpro.adapters.couchdb import Couch
 from cht_rapidpro.adapters.rapidpro import Page, RapidPro
-from cht_rapidpro.domain.claim import claim_of
+from cht_rapidpro.domain.claim import claim_of, orders
 from cht_rapidpro.domain.outgoing import BroadcastId, Pair, Throttled, pair_of
 from cht_rapidpro.domain.reconcile import (
     Absent,
@@ -93,13 +93,13 @@ class Lookup:
                 return part
             found |= part
         listed = list(found.values())
-        blocked, hidden = await self._alike({item.pair for item in asked}, {one.id for one in listed}, settings)
+        blocked, hidden, former = await self._alike({item.pair for item in asked}, {one.id for one in listed}, settings)
         holders = list(dict.fromkeys([*await self._holders(listed, settings), *hidden]))
         # A claim drops the gateway_ref: who holds one again was settled by another instance, and wants no place more.
         settled = {key for holder in holders for key, _ in holder.messages}
         verdicts: dict[Key, Verdict] = {question.key: Absent() for question in questions if question.key in settled}
         open_questions = [question for question in questions if question.key not in settled]
-        taken = taken_by(holders, listed, known)
+        taken = taken_by(holders, listed, known, former)
         verdicts |= match(open_questions, listed, taken, adoptable_before=now - round(self._request_time * 1000))
         return {item.key: Blocked() if item.pair in blocked else verdicts[item.key] for item in asked}
 
@@ -167,7 +167,7 @@ class Lookup:
             holding = await until_it_works(self._couch.holders, refs[start : start + _REFS])
             ids.update(*holding.values())
         wanted = frozenset(refs)
-        return [holder async for doc in self._docs(ids) for holder in _holders_in(doc, wanted, settings)]
+        return [holder async for doc in self._docs(ids) for holder in holders_in(doc, wanted, settings)]
 
     async def _docs(self, ids: Collection[DocId]) -> AsyncIterator[Doc]:
         """A part of them at a time: a campaign of minutes is thousands of documents."""
@@ -184,22 +184,25 @@ class Lookup:
 
     async def _alike(
         self, pairs: Collection[Pair], refs: Collection[BroadcastId], settings: Mapping[str, Any]
-    ) -> tuple[set[Pair], list[Holder]]:
+    ) -> tuple[set[Pair], list[Holder], list[Place]]:
         """What sendable tasks with a message of one of these pairs say, their losing branches included.
 
         First the pairs of which another instance holds an unsettled claim, however old: what it knows of its broadcast
         stands nowhere yet. Its claim is settled, renewed, or taken over by us in the end; then the two messages are
-        looked up together. Then the tasks whose broadcast only a losing branch names, which no view shows.
+        looked up together. Then the tasks whose broadcast only a losing branch names, which no view shows; and the
+        broadcasts that messages had before an operator ordered them to be sent again.
         """
         blocked: set[Pair] = set()
         hidden: list[Holder] = []
+        former: list[Place] = []
         ids = sorted(await until_it_works(self._sendable_alike, pairs, settings))
         while ids:  # few at a time where they are long
             part, ids = ids[: self._couch.rows_at_once], ids[self._couch.rows_at_once :]
             for doc in (await self._writer.latest(part)).values():
                 blocked |= {pair for pair in self._foreign_in(doc, settings) if pair in pairs}
-                hidden += _holders_in(doc, refs, settings)
-        return blocked, hidden
+                hidden += holders_in(doc, refs, settings)
+                former += _former_in(doc, settings)
+        return blocked, hidden, former
 
     async def _sendable_alike(self, pairs: Collection[Pair], settings: Mapping[str, Any]) -> set[DocId]:
         """The documents with a sendable message of one of these pairs."""
@@ -217,10 +220,16 @@ class Lookup:
                 yield from (pair_of(message, settings) for message in messages(task))
 
 
-def _holders_in(doc: Doc, refs: Collection[BroadcastId], settings: Mapping[str, Any]) -> Iterable[Holder]:
+def holders_in(doc: Doc, refs: Collection[BroadcastId], settings: Mapping[str, Any]) -> Iterable[Holder]:
     for task in tasks(doc):
         if (ref := BroadcastId(gateway_ref(task))) in refs and (found := messages(task)):
             yield Holder(ref, tuple(((doc["_id"], message.uuid), pair_of(message, settings)) for message in found))
+
+
+def _former_in(doc: Doc, settings: Mapping[str, Any]) -> Iterable[Place]:
+    for task in tasks(doc):
+        refs = [BroadcastId(ref) for _, ref in orders(task) if ref]
+        yield from ((ref, pair_of(message, settings).urn) for ref in refs for message in messages(task))
 
 
 def _row_pair(value: Any, settings: Mapping[str, Any]) -> Pair | None:
