@@ -21,6 +21,7 @@ import structlog
 from cht_rapidpro.adapters.admin import Admin
 from cht_rapidpro.adapters.control import Control
 from cht_rapidpro.adapters.couchdb import Couch
+from cht_rapidpro.adapters.dry_run import ReadOnlyCouch, ReadOnlyRapidPro
 from cht_rapidpro.adapters.notify import SILENT, Notifier
 from cht_rapidpro.adapters.operators_page import OperatorsPage
 from cht_rapidpro.adapters.pause_file import PauseFile
@@ -29,6 +30,7 @@ from cht_rapidpro.assembly import Ground, Job, credentials, receiving, secrets, 
 from cht_rapidpro.config import Config
 from cht_rapidpro.domain.claim import Instance
 from cht_rapidpro.jobs.chronicle import Chronicle
+from cht_rapidpro.jobs.dry_writer import DryWriter
 from cht_rapidpro.jobs.heartbeat import Heartbeat
 from cht_rapidpro.jobs.pause import PauseWatch
 from cht_rapidpro.jobs.reload import Reload
@@ -49,6 +51,13 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 _WRITE_BUDGET: Final = 15.0
 
 
+# Beside each other: what reads and writes, and what a dry run has in its place.
+_SIDES: Final = {
+    False: (Couch, RapidPro, Writer),
+    True: (ReadOnlyCouch, ReadOnlyRapidPro, DryWriter),
+}
+
+
 async def run(config: Config, instance_id: str, load: Callable[[], Config], sockets: Sequence[socket.socket]) -> None:
     """Runs the daemon until SIGTERM or SIGINT. Whatever it cannot handle is raised: a restart is the recovery.
 
@@ -63,6 +72,8 @@ async def run(config: Config, instance_id: str, load: Callable[[], Config], sock
             couchdb=config.couchdb.url,
             database=config.couchdb.database,
         )
+        if config.dry_run:
+            log.warning("daemon.writes_nothing", means="a dry run: no POST, no document; no webhook is listened for")
         me = Instance(instance_id, config.cht.instance)
         notifier = Notifier(os.environ)
         reload = Reload(config, load, hangup, notifier)
@@ -82,8 +93,9 @@ async def serve(
     """The composition root: works until `stop` is set. `wall_clock`: ms since the epoch, for the documents."""
     keyring = Keyring(secrets(config), is_filled=config.cht.credentials != "vault")
     metrics = Metrics()
-    async with Couch(config.couchdb) as couch, RapidPro(config.rapidpro, keyring) as rapidpro:
-        writer = Writer(couch)
+    couchdb, sender, task_writer = _SIDES[config.dry_run]
+    async with couchdb(config.couchdb) as couch, sender(config.rapidpro, keyring) as rapidpro:
+        writer = task_writer(couch)
         settings = SettingsWatch(couch, config.cht, config.rapidpro)
         status = Status(me, settings, [couch.health, *rapidpro.healths.values()])
         pause = PauseWatch(PauseFile(Path(config.cht.state_dir)), wall_clock)

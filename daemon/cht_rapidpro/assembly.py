@@ -93,6 +93,10 @@ def watch_ground(ground: Ground) -> None:
         scope: budget.learned for scope, budget in rapidpro.budgets.items() if budget.learned is not None
     }
     ground.status.figures["text_limit_characters"] = lambda: rapidpro.text_limit
+    if ground.config.dry_run:
+        ground.status.problems.append(
+            lambda: [Finding(Level.DEGRADED, "This is a dry run: nothing is sent or written.")]
+        )
     ground.status.paused = ground.pause.plain
     ground.status.problems.append(ground.pause.problems)
     ground.status.figures["sending_paused"] = lambda: int(ground.pause.pause is not None)

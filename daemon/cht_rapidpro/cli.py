@@ -24,7 +24,7 @@ from cht_rapidpro.adapters.state_dir import state_directory
 from cht_rapidpro.adapters.systemd import take_sockets
 from cht_rapidpro.adapters.vault import CredentialName, Vault
 from cht_rapidpro.check import report
-from cht_rapidpro.config import Couchdb
+from cht_rapidpro.config import Config, Couchdb
 from cht_rapidpro.config_values import Secret, checked_secret
 from cht_rapidpro.errors import ConfigError, GatewayError, PermanentError, TroubleError, UnusableError
 from cht_rapidpro.messages import command as messages_command
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         match args.command:
             case "run":
-                return _run(args.config)
+                return _run(args.config, is_dry=args.dry_run)
             case "check":
                 return _check(args.config, offline=args.offline, as_json=args.json)
             case "credentials":
@@ -86,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="run the daemon until SIGTERM or SIGINT")
     run.add_argument("--config", type=Path, required=True, metavar="FILE", help="the TOML configuration")
+    run.add_argument("--dry-run", action="store_true", help="post and write nothing, log what it would")
     check = commands.add_parser("check", help="look at every dependency, and say what to do about each finding")
     check.add_argument("--config", type=Path, required=True, metavar="FILE", help="the TOML configuration")
     check.add_argument("--offline", action="store_true", help="the configuration alone, nothing is connected to")
@@ -128,8 +129,12 @@ def _add_spool(spool: argparse.ArgumentParser) -> None:
             action.add_argument("numbers", nargs="+", metavar="NUMBER", help="as `list` shows it")
 
 
-def _run(path: Path) -> int:
-    settings = config_file.load(path, os.environ)
+def _run(path: Path, *, is_dry: bool) -> int:
+    def load() -> Config:
+        loaded = config_file.load(path, os.environ)
+        return loaded.as_dry_run() if is_dry else loaded
+
+    settings = load()
     logs.configure(settings.log.level, settings.log.format)
     _take_all_files()
     faulthandler.enable()  # systemd's watchdog ends a stuck process by SIGABRT: the journal shall say where it was
@@ -138,7 +143,7 @@ def _run(path: Path) -> int:
     sockets = take_sockets("incoming", os.environ)
     with state_directory(Path(settings.cht.state_dir)) as instance_id:
         try:
-            asyncio.run(app.run(settings, instance_id, lambda: config_file.load(path, os.environ), sockets))
+            asyncio.run(app.run(settings, instance_id, load, sockets))
         except Exception:
             log.critical("daemon.crashed", exc_info=True)
             return CRASHED

@@ -7,6 +7,7 @@ anything starts. `config.example.toml` is the user's view of the doc lines below
 from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from cht_rapidpro.config_values import NO_SECRET, Duration, Secret, Size, moment, requests_per_hour, toml_secret
 
@@ -192,6 +193,12 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     warnings: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
     """The secrets that only a restart can change, each with where it comes from."""
+    dry_run: bool = False
+    """From the command line: CouchDB and RapidPro are read, and nothing is posted or written."""
+
+    def as_dry_run(self) -> "Config":
+        """No webhook is listened for: one that is answered has to be stored."""
+        return replace(self, dry_run=True, incoming=replace(self.incoming, enabled=False))
 
 
 SECTIONS: Final[tuple[type[Struct], ...]] = (Couchdb, Cht, Rapidpro, Outgoing, Incoming, Delivery, Admin, Log)

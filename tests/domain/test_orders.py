@@ -37,7 +37,7 @@ def task(state: str, ref: str = "", details: str = "", ago: int = 0, count: int 
     return {**made, "gateway_ref": ref} if ref else made
 
 
-def order_on(order: Order, found: Task, known: Trace = Trace(), phase: Phase | None = None) -> Change | Refusal:
+def order_on(order: Order, found: Task, known: Trace, phase: Phase | None = None) -> Change | Refusal:
     situation = Situation(NOW, ME.id, phase, known, str(found.get("gateway_ref", "")), 600_000, 120_000)
     return decide(order, [found], situation)
 

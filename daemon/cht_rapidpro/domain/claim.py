@@ -101,6 +101,11 @@ def claim_of(task: Task) -> Claim | None:
     return _read_claim(task.get("state_details"), _entry(task, -1).get("timestamp"))
 
 
+def is_lookup(task: Task) -> bool:
+    """Whether no POST begins under the claim that stands in a task: an earlier attempt is looked up first."""
+    return str(task.get("state_details")).endswith(_LOOKUP)
+
+
 def earlier_claim(task: Task) -> Claim | None:
     """The claim that the present one followed directly: its holder may have sent the message without settling it."""
     entry = _entry(task, -2)
