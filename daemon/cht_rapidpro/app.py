@@ -105,6 +105,7 @@ async def serve(
         )
         watch_ground(ground)
         chronicle = Chronicle(metrics, status.read, wall_clock)
+        status.stuck["failed"] = chronicle.history.failures
         admin = Admin(config.admin.listen, status.snapshot, metrics)
         OperatorsPage(status.snapshot, chronicle.history, wall_clock).add_to(admin.application)
         async with admin, asyncio.TaskGroup() as jobs:

@@ -133,6 +133,7 @@ def sending(ground: Ground, me: Instance) -> tuple[Feed, list[Outgoing | Deliver
     ground.reload.subscribe(lambda new: outgoing.limit(new.rapidpro))
     Memory(backlog, claims, doubts).add_to(ground.control)
     _watch_sending(ground, backlog, claims, doubts, feed)
+    ground.status.stuck |= {"held back": claims.held_back.all, "undecidable": doubts.undecided}
     ground.status.figures["unsendable_messages"] = lambda: {
         "held": len(claims.held_back),
         "undecidable": doubts.undecidable,

@@ -117,9 +117,9 @@ class Metrics:
     def subscribe(self, subscriber: Callable[[Fact], None]) -> None:
         self._subscribers.append(subscriber)
 
-    def count(self, outcome: Outcome | Arrived, about: About) -> None:
-        """One message more of which this became."""
-        self._tell(Fact(_DIRECTIONS[type(outcome)], outcome, about))
+    def count(self, outcome: Outcome | Arrived, about: About, failure: str = "") -> None:
+        """One message more of which this became; `failure`: why it will not arrive, where that is so."""
+        self._tell(Fact(_DIRECTIONS[type(outcome)], outcome, about, failure=failure))
 
     def sent(self, about: About, due: int, now: int) -> None:
         """RapidPro has a message that was due then; both ms since the epoch, `due` 0 where it is unknown."""

@@ -42,7 +42,7 @@ def order_on(order: Order, found: Task, known: Trace, phase: Phase | None = None
     return decide(order, [found], situation)
 
 
-CLAIMED = {"details": ME.details, "ago": 3600}
+CLAIMED: dict[str, Any] = {"details": ME.details, "ago": 3600}
 ALLOWED: dict[str, tuple[Order, Task, Trace, Phase | None, State]] = {
     "refused by RapidPro": (Resend(), task("failed"), Trace(), None, State.PENDING),
     "given up by RapidPro": (Resend(), task("failed", "57"), trace("failed", "failed"), None, State.PENDING),

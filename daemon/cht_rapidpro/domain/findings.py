@@ -29,7 +29,7 @@ _UNSENDABLE: Final = {
     "undecidable": (
         "message",
         "undecided: it is not known whether RapidPro has sent it",
-        "Look in RapidPro, and set the state of the tasks that `broadcast.unclear` names by hand.",
+        "Look in RapidPro what became of those that `broadcast.unclear` names: `cht-rapidpro messages settle` says so.",
     ),
     "no_message": ("task", "never sent: no message in it", "Clear the tasks that `message.unsendable` names."),
     "no_uuid": ("message", "never sent: no uuid", "Repair or clear the tasks that `message.unsendable` names."),

@@ -193,7 +193,9 @@ class Claims:
             pause = max(0.0, since + self._config.claim_timeout - _time())
         elif task and (task.get("state"), task.get("state_details")) == (EXPIRED.state, EXPIRED.details):
             log.warning("task.expired", doc=candidate.doc_id, message=candidate.uuid)
-            self._metrics.count(Outcome.EXPIRED, _about(candidate, task))
+            self._metrics.count(
+                Outcome.EXPIRED, _about(candidate, task), "it was due longer ago than expire_after allows"
+            )
         self._hold_back(candidate, pause)
 
     def _hold_back(self, candidate: Candidate, seconds: float) -> None:

@@ -35,11 +35,11 @@ _LONGEST_UNCLEAR_PAUSE: Final = 6 * 3600.0
 _MOST: Final = 1000  # messages in doubt that may still be decided: with more of them nothing new is claimed
 _UNCLEAR: Final = (
     "RapidPro hides its numbers (anonymous workspace) and the text alone does not tell: look there whether this message"
-    " was sent, and set the state of its task by hand"
+    " was sent, and say so by `cht-rapidpro messages settle`"
 )
 _MOVED: Final = (
-    "RapidPro's address has changed since this message was tried: look at the old one whether it was sent, and set the"
-    " state of its task by hand"
+    "RapidPro's address has changed since this message was tried: look at the old one whether it was sent, and say"
+    " so by `cht-rapidpro messages settle`"
 )
 
 
@@ -62,6 +62,7 @@ class Doubt:
     told: int = 0
     is_blocked: bool = False
     found: Listed | None = None
+    why: str = ""  # only a human can tell, where `told` is not 0
 
     @property
     def key(self) -> Key:
@@ -114,6 +115,10 @@ class Doubts:
     def find(self, key: Key) -> Doubt | None:
         """The doubt about this message; None: there is none."""
         return self._open.get(key)
+
+    def undecided(self) -> list[tuple[str, str]]:
+        """The documents of those that only a human can decide, each with the reason."""
+        return [(doubt.held.doc_id, doubt.why) for doubt in self._open.values() if doubt.told]
 
     @property
     def undecidable(self) -> int:
@@ -302,7 +307,7 @@ class Doubts:
     async def _tell(self, doubt: Doubt, means: str) -> None:
         """Says once that a human must look, and asks again later, as long as the task is still under our claim."""
         doubt.next_look = self._time() + min(_UNCLEAR_PAUSE * 2.0**doubt.told, _LONGEST_UNCLEAR_PAUSE)
-        doubt.told = min(doubt.told + 1, 10)
+        doubt.told, doubt.why = min(doubt.told + 1, 10), means.partition(":")[0]
         if doubt.told == 1:
             log.error("broadcast.unclear", doc=doubt.held.doc_id, message=doubt.message.uuid, means=means)
         elif not await self._claims.is_held(doubt.held):

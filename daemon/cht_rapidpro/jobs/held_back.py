@@ -47,6 +47,10 @@ class HeldBack:
     def ids(self) -> set[DocId]:
         return set(self._reasons)
 
+    def all(self) -> list[tuple[str, str]]:
+        """Each document with the reason."""
+        return list(self._reasons.items())
+
     def examples(self, most: int) -> list[tuple[DocId, str]]:
         """Some of them with the reason, the latest first."""
         return list(reversed(self._reasons.items()))[:most]

@@ -268,7 +268,7 @@ class Outgoing:
         self._troubled.forget(held)
         if isinstance(result, Refused):
             known.warning("broadcast.refused", reason=result.reason)
-            self._metrics.count(Outcome.REFUSED, held.about(message))
+            self._metrics.count(Outcome.REFUSED, held.about(message), f"RapidPro refuses it: {result.reason}")
         elif isinstance(turn.pair, Pair):
             self._doubts.know(held, message, turn.pair, result.id)
             known.info("broadcast.created", gateway_ref=result.id, status=result.status)

@@ -13,11 +13,12 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any, Final
 
+from cht_rapidpro.domain.attention import Group, grouped
 from cht_rapidpro.domain.claim import Instance
 from cht_rapidpro.domain.findings import Dependency, Finding, Level, find, worst
 from cht_rapidpro.health import Health
 from cht_rapidpro.jobs.settings import SettingsWatch
-from cht_rapidpro.logs import masked
+from cht_rapidpro.logs import masked, masked_id
 from cht_rapidpro.metrics import Figure
 from cht_rapidpro.pulse import Pulse
 
@@ -30,7 +31,8 @@ class Status:
     """`figures`: how each is read, by its name in `metrics.GAUGES`; `healths`: of the dependencies.
 
     `can_store`: False while an incoming message could be stored nowhere; `problems`: what single parts have to report.
-    `paused`: the pause of sending, None where there is none. `miswired`: what is wrong with the flow.
+    `paused`: the pause of sending, None where there is none. `stuck`: by what is the matter, the documents
+    with their reasons. `miswired`: what is wrong with the flow.
     """
 
     def __init__(self, me: Instance, settings: SettingsWatch, healths: Iterable[Health]) -> None:
@@ -39,6 +41,7 @@ class Status:
         self._started = time.monotonic()
         self.healths = list(healths)
         self.can_store: Callable[[], bool] = lambda: True
+        self.stuck: dict[str, Callable[[], Iterable[tuple[str, str]]]] = {}
         self.paused: Callable[[], dict[str, Any] | None] = lambda: None
         self.miswired: Callable[[], list[dict[str, Any]]] = list
         self.problems: list[Callable[[], Iterable[Finding]]] = [settings.problems, self._stalls, self._miswirings]
@@ -92,6 +95,7 @@ class Status:
             "figures": {"state": {level: int(level is state) for level in Level}, **figures},
             "dependencies": [_plain(each) for each in self._dependencies()],
             "miswired": self.miswired(),
+            "stuck": [asdict(group) for group in self._stuck()],
         }
 
     def tell(self) -> None:
@@ -111,6 +115,10 @@ class Status:
     def _findings(self, figures: dict[str, Figure]) -> list[Finding]:
         others = [finding for problems in self.problems for finding in problems()]
         return find(self._dependencies(), figures, others, can_store=self.can_store())
+
+    def _stuck(self) -> Iterator[Group]:
+        for what, read in self.stuck.items():
+            yield from grouped(what, ((masked_id(doc), masked(reason)) for doc, reason in read()))
 
     def _dependencies(self) -> Iterator[Dependency]:
         """RapidPro is needed for sending alone, and a scope of its own has no question that is harmless."""
