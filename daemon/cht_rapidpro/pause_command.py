@@ -72,7 +72,7 @@ def _report(done: str, config: Path, folder: Path, *, wanted: Pause | None) -> i
 def _confirmation(config: Path, folder: Path, wanted: Pause | None) -> str:
     """What the running daemon says to it. Raises GatewayError where one runs that does not obey."""
     if not is_in_use(folder):
-        _check_no_other(config, folder)
+        status_command.ensure_no_other(config_file.load_admin(config).listen, folder)
         return f"no daemon is running on {folder}: the next start heeds it"
     expected = None if wanted is None else wanted.plain()
     until = time.monotonic() + _PATIENCE
@@ -88,15 +88,3 @@ def _status(folder: Path) -> dict[str, Any]:
     if found is None or "paused" not in found:
         raise GatewayError(f"the daemon that runs on {folder} does not answer: look at its log")
     return found
-
-
-def _check_no_other(config: Path, folder: Path) -> None:
-    """Raises GatewayError where a daemon answers on the admin listener, which has another state directory then."""
-    try:
-        status_command.ask(config_file.load_admin(config).listen)
-    except (ConfigError, GatewayError):
-        return
-    raise GatewayError(
-        f"a daemon is running that does not read {folder}: it has another state directory; give the command the"
-        " service's own by [cht] state_dir or STATE_DIRECTORY, such as STATE_DIRECTORY=/var/lib/cht-rapidpro"
-    )

@@ -9,11 +9,12 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from cht_rapidpro.config_values import read_address
 from cht_rapidpro.domain.span import span
-from cht_rapidpro.errors import ConfigError, TransientError
+from cht_rapidpro.errors import ConfigError, TransientError, UnusableError
 
 _TIMEOUT: Final = 5.0
 _CLEAR: Final = "\x1b[H\x1b[2J"
@@ -55,6 +56,21 @@ def ask(listen: str) -> dict[str, Any]:
     if not isinstance(found, dict) or "figures" not in found:
         raise TransientError(f"what answers at {listen} is no cht-rapidpro")
     return found
+
+
+def ensure_no_other(listen: str, folder: Path) -> None:
+    """Raises UnusableError where a daemon answers on the admin listener though none has the state directory `folder`.
+
+    A command that looked into the wrong directory would say that no daemon is running.
+    """
+    try:
+        ask(listen)
+    except (ConfigError, TransientError):
+        return
+    raise UnusableError(
+        f"a daemon is running that does not read {folder}: it has another state directory; give the command the"
+        " service's own by [cht] state_dir or STATE_DIRECTORY, such as STATE_DIRECTORY=/var/lib/cht-rapidpro"
+    )
 
 
 def as_table(found: Mapping[str, Any]) -> str:

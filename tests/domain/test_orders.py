@@ -8,7 +8,18 @@ from hypothesis import strategies as st
 
 from cht_rapidpro.domain.claim import ClaimTasks, Instance, orders
 from cht_rapidpro.domain.delivery import MessageRow
-from cht_rapidpro.domain.orders import Cancel, NotSent, Order, Phase, Refusal, Resend, SentAs, Situation, decide
+from cht_rapidpro.domain.orders import (
+    Cancel,
+    NotSent,
+    Order,
+    Phase,
+    Refusal,
+    Resend,
+    SentAs,
+    Situation,
+    decide,
+    seen_in,
+)
 from cht_rapidpro.domain.outgoing import BroadcastId
 from cht_rapidpro.domain.reconcile import Listed
 from cht_rapidpro.domain.statuses import State
@@ -38,7 +49,7 @@ def task(state: str, ref: str = "", details: str = "", ago: int = 0, count: int 
 
 
 def order_on(order: Order, found: Task, known: Trace, phase: Phase | None = None) -> Change | Refusal:
-    situation = Situation(NOW, ME.id, phase, known, str(found.get("gateway_ref", "")), 600_000, 120_000)
+    situation = Situation(NOW, ME.id, phase, known, seen_in(found), 600_000, 120_000)
     return decide(order, [found], situation)
 
 
@@ -186,16 +197,33 @@ def test_what_is_refused_says_why(order: Order, found: Task, known: Trace, phase
 
 
 def test_a_message_that_is_gone_or_in_two_tasks_is_refused() -> None:
-    situation = Situation(NOW, ME.id, None, Trace(), "", 1, 1)
+    situation = Situation(NOW, ME.id, None, Trace(), seen_in({}), 1, 1)
     for found, why in (([], "is gone"), ([task("failed")] * 2, "2 tasks of its document hold this uuid")):
         decided = decide(Resend(), found, situation)
         assert isinstance(decided, Refusal)
         assert why in decided.why
 
 
-def test_a_task_that_changed_since_rapidpro_was_asked_is_refused() -> None:
-    situation = Situation(NOW, ME.id, None, trace("failed"), "56", 1, 1)
+@pytest.mark.parametrize(
+    "before",
+    [task("failed", "56"), task("sent", "57"), task("failed", "57", details="x")],
+    ids=["another broadcast", "another state", "as it was"],
+)
+def test_a_task_that_changed_since_rapidpro_was_asked_is_refused(before: Task) -> None:
+    situation = Situation(NOW, ME.id, None, trace("failed"), seen_in(before), 1, 1)
     decided = decide(Resend(), [task("failed", "57")], situation)
+    if before.get("state_details"):
+        assert isinstance(decided, Change)
+    else:
+        assert isinstance(decided, Refusal)
+        assert "changed this moment" in decided.why
+
+
+def test_a_claim_that_was_renewed_meanwhile_is_not_settled() -> None:
+    """The running daemon renews it before it posts: what it said of the message was true before."""
+    before, after = task("forwarded-to-gateway", **CLAIMED), task("forwarded-to-gateway", details=ME.details, ago=1)
+    situation = Situation(NOW, ME.id, Phase.UNDECIDABLE, trace(), seen_in(before), 1, 1)
+    decided = decide(NotSent(), [after], situation)
     assert isinstance(decided, Refusal)
     assert "changed this moment" in decided.why
 

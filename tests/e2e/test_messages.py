@@ -16,6 +16,7 @@ from cht_rapidpro.demo.rapidpro import Answer, Fault, RapidPro
 from cht_rapidpro.domain.task import timestamp
 from tests.clock import wall_clock
 from tests.conftest import TOKEN
+from tests.e2e.test_command import logged
 from tests.gate import until
 from tests.gateway import reaches
 
@@ -209,6 +210,44 @@ async def test_a_failed_message_is_sent_again_and_its_old_broadcast_is_not_taken
     finally:
         await daemon.kill()
     assert [each.text for each in rapidpro.broadcasts] == ["hello", "hello"]
+
+
+async def test_what_only_a_human_can_decide_is_settled_by_a_humans_word(
+    daemon: Daemon, medic: Database, rapidpro: RapidPro, tmp_path: Path
+) -> None:
+    """In an anonymous workspace the text alone does not tell; on a running daemon, which lets go of it at once."""
+    rapidpro.anonymous = True
+    mine = "0123456789abcdef" * 2
+    (tmp_path / "instance-id").write_text(mine + "\n")
+    details = f"Claimed by cht-rapidpro {mine} on here"
+    first, second = (record("often", "forwarded-to-gateway", ago=60.0, state_details=details) for _ in range(2))
+    made = [rapidpro.create_broadcast([f"tel:+25471234567{each}"], "often") for each in range(3)]
+    await medic.bulk([first, second])
+    try:
+        await daemon.start()
+        await until(lambda: len(logged(daemon, "broadcast.unclear")) == 2)
+        told = await shown(daemon, uuid_of(first))
+        assert told["daemon"]["phase"] == "undecidable"
+        assert told["why"].startswith("It may have been sent, and RapidPro does not show enough to tell")
+        assert len(told["rapidpro"]["may_be_its"]) == 3
+        code, out, _ = await run(daemon, "resend", uuid_of(first))
+        assert (code, "`messages settle` says so" in out) == (1, True)
+        ref = str(made[1].id)
+        code, out, _ = await run(daemon, "settle", uuid_of(first), "--ref", ref)
+        assert (code, out.startswith(f"{uuid_of(first)}: is received-by-gateway, broadcast {ref}: ")) == (0, True)
+        [settled] = (await medic.get(first["_id"]))["tasks"]
+        assert (settled["gateway_ref"], settled["state"]) == (ref, "received-by-gateway")
+        code, out, _ = await run(daemon, "settle", uuid_of(second), "--ref", ref)
+        assert (code, "is another message's already" in out) == (1, True)
+        code, out, _ = await run(daemon, "settle", uuid_of(second), "--not-sent", "--dry-run")
+        assert (code, out.startswith(f"{uuid_of(second)}: would be pending")) == (0, True)
+        assert (await run(daemon, "settle", uuid_of(second), "--not-sent"))[0] == 0
+        await reaches(medic, second["_id"], "received-by-gateway")
+        assert await daemon.stop() == 0
+    finally:
+        await daemon.kill()
+    assert len(rapidpro.broadcasts) == 4
+    assert len(logged(daemon, "claim.lost")) == 2
 
 
 async def test_orders_reach_a_running_daemon(daemon: Daemon, medic: Database, rapidpro: RapidPro) -> None:

@@ -179,3 +179,30 @@ async def test_a_file_that_cannot_be_read_holds_sending(
             await resume(tmp_path)
             await reaches(medic, record["_id"], "received-by-gateway", hurry=0.2)
     assert [entry["event"] for entry in logs if entry["event"] == "pause.unreadable"] == ["pause.unreadable"]
+
+
+async def test_a_pause_between_the_turn_and_the_post_stops_the_post(
+    gate: Gate, medic: Database, rapidpro: RapidPro, tmp_path: Path
+) -> None:
+    """What was claimed longer ago than a moment is read again before its POST, which may take a while."""
+    records = [data_record(task(message(f"hello {number}"))) for number in range(3)]
+    rapidpro.fail(Fault("POST broadcasts", Delay(0.5), times=2))
+
+    async def pause_now() -> None:
+        await pause(tmp_path)
+        await until(lambda: is_paused(tmp_path))
+
+    config = on(tmp_path, configure(gate, medic, rapidpro, TOKEN, max_concurrency=2, coalesce="off"))
+    async with running(config):
+        await medic.bulk(records)
+        await until(lambda: posts(rapidpro) == 2)
+
+        async def all_claimed() -> bool:
+            return bool((await status(tmp_path))["figures"]["claimed_tasks"] == 3)
+
+        await until(all_claimed)
+        jump(3)
+        gate.before("POST _all_docs", pause_now)
+        await until(lambda: is_paused(tmp_path))
+        await passes(30, step=5)
+        assert posts(rapidpro) == 2

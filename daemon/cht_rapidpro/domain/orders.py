@@ -74,16 +74,27 @@ class Situation:
     """What is known beside the task. Times: ms since the epoch, durations in ms.
 
     `me`: the instance id of this state directory, "" where it has none; `phase`: of the running daemon, None where none
-    runs; `traced`: the gateway_ref that `trace` was asked for.
+    runs; `seen`: the task as it was when all this was asked.
     """
 
     now: int
     me: str
     phase: Phase | None
     trace: Trace
-    traced: str
+    seen: "Seen"
     claim_timeout: int
     settle_time: int
+
+
+Seen = tuple[str, str, Claim | None]
+
+
+def seen_in(task: Task) -> Seen:
+    """What a decision rests on: a task of which it is another one has to be asked about anew.
+
+    With the claim, because the running daemon renews it before it posts.
+    """
+    return str(task.get("state")), gateway_ref(task), claim_of(task)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +114,7 @@ def decide(order: Order, found: Sequence[Task], situation: Situation) -> Change 
     state = task.get("state")
     if refusal := _never(order, task, state):
         return refusal
-    if gateway_ref(task) != situation.traced:
+    if seen_in(task) != situation.seen:
         return Refusal("the task has changed this moment: order it again")
     match order:
         case Resend():

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cht_rapidpro.domain.edit import TaskEdit, holding
-from cht_rapidpro.domain.orders import Cancel, Order, Phase, Refusal, SentAs, Situation, decide
+from cht_rapidpro.domain.orders import Cancel, Order, Phase, Refusal, SentAs, Situation, decide, seen_in
 from cht_rapidpro.domain.outgoing import pair_of
-from cht_rapidpro.domain.task import Change, Doc, DocId, MessageId, Task, enter_state, gateway_ref, messages
+from cht_rapidpro.domain.task import Change, Doc, DocId, MessageId, Task, enter_state, messages
 from cht_rapidpro.domain.trace import Trace, is_like
 from cht_rapidpro.errors import GatewayError, TransientError
 from cht_rapidpro.messages.site import Site, now
@@ -30,11 +30,17 @@ class _Deciding:
     decided: Change | Refusal = field(default_factory=lambda: Refusal("its document was deleted"))
 
     def __call__(self, found: list[Task]) -> list[Task]:
+        if isinstance(self.decided, Change) and all(_is_written(task, self.decided) for task in found):
+            return found  # the answer to the write was lost
         situation = self.situation()
         self.decided = decide(self.order, found, situation)
         if isinstance(self.decided, Refusal):
             return found
         return [enter_state(task, self.decided, situation.now) for task in found]
+
+
+def _is_written(task: Task, change: Change) -> bool:
+    return (task.get("state"), task.get("state_details")) == (change.state, change.details)
 
 
 async def carry_out(site: Site, order: Order, doc: Doc, uuid: MessageId, *, is_dry: bool) -> Change | Refusal:
@@ -54,7 +60,7 @@ async def carry_out(site: Site, order: Order, doc: Doc, uuid: MessageId, *, is_d
             site.me,
             phase,
             trace,
-            gateway_ref(task),
+            seen_in(task),
             round(outgoing.claim_timeout * 1000),
             round(outgoing.settle_time * 1000),
         )

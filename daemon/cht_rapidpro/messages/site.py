@@ -5,6 +5,7 @@ its control socket.
 """
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cht_rapidpro import status_command
 from cht_rapidpro.adapters import control
 from cht_rapidpro.adapters.couchdb import Couch, View
 from cht_rapidpro.adapters.pause_file import PauseFile
@@ -25,7 +27,7 @@ from cht_rapidpro.domain.orders import Phase
 from cht_rapidpro.domain.pause import Pause
 from cht_rapidpro.domain.settings import MEDIC, SETTINGS, AppSettings, Choice, choose, read_settings
 from cht_rapidpro.domain.task import Doc, DocId, MessageId, messages, tasks
-from cht_rapidpro.errors import ConfigError, GatewayError, TransientError
+from cht_rapidpro.errors import ConfigError, GatewayError, TransientError, UnusableError
 from cht_rapidpro.jobs.backlog import Key
 from cht_rapidpro.jobs.writer import Writer
 from cht_rapidpro.keyring import Keyring, Secrets
@@ -105,6 +107,7 @@ def _is_about_sending(what: str) -> bool:
 async def site(config: Config) -> AsyncIterator[Site]:
     """Raises GatewayError where CouchDB cannot be asked."""
     folder = Path(config.cht.state_dir)
+    await asyncio.to_thread(_check_place, config, folder)
     me, is_running, pause = await asyncio.to_thread(_of_folder, folder)
     async with Couch(config.couchdb) as couch:
         keyring = Keyring(Secrets(await _token(config, couch)))
@@ -121,6 +124,14 @@ async def site(config: Config) -> AsyncIterator[Site]:
                 yield Site(config, couch, rapidpro, writer, settings, choice, base, why, me, pause, is_running)
             finally:
                 await end(writing)
+
+
+def _check_place(config: Config, folder: Path) -> None:
+    """Raises UnusableError where it cannot be told whether a daemon is running."""
+    if folder.exists() and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        raise UnusableError(f"{folder} cannot be read: run the command as the user of the service")
+    if not is_in_use(folder):
+        status_command.ensure_no_other(config.admin.listen, folder)
 
 
 def _of_folder(folder: Path) -> tuple[str, bool, Pause | None]:
