@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cht_rapidpro.domain.findings import Level
+from cht_rapidpro.domain.findings import Level, find
 from cht_rapidpro.domain.pause import Pause, read, written
 
 NOW = 1_795_860_000_000  # 2026-11-28T10:00:00Z
@@ -49,3 +49,9 @@ def test_it_says_its_end(until: int | None, is_over: bool, what: str) -> None:
     assert pause.is_over(NOW) is is_over
     assert (pause.finding().what, pause.finding().level) == (what, Level.DEGRADED)
     assert "at 2026-11-28 09:59:00 UTC" in pause.finding().advice
+
+
+@pytest.mark.parametrize(("is_paused", "told"), [(0, ["Messages wait long."]), (1, [])])
+def test_that_messages_wait_long_is_no_news_in_a_pause(is_paused: int, told: list[str]) -> None:
+    figures = {"queue_oldest_seconds": 3600.0, "sending_paused": is_paused}
+    assert [each.what for each in find([], figures, [], can_store=True)] == told

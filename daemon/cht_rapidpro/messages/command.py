@@ -8,7 +8,7 @@ import argparse
 import asyncio
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -104,16 +104,17 @@ def run(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
     config = config_file.load(args.config, environ)
     logs.configure("critical", "console", sys.stderr)
     try:
-        return asyncio.run(_in_time(args, config))
+        return asyncio.run(_run(args, config))
     except GatewayError as error:
         print(f"cht-rapidpro: {logs.masked(str(error))}", file=sys.stderr)
         return 1
 
 
-async def _in_time(args: argparse.Namespace, config: Config) -> int:
+async def _in_time(work: Awaitable[int]) -> int:
+    """One message's part of a command; many may be named."""
     try:
         async with asyncio.timeout(_PATIENCE):
-            return await _run(args, config)
+            return await work
     except TimeoutError as error:
         raise TransientError(f"it took longer than {_PATIENCE:g} s: CouchDB or RapidPro does not answer") from error
 
@@ -123,12 +124,12 @@ async def _run(args: argparse.Namespace, config: Config) -> int:
         match args.action:
             case "list":
                 wanted = Wanted(tuple(args.state), args.older, args.doc, args.number, args.limit)
-                return await _list(here, wanted, as_json=args.json)
+                return await _in_time(_list(here, wanted, as_json=args.json))
             case "show":
-                return max([await _show(here, each, as_json=args.json) for each in args.ids])
+                return max([await _in_time(_show(here, each, as_json=args.json)) for each in args.ids])
             case _:
                 order = _order(args)
-                return max([await _carry_out(here, order, each, is_dry=args.dry_run) for each in args.ids])
+                return max([await _in_time(_carry_out(here, order, each, is_dry=args.dry_run)) for each in args.ids])
 
 
 def _order(args: argparse.Namespace) -> Order:
@@ -168,6 +169,7 @@ async def _show(here: Site, wanted: str, *, as_json: bool) -> int:
 
 
 async def _carry_out(here: Site, order: Order, uuid: str, *, is_dry: bool) -> int:
+    here.requests.renew()
     found = [(doc, each) for doc, each in await here.find(uuid) if each == uuid]
     if len(found) != 1:
         why = "there is no such message" if not found else f"{len(found)} documents hold it: which one cannot be told"

@@ -9,9 +9,9 @@ import os
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from cht_rapidpro import status_command
 from cht_rapidpro.adapters import control
@@ -34,7 +34,25 @@ from cht_rapidpro.keyring import Keyring, Secrets
 from cht_rapidpro.tasks import end
 
 _BY_UUID: View = ("medic-sms", "messages_by_uuid")
-_MOST: int = 100  # messages that one id may stand for
+_MOST: Final = 100  # messages that one id may stand for
+_REQUESTS: Final = 60  # to RapidPro
+
+
+class Requests:
+    """How many requests to RapidPro one command, or one order, may still make: they are taken from the sends' hour."""
+
+    def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        """For the next order."""
+        self._left = _REQUESTS
+
+    def spend(self) -> None:
+        """Raises TransientError where all are spent."""
+        if not self._left:
+            raise TransientError(f"{_REQUESTS} requests were made already: look for one uuid, or in RapidPro by hand")
+        self._left -= 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +70,7 @@ class Site:
     me: str
     pause: Pause | None
     is_running: bool
+    requests: Requests = field(default_factory=Requests)
 
     @property
     def folder(self) -> Path:

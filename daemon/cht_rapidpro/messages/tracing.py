@@ -62,6 +62,7 @@ async def _candidates(site: Site, task: Task, pair: Pair) -> list[Listed]:
     like: list[Listed] = []
     cursor: str | None = None
     for _ in range(_PAGES):
+        site.requests.spend()
         page = await site.rapidpro.list_broadcasts(site.base, first - SKEW, None, cursor)
         if not isinstance(page, Page):
             raise TransientError(str(page))
@@ -98,6 +99,7 @@ async def _rows(site: Site, listing: Listing, query: Mapping[str, str]) -> list[
     rows: list[Any] = []
     cursor: str | None = None
     for _ in range(_OF_ONE):
+        site.requests.spend()
         page = await site.rapidpro.list_rows(site.base, listing, query, cursor)
         if not isinstance(page, Rows):
             raise TransientError(f"{listing}.json: {page}")
