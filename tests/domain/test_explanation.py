@@ -14,7 +14,7 @@ from cht_rapidpro.domain.outgoing import BroadcastId
 from cht_rapidpro.domain.statuses import State
 from cht_rapidpro.domain.task import Task
 from cht_rapidpro.domain.trace import Trace
-from tests.domain.test_orders import CLAIMED, ME, NOW, OTHER, found_tasks, task, traces
+from tests.domain.test_decisions import CLAIMED, ME, NOW, OTHER, found_tasks, task, traces
 
 RUNS = Known(NOW, ME.id, Daemon(), Trace(base="https://r"), "", "", 60.0, 600.0, None)
 CASES: dict[str, tuple[Task, dict[str, Any], str]] = {

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from cht_rapidpro.domain.decisions import decide
 from cht_rapidpro.domain.edit import TaskEdit, holding
-from cht_rapidpro.domain.orders import Cancel, Order, Phase, Refusal, SentAs, Situation, decide, seen_in
+from cht_rapidpro.domain.orders import Cancel, Order, Phase, Refusal, SentAs, Situation, seen_in
 from cht_rapidpro.domain.outgoing import pair_of
 from cht_rapidpro.domain.task import Change, Doc, DocId, MessageId, Task, enter_state, messages
 from cht_rapidpro.domain.trace import Trace, is_like

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cht_rapidpro.domain.claim import ClaimTasks, Instance, orders
+from cht_rapidpro.domain.decisions import decide
 from cht_rapidpro.domain.delivery import MessageRow
 from cht_rapidpro.domain.orders import (
     Cancel,
@@ -17,7 +18,6 @@ from cht_rapidpro.domain.orders import (
     Resend,
     SentAs,
     Situation,
-    decide,
     seen_in,
 )
 from cht_rapidpro.domain.outgoing import BroadcastId
