@@ -11,7 +11,7 @@ import getpass
 import os
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -20,7 +20,7 @@ import structlog
 
 from cht_rapidpro import app, config_file, logs, pause_command, spool_commands, status_command
 from cht_rapidpro.adapters.couchdb import Couch
-from cht_rapidpro.adapters.state_dir import state_directory
+from cht_rapidpro.adapters.state_dir import state_copy, state_directory
 from cht_rapidpro.adapters.systemd import take_sockets
 from cht_rapidpro.adapters.vault import CredentialName, Vault
 from cht_rapidpro.check import report
@@ -131,10 +131,16 @@ def _add_spool(spool: argparse.ArgumentParser) -> None:
 
 def _run(path: Path, *, is_dry: bool) -> int:
     def load() -> Config:
-        loaded = config_file.load(path, os.environ)
-        return loaded.as_dry_run() if is_dry else loaded
+        return config_file.load(path, os.environ)
 
     settings = load()
+    if not is_dry:
+        return _serve(settings, load)
+    with state_copy(Path(settings.cht.state_dir)) as folder:
+        return _serve(settings.as_dry_run(folder), lambda: load().as_dry_run(folder))
+
+
+def _serve(settings: Config, load: Callable[[], Config]) -> int:
     logs.configure(settings.log.level, settings.log.format)
     _take_all_files()
     faulthandler.enable()  # systemd's watchdog ends a stuck process by SIGABRT: the journal shall say where it was

@@ -4,6 +4,7 @@ The invariant: a `Config` that exists can be used. It is made by `config_file.py
 anything starts. `config.example.toml` is the user's view of the doc lines below.
 """
 
+from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
@@ -196,9 +197,10 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     dry_run: bool = False
     """From the command line: CouchDB and RapidPro are read, and nothing is posted or written."""
 
-    def as_dry_run(self) -> "Config":
-        """No webhook is listened for: one that is answered has to be stored."""
-        return replace(self, dry_run=True, incoming=replace(self.incoming, enabled=False))
+    def as_dry_run(self, state_dir: Path) -> "Config":
+        """On another state directory. No webhook is listened for: one that is answered has to be stored."""
+        cht, incoming = replace(self.cht, state_dir=str(state_dir)), replace(self.incoming, enabled=False)
+        return replace(self, dry_run=True, cht=cht, incoming=incoming)
 
 
 SECTIONS: Final[tuple[type[Struct], ...]] = (Couchdb, Cht, Rapidpro, Outgoing, Incoming, Delivery, Admin, Log)

@@ -13,6 +13,7 @@ from tests.conftest import TOKEN
 from tests.e2e.test_command import logged
 from tests.gate import until
 
+SETTING_UP = {"config.toml", "daemon.log", "couchdb-password", "rapidpro-token", "incoming-key"}
 MINE = "0123456789abcdef" * 2
 
 
@@ -62,4 +63,6 @@ async def test_it_reads_and_decides_and_posts_and_writes_nothing(
     assert changes == {old["_id"]: "failed", waits["_id"]: "delivered"}
     assert len(logged(daemon, "daemon.writes_nothing")) == 1
     assert logged(daemon, "incoming.listening") == []
+    assert {file.name for file in tmp_path.iterdir()} - SETTING_UP == {"instance-id"}
+    assert (tmp_path / "instance-id").read_text() == MINE + "\n"
     assert "+254" not in daemon.log.read_text()

@@ -7,10 +7,12 @@ it ends with the process, however that ends.
 import fcntl
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 from cht_rapidpro.errors import ConfigError, GatewayError, UnusableError
@@ -44,6 +46,23 @@ def state_directory(path: Path) -> Iterator[str]:
         yield _instance_id(path / "instance-id")
     finally:
         os.close(lock)
+
+
+@contextmanager
+def state_copy(path: Path) -> Iterator[Path]:
+    """A folder with the identity and the small notes of a state directory, which ends with the block.
+
+    For a dry run: it must leave no note that a later start would believe, and may run beside the daemon itself.
+    Raises UnusableError where one of them cannot be read.
+    """
+    with TemporaryDirectory(prefix="cht-rapidpro-dry-run-") as folder:
+        try:
+            for file in [path / "instance-id", *path.glob("*.json")]:
+                if file.is_file():
+                    shutil.copyfile(file, Path(folder, file.name))
+        except OSError as error:
+            raise _unusable(path, "cannot be read", error) from error
+        yield Path(folder)
 
 
 def check_instance_id(path: Path) -> str:
