@@ -1,5 +1,6 @@
 """`cht-rapidpro run --dry-run`: says what it would do, and does none of it."""
 
+import asyncio
 from pathlib import Path
 
 from cht_rapidpro.demo.couchdb import CouchDBServer
@@ -15,6 +16,10 @@ from tests.gate import until
 
 SETTING_UP = {"config.toml", "daemon.log", "couchdb-password", "rapidpro-token", "incoming-key"}
 MINE = "0123456789abcdef" * 2
+
+
+def names_in(folder: Path) -> set[str]:
+    return {file.name for file in folder.iterdir()}
 
 
 async def test_it_reads_and_decides_and_posts_and_writes_nothing(
@@ -63,6 +68,6 @@ async def test_it_reads_and_decides_and_posts_and_writes_nothing(
     assert changes == {old["_id"]: "failed", waits["_id"]: "delivered"}
     assert len(logged(daemon, "daemon.writes_nothing")) == 1
     assert logged(daemon, "incoming.listening") == []
-    assert {file.name for file in tmp_path.iterdir()} - SETTING_UP == {"instance-id"}
+    assert await asyncio.to_thread(names_in, tmp_path) - SETTING_UP == {"instance-id"}
     assert (tmp_path / "instance-id").read_text() == MINE + "\n"
     assert "+254" not in daemon.log.read_text()
