@@ -47,7 +47,7 @@ check: install ## format, lint, types, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: install ## let ruff format and mend what it can
+format: install ## let ruff format, and fix what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 

@@ -6,6 +6,7 @@ these tests prove.
 """
 
 import json
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -76,8 +77,8 @@ class Scripted:
 
 
 @asynccontextmanager
-async def scripted(script: Script) -> AsyncIterator[Scripted]:
-    """Answers everything as the script says."""
+async def scripted(script: Script, at: socket.socket | None = None) -> AsyncIterator[Scripted]:
+    """Answers everything as the script says. `at`: a socket that has its address, where it must be known before."""
     server = Scripted()
 
     async def handle(request: web.Request) -> web.StreamResponse:
@@ -86,7 +87,7 @@ async def scripted(script: Script) -> AsyncIterator[Scripted]:
         server.requests.append(seen)
         return _send(request, await script(seen))
 
-    async with serving(handle) as server.url:
+    async with serving(handle, at) as server.url:
         yield server
 
 

@@ -140,8 +140,8 @@ def test_values_arrive_as_their_keys_and_units(write: Callable[[str], Path]) -> 
         delivery=Delivery(enabled=False, interval=300.0, give_up_after=2 * 86400.0, write="final"),
         log=Log(level="debug", format="json"),
         warnings=(
-            f"{path}: [couchdb] password stands in the file itself; password_file is the safer place",
-            f"{path}: [incoming] key stands in the file itself; key_file is the safer place",
+            f"{path}: [couchdb] password is in the file itself; password_file is the safer place",
+            f"{path}: [incoming] key is in the file itself; key_file is the safer place",
             f'{path}: [admin] listen: "[::]:0" is open to other machines, and asks for no password',
         ),
         fixed=("rapidpro-token: environment variable CHT_RAPIDPRO_RAPIDPRO_TOKEN",),

@@ -1,8 +1,9 @@
-"""The daemon: what is made from what, in which order it starts, and in which it stops.
+"""The daemon's life: the order in which its parts start and stop.
 
-The nesting is the dependency order. At a stop the finders of work end first; then the relay gives back and settles what
-it holds, and delivery states that are being written are written; the webhook's server stops listening and answers what
-has come, for which the writer of incoming messages and then the spool end after it; the writer of tasks ends last.
+The nesting of `async with` is the order of dependency. At a stop the jobs that find work end first. Then the relay
+releases unused claims and settles its messages, and the delivery job finishes the states that it is writing. Then the
+webhook's server stops listening and answers the requests that have arrived; the writer of incoming messages and the
+spool end after it, because these answers need them. The writer of tasks ends last.
 """
 
 import asyncio
@@ -44,10 +45,10 @@ from cht_rapidpro.tasks import end
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-# A stop takes at most [rapidpro] timeout for the sends in flight, and this for settling and releasing: two writes; then
-# the server's own 10 s for answering what has come and as long again for what it has to cut off, the spool's 3 s for a
-# lock, and 1 s each for the admin listener and the control socket: 70 s with the defaults, which is smaller than the
-# unit's TimeoutStopSec of 90 s.
+# A stop takes at most [rapidpro] timeout for the sends in flight, and this for two writes that settle and release; then
+# 10 s in which the webhook's server answers requests and 10 s in which it cuts off the rest, 3 s for the spool's lock,
+# and 1 s each for the admin listener and the control socket: 70 s with the defaults, less than the unit's
+# TimeoutStopSec of 90 s.
 _WRITE_BUDGET: Final = 15.0
 
 
@@ -59,9 +60,9 @@ _SIDES: Final = {
 
 
 async def run(config: Config, instance_id: str, load: Callable[[], Config], sockets: Sequence[socket.socket]) -> None:
-    """Runs the daemon until SIGTERM or SIGINT. Whatever it cannot handle is raised: a restart is the recovery.
+    """Runs the daemon until SIGTERM or SIGINT. Raises every error that it cannot handle: a restart is the recovery.
 
-    `load` reads the configuration anew, at SIGHUP; `sockets`: those that systemd listens at for the webhook.
+    `load` reads the configuration again, at SIGHUP. `sockets`: the webhook's sockets that systemd holds.
     """
     stop, hangup = asyncio.Event(), asyncio.Event()
     with _stop_signals(stop), _hangup_signal(hangup):
@@ -107,16 +108,25 @@ async def serve(
         chronicle = Chronicle(metrics, status.read, wall_clock)
         status.stuck["failed"] = chronicle.history.failures
         admin = Admin(config.admin.listen, status.snapshot, metrics)
+        status.problems.append(admin.problems)
         OperatorsPage(status.snapshot, chronicle.history, wall_clock).add_to(admin.application)
         async with admin, asyncio.TaskGroup() as jobs:
             writing = jobs.create_task(writer.run(), name="writer")
             try:
                 async with receiving(ground, sockets) as fetchers:
-                    feed, workers = sending(ground, me)
+                    searches, workers = sending(ground, me)
                     heartbeat = Heartbeat(couch, rapidpro, settings, keyring)
                     reload.subscribe(lambda _: heartbeat.renew())
-                    others: list[Job] = [*credentials(ground), *fetchers]
-                    finders: list[Job] = [settings, pause, feed, reload, chronicle, heartbeat, *others]
+                    finders: list[Job] = [
+                        settings,
+                        pause,
+                        reload,
+                        chronicle,
+                        heartbeat,
+                        *searches,
+                        *credentials(ground),
+                        *fetchers,
+                    ]
                     finding = [jobs.create_task(each.run(), name=type(each).__name__.lower()) for each in finders]
                     working = [jobs.create_task(each.run(stop), name=type(each).__name__.lower()) for each in workers]
                     status.watch([writer.pulse, settings.pulse], [writing, *finding, *working])
@@ -137,7 +147,7 @@ async def serve(
 async def _let_finish(working: Collection[asyncio.Task[None]], seconds: float) -> None:
     _, late = await asyncio.wait(working, timeout=seconds)
     if late:
-        log.warning("stop.cut_short", means="open claims stay in CouchDB; the next start looks at them")
+        log.warning("stop.cut_short", means="open claims stay in CouchDB; the next start looks them up")
 
 
 def _wall_clock() -> int:
@@ -156,7 +166,7 @@ def _stop_signals(stop: asyncio.Event) -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
     def on_signal(number: signal.Signals) -> None:
-        restore()  # before the line that invites a second signal
+        restore()  # before the log line, after which a person may send a second signal
         log.info("stop.requested", signal=number.name)
         stop.set()
 

@@ -1,7 +1,7 @@
-"""What the daemon is made of: the parts of the way out, of the way in, and what all of them stand on.
+"""Makes the parts of the daemon: for outgoing messages, for incoming messages, and the ones that both need.
 
-Made here and run by `app.py`, which knows the order of start and stop and nothing of what needs what. Whatever a part
-adds to the status, the metrics and a reload is added where the part is made.
+`app.py` runs the parts and knows the order of start and stop; this module knows which part needs which. A part's
+figures for the status and the metrics, and its subscription to a reload, are added where the part is made.
 """
 
 import asyncio
@@ -28,6 +28,7 @@ from cht_rapidpro.jobs.backlog import Backlog
 from cht_rapidpro.jobs.claims import Claims
 from cht_rapidpro.jobs.credentials import Credentials
 from cht_rapidpro.jobs.delivery import Delivery
+from cht_rapidpro.jobs.disk import Disk
 from cht_rapidpro.jobs.doubts import Doubts
 from cht_rapidpro.jobs.feed import Feed
 from cht_rapidpro.jobs.incoming import Incoming
@@ -42,6 +43,7 @@ from cht_rapidpro.jobs.reload import Reload
 from cht_rapidpro.jobs.settings import SettingsWatch
 from cht_rapidpro.jobs.states import States
 from cht_rapidpro.jobs.status import Status
+from cht_rapidpro.jobs.unlisted import UnlistedMessages
 from cht_rapidpro.jobs.unsendable import Unsendable
 from cht_rapidpro.jobs.watchlist import Watchlist
 from cht_rapidpro.jobs.writer import Writer
@@ -51,21 +53,21 @@ from cht_rapidpro.tasks import end
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-# A broadcast younger than a request may take, and this, may be another daemon's that is not settled yet.
+# Seconds added to the request time-out: a younger broadcast may be another daemon's that is not settled yet.
 _REQUEST_MARGIN: Final = 2.0
 
 
 class Job(Protocol):
-    """What runs until it is cancelled."""
+    """A coroutine that runs until it is cancelled."""
 
     async def run(self) -> NoReturn: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """What every part of the daemon stands on. `wall_clock`: ms since the epoch, for the documents.
+    """The values that every part of the daemon needs. `wall_clock`: ms since the epoch, for the documents.
 
-    `pause`: what holds sending by an operator's order. `control`: a part adds its routes there.
+    `pause`: the operator's order to hold sending. `control`: a part adds its routes there.
     """
 
     config: Config
@@ -83,7 +85,7 @@ class Ground:
 
 
 def watch_ground(ground: Ground) -> None:
-    """What is measured of the dependencies, and what a reload changes in them."""
+    """Adds the figures of the dependencies to the status, and what a reload changes in them."""
     couch, rapidpro, now = ground.couch, ground.rapidpro, asyncio.get_running_loop().time
     ground.metrics.include(couch.times, rapidpro.times)
     ground.status.figures["budget_left_requests"] = lambda: {
@@ -106,13 +108,14 @@ def watch_ground(ground: Ground) -> None:
     ground.reload.subscribe(lambda new: rapidpro.limit(new.rapidpro.requests_per_hour))
 
 
-def sending(ground: Ground, me: Instance) -> tuple[Feed, list[Outgoing | Delivery]]:
+def sending(ground: Ground, me: Instance) -> tuple[list[Job], list[Outgoing | Delivery]]:
     """The way out: what finds messages, and what works on them until it has come to an end itself."""
     config, couch, rapidpro, settings = ground.config.outgoing, ground.couch, ground.rapidpro, ground.settings
     backlog = Backlog()
     claims = Claims(ground.writer, backlog, me, config, ground.wall_clock, ground.metrics)
     unsendable = Unsendable(claims.held_back)
     feed = Feed(couch, settings, backlog, unsendable, ground.writer.copies, config.sweep_interval)
+    finders: list[Job] = [feed, UnlistedMessages(couch, settings, unsendable, config.sweep_interval)]
     request_time = ground.config.rapidpro.timeout + _REQUEST_MARGIN
     lookup = Lookup(couch, ground.writer, rapidpro, me.id, request_time, ground.wall_clock)
     doubts = Doubts(
@@ -140,10 +143,10 @@ def sending(ground: Ground, me: Instance) -> tuple[Feed, list[Outgoing | Deliver
         **unsendable.counts(),
     }
     if not ground.config.delivery.enabled:
-        return feed, [outgoing]
+        return finders, [outgoing]
     delivery = _delivery(ground, backlog)
     claims.subscribe(delivery.settled)
-    return feed, [outgoing, delivery]
+    return finders, [outgoing, delivery]
 
 
 def _watch_sending(ground: Ground, backlog: Backlog, claims: Claims, doubts: Doubts, feed: Feed) -> None:
@@ -178,10 +181,11 @@ def _delivery(ground: Ground, backlog: Backlog) -> Delivery:
 
 
 @asynccontextmanager
-async def receiving(ground: Ground, sockets: Sequence[socket.socket]) -> AsyncIterator[list[Backfill]]:
+async def receiving(ground: Ground, sockets: Sequence[socket.socket]) -> AsyncIterator[list[Job]]:
     """The way in, while the block runs. It begins before CouchDB was reached.
 
-    Yields the job that fetches what was missed, if there is one, to be run by whoever stops it first.
+    Yields the jobs that take in nothing themselves, or have to end first: the watch over the disk, and the one that
+    fetches what was missed, if there is one.
     """
     own, couch, status = ground.config.incoming, ground.couch, ground.status
     if not own.enabled:
@@ -208,7 +212,8 @@ async def receiving(ground: Ground, sockets: Sequence[socket.socket]) -> AsyncIt
         async with asyncio.TaskGroup() as jobs:
             recording = jobs.create_task(incoming.run(), name="incoming")
             status.watch(incoming.pulses, [recording])
-            status.problems.append(lambda: _deafness(webhook, ground.keyring))
+            disk = Disk(Path(own.spool).parent)
+            status.problems += [lambda: _deafness(webhook, ground.keyring), disk.problems]
             try:
                 async with webhook:
                     listening = jobs.create_task(webhook.run(), name="webhook")
@@ -216,7 +221,7 @@ async def receiving(ground: Ground, sockets: Sequence[socket.socket]) -> AsyncIt
                     try:
                         fetchers = _fetchers(ground, spool, incoming)
                         status.healths += [each.health for each in fetchers]
-                        yield fetchers
+                        yield [disk, *fetchers]
                     finally:
                         await end(listening)
             finally:
@@ -224,10 +229,10 @@ async def receiving(ground: Ground, sockets: Sequence[socket.socket]) -> AsyncIt
 
 
 def _deafness(webhook: Webhook, keyring: Keyring) -> Iterator[Finding]:
-    """Why no webhook can bring a message at present."""
+    """The reasons why no webhook can bring a message at present."""
     if webhook.problem:
         advice = f"RapidPro's webhooks are lost unless [incoming] flow fetches them later: {webhook.problem}"
-        yield Finding(Level.BROKEN, "No webhook is listened for.", advice=advice)
+        yield Finding(Level.BROKEN, "The webhook's address is not available.", advice=advice)
     if keyring.is_filled and not keyring.secrets.incoming_keys:
         advice = "No key is known: give [incoming] key_file a key, or write one into CHT's vault."
         yield Finding(Level.BROKEN, "Every webhook is refused.", advice=advice)
@@ -241,17 +246,18 @@ def _fetchers(ground: Ground, spool: Spool, incoming: Incoming) -> list[Backfill
 
 
 def credentials(ground: Ground) -> list[Credentials]:
-    """What keeps the keyring filled beside the configuration: the vault, if that is chosen."""
+    """Makes the job that fills the keyring from the vault, if the vault is configured."""
     if ground.config.cht.credentials != "vault":
         ground.reload.subscribe(lambda new: ground.keyring.replace(secrets(new)))
         return []
     vault = Vault(ground.couch)
     ground.status.healths.append(vault.health)
     credentials = Credentials(vault, ground.keyring, needed(ground.config))
+    ground.status.problems.append(credentials.problems)
     ground.reload.subscribe(lambda _: credentials.refresh())
     return [credentials]
 
 
 def secrets(config: Config) -> Secrets:
-    """Those of the configuration; with the vault there are none before it is read."""
+    """The secrets of the configuration; with the vault there are none before it is read."""
     return Secrets(config.rapidpro.token, config.incoming.keys)

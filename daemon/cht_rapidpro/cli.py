@@ -1,7 +1,8 @@
 """The command `cht-rapidpro`.
 
-Exit codes: 0 stopped or done, 1 crashed or not as it should be, 2 wrong usage, 78 (EX_CONFIG) a configuration that
-cannot be used. The one `except Exception` of the project is here: a crash is logged whole, and a restart recovers.
+Exit codes: 0 stopped or done, 1 crashed, or `check` or `status` found a problem, 2 wrong usage, 78 (EX_CONFIG) a
+configuration that cannot be used. The project's only `except Exception` is here: a crash is logged with its traceback,
+and a restart recovers.
 """
 
 import argparse
@@ -71,10 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UnusableError as error:
         print(f"cht-rapidpro: {error}", file=sys.stderr)
         return CRASHED
-    except KeyboardInterrupt:  # before the event loop has its own way to end
+    except KeyboardInterrupt:  # until the event loop installs its own signal handlers
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output, `head` for one, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter's last flush fails, too
+    except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter's last flush fails
         return PIPE_CLOSED
 
 
@@ -87,27 +88,27 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="run the daemon until SIGTERM or SIGINT")
     run.add_argument("--config", type=Path, required=True, metavar="FILE", help="the TOML configuration")
     run.add_argument("--dry-run", action="store_true", help="post and write nothing, log what it would")
-    check = commands.add_parser("check", help="look at every dependency, and say what to do about each finding")
+    check = commands.add_parser("check", help="check every dependency, and say what to do about each finding")
     check.add_argument("--config", type=Path, required=True, metavar="FILE", help="the TOML configuration")
-    check.add_argument("--offline", action="store_true", help="the configuration alone, nothing is connected to")
+    check.add_argument("--offline", action="store_true", help="check the configuration only, without a connection")
     check.add_argument("--json", action="store_true", help="for machines")
     credentials = commands.add_parser(
         "credentials", help="write RapidPro's token or the webhooks' key into CHT's vault"
     )
     setting = credentials.add_subparsers(required=True, metavar="set").add_parser(
-        "set", help="the value is the one line on standard input; a terminal asks for it and does not show it"
+        "set", help="the value is one line on standard input; on a terminal it is asked for and not shown"
     )
     setting.add_argument("name", choices=[*map(str, CredentialName)], metavar="NAME", help=" or ".join(CredentialName))
     setting.add_argument("--config", type=Path, required=True, metavar="FILE", help="the TOML configuration")
-    status = commands.add_parser("status", help="ask the running daemon how it does")
+    status = commands.add_parser("status", help="show the condition of the running daemon")
     status.add_argument("--config", type=Path, required=True, metavar="FILE", help="the TOML configuration")
     status.add_argument("--json", action="store_true", help="for machines")
-    status.add_argument("--watch", action="store_true", help="again and again, until Ctrl-C")
+    status.add_argument("--watch", action="store_true", help="repeat until Ctrl-C")
     pause_command.add_to(commands)
     messages_command.add_to(commands)
     demo = commands.add_parser("demo", help="show the whole gateway on this machine, no configuration needed")
     demo.add_argument("--keep", action="store_true", help="keep running afterwards, until Ctrl-C")
-    _add_spool(commands.add_parser("spool", help="look after the incoming messages that wait for CouchDB"))
+    _add_spool(commands.add_parser("spool", help="list and handle the incoming messages that wait for CouchDB"))
     commands.add_parser("version", help="print the version")
     return parser
 
@@ -115,16 +116,16 @@ def _parser() -> argparse.ArgumentParser:
 def _add_spool(spool: argparse.ArgumentParser) -> None:
     actions = spool.add_subparsers(dest="action", required=True, metavar="ACTION")
     helps = {
-        "list": "all of them, numbers masked and texts left out",
-        "show": "one whole, with its text and number",
-        "retry": "let rejected ones wait again (NUMBER: all, for each of them)",
+        "list": "list all messages, numbers masked and texts left out",
+        "show": "show one message with its text and number",
+        "retry": "let rejected messages wait again (NUMBER: all, for every one)",
         "drop": "delete for good",
     }
     for name, help_text in helps.items():
         action = actions.add_parser(name, help=help_text)
         action.add_argument("--config", type=Path, required=True, metavar="FILE", help="the TOML configuration")
         if name == "drop":
-            action.add_argument("--yes", action="store_true", help="also messages that still wait, without asking")
+            action.add_argument("--yes", action="store_true", help="drop messages that still wait, without a question")
         if name != "list":
             action.add_argument("numbers", nargs="+", metavar="NUMBER", help="as `list` shows it")
 
@@ -143,7 +144,7 @@ def _run(path: Path, *, is_dry: bool) -> int:
 def _serve(settings: Config, load: Callable[[], Config]) -> int:
     logs.configure(settings.log.level, settings.log.format)
     _take_all_files()
-    faulthandler.enable()  # systemd's watchdog ends a stuck process by SIGABRT: the journal shall say where it was
+    faulthandler.enable()  # the watchdog ends a stuck process by SIGABRT: the journal then shows where
     for warning in settings.warnings:
         log.warning("config.warned", warning=warning)
     sockets = take_sockets("incoming", os.environ)
@@ -157,13 +158,13 @@ def _serve(settings: Config, load: Callable[[], Config]) -> int:
 
 
 def _take_all_files() -> None:
-    """The soft limit of open files, 1,024 by custom, is for programs that use select(); each connection takes one."""
+    """Raises the soft limit of open files, usually 1,024, to the hard limit: each connection takes a file."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _check(path: Path, *, offline: bool, as_json: bool) -> int:
-    logs.configure("critical", "console", sys.stderr)  # the findings say it all
+    logs.configure("critical", "console", sys.stderr)  # the findings contain the errors
     findings = asyncio.run(report.check(path, os.environ, offline=offline))
     print(report.as_json(findings) if as_json else report.as_text(findings))
     return 0 if report.is_good(findings) else CRASHED
@@ -197,7 +198,7 @@ def _read_value(name: CredentialName) -> str:
 
 
 async def _write_credential(couchdb: Couchdb, name: CredentialName, value: Secret) -> tuple[str, bool]:
-    """Where it was written, and whether there was none of this name."""
+    """Returns where the secret was written, and whether it is new."""
     async with Couch(couchdb) as couch:
         vault = Vault(couch)
         return vault.url, await vault.write(name, value)
@@ -213,7 +214,7 @@ def _spool(args: argparse.Namespace) -> int:
 
 
 def _demo(*, keep: bool) -> int:
-    from cht_rapidpro.demo import story  # noqa: PLC0415 - its library is an extra, absent where only `run` is used
+    from cht_rapidpro.demo import story  # noqa: PLC0415 - its library is an extra, which may not be installed
 
     try:
         return asyncio.run(story.run(keep=keep))

@@ -1,7 +1,7 @@
 """The configuration: its sections, each key with its type, its default and what it means.
 
-The invariant: a `Config` that exists can be used. It is made by `config_file.py`, which checks the whole file before
-anything starts. `config.example.toml` is the user's view of the doc lines below.
+Invariant: a `Config` that exists can be used. `config_file.py` makes it, and checks the whole file before anything
+starts. `config.example.toml` shows the doc lines below to the user.
 """
 
 from pathlib import Path
@@ -37,14 +37,14 @@ _Requests = Annotated[int, Meta(ge=1)] | None
 
 
 class Limits(Struct, frozen=True, forbid_unknown_fields=True):
-    """Requests an hour by RapidPro's throttle scopes; None: no limit of our own."""
+    """Requests an hour by RapidPro's throttle scopes; None: no configured limit."""
 
     broadcasts: _Requests = 3600
-    """Scope `v2` (up to 10.2 `v2.broadcasts`): sends, and whatever has no scope of its own."""
+    """Scope `v2` (up to 10.2 `v2.broadcasts`): sends, and every request without a scope of its own."""
     messages: _Requests = 3600
-    """Scope `v2.messages`: delivery states and what was missed."""
+    """Scope `v2.messages`: delivery states and backfill."""
     runs: _Requests = 3600
-    """Scope `v2.runs`: what was missed."""
+    """Scope `v2.runs`: backfill."""
 
     @classmethod
     def of(cls, per_hour: "int | Limits | None") -> "Limits":
@@ -61,22 +61,22 @@ _PerHour = Annotated[
 
 class Couchdb(Struct, frozen=True, forbid_unknown_fields=True):
     url: str = "http://127.0.0.1:5984"
-    """Base URL of CouchDB, or of the proxy before it. Without a trailing slash once loaded."""
+    """Base URL of CouchDB, or of a proxy in front of it. Without a trailing slash once loaded."""
     database: _Database = "medic"
     """CHT's database, where the tasks are."""
     user: _User = ""
-    """Empty: no authentication. With a user there is a password, and the other way round."""
+    """Empty: no authentication. User and password are given together or not at all."""
     password_file: str = ""
-    """File that holds the password alone. Relative: to the folder of the configuration file."""
+    """File that holds only the password. Relative: to the folder of the configuration file."""
     password: _Secret = NO_SECRET
-    """The password itself: works, and is warned about. Once loaded: the password from whichever source."""
+    """The password itself: works, with a warning. After loading: the password from the source that has it."""
     allow_plain_http: bool = False
     """True lets the password cross a network unencrypted, where http goes to another machine."""
 
 
 class Cht(Struct, frozen=True, forbid_unknown_fields=True):
     outgoing_service: _Filled = "auto"
-    """Which `sms.outgoing_service` of the app settings makes us send; a name is compared for equality."""
+    """The `sms.outgoing_service` of the app settings that makes this gateway send; a name is compared for equality."""
     credentials: _Credentials = "config"
     """Where RapidPro's token and the webhooks' key come from: this file and its environment, or CHT's vault."""
     instance: _Line = ""
@@ -88,17 +88,21 @@ class Cht(Struct, frozen=True, forbid_unknown_fields=True):
 
 class Rapidpro(Struct, frozen=True, forbid_unknown_fields=True):
     url: str = ""
-    """Base URL of RapidPro. Empty: `sms.rapidpro.url` of the app settings, whose editor gets our token."""
+    """Base URL of RapidPro. Empty: `sms.rapidpro.url` of the app settings, so their editor decides who gets the
+    token.
+    """
     token_file: str = ""
-    """File that holds the API token alone. Relative: to the folder of the configuration file."""
+    """File that holds only the API token. Relative: to the folder of the configuration file."""
     token: _Secret = NO_SECRET
-    """The token itself: works, and is warned about. Once loaded: from whichever source; empty only with the vault."""
+    """The token itself: works, with a warning. After loading: from the source that has it; empty only with the
+    vault.
+    """
     timeout: Annotated[float, Duration(least=0.1)] = 30.0
-    """Seconds that one request may take; after it, nobody knows yet whether a broadcast was created."""
+    """Seconds that one request may take; after a time-out a look-up must show whether a broadcast was created."""
     requests_per_hour: _PerHour = 3600
-    """Our own limit for each of RapidPro's throttle scopes, or one a scope. None ("unlimited"): only a 429 slows us."""
+    """Limit for each of RapidPro's throttle scopes, or a table of limits. None ("unlimited"): only a 429 limits."""
     max_concurrency: _Concurrency = 16
-    """Requests in flight at once. More is faster, and leaves more messages to look up after a crash."""
+    """Requests in flight at once. More are faster, and leave more messages to look up after a crash."""
     ca_file: str = ""
     """PEM certificates to trust instead of the system's. Relative: as above; absolute once loaded."""
     allow_plain_http: bool = False
@@ -112,26 +116,26 @@ class Rapidpro(Struct, frozen=True, forbid_unknown_fields=True):
 
 class Outgoing(Struct, frozen=True, forbid_unknown_fields=True):
     sweep_interval: Annotated[float, Duration(least=0.1)] = 60.0
-    """Seconds between two reads of the due tasks: how long a message waits that the feed missed."""
+    """Seconds between two reads of the due tasks: how long a message that the feed missed may wait."""
     settle_time: Annotated[float, Duration(least=1)] = 120.0
     """Seconds after an attempt of unknown outcome until RapidPro's list is believed. Too short: two SMS."""
     claim_timeout: Annotated[float, Duration(least=0.1)] = 600.0
     """Seconds after which another daemon may take over a claim. At least 4 × [rapidpro] timeout."""
     expire_after: Annotated[float | None, Duration(least=60, off=True)] = None
-    """Seconds after its due time when a message is `failed` instead of sent. None ("off"): never."""
+    """Seconds after its due time from which a message fails instead of being sent. None (\"off\"): never."""
     coalesce: _Coalesce = "auto"
     """Whether messages of one text go out as one broadcast of up to 100 numbers; "auto": while many wait."""
 
 
 class Incoming(Struct, frozen=True, forbid_unknown_fields=True):
     enabled: bool = True
-    """False: no webhook is listened for."""
+    """False: the webhook is switched off."""
     listen: str = "127.0.0.1:8085"
-    """Address and port of the webhook. A socket that systemd hands over goes before it."""
+    """Address and port of the webhook. A socket that systemd hands over is used instead."""
     key_file: str = ""
-    """File with the keys that webhooks may bring, one a line. Relative: to the folder of the configuration file."""
+    """File with the valid webhook keys, one a line. Relative: to the folder of the configuration file."""
     key: _Secret = NO_SECRET
-    """A key itself: works, and is warned about. Once loaded: all keys from whichever source, one a line."""
+    """A key itself: works, with a warning. After loading: all keys from the source that has them, one a line."""
     spool: str = ""
     """The file that keeps messages while CouchDB is away. Empty: spool.sqlite3 in the state directory; absolute once
     loaded."""
@@ -140,17 +144,19 @@ class Incoming(Struct, frozen=True, forbid_unknown_fields=True):
     max_waiting: _Waiting = 1000
     """Webhooks that wait for their answer at once; more are refused with 503."""
     accept_simulated: bool = False
-    """True stores what somebody sends who tries the flow in RapidPro's editor."""
+    """True: messages from trying the flow in RapidPro's editor are stored, too."""
     check_legacy_ids: bool = False
-    """True looks for each id among the records of CHT's own gateway first: for the move, at half the pace."""
+    """True: look for each id among the records of CHT's own gateway first, while moving over; half the pace."""
     flow: _Flow = ""
-    """The flow that calls the webhook; what it took while nobody listened is fetched afterwards. Empty: it is not."""
+    """The flow that calls the webhook; messages that it took while the gateway was off are fetched. Empty: no
+    backfill.
+    """
     id_is: _IdIs = "run"
     """What the flow sends as `id`: `run.uuid`, or `input.uuid`, the message's own."""
     backfill_interval: Annotated[float, Duration(least=1)] = 600.0
-    """Seconds between two looks for what was missed."""
+    """Seconds between two searches for missed messages."""
     backfill_from: Annotated[int | None, moment] = None
-    """How far back the very first look goes, ms since the epoch. None (""): to the moment of the first start."""
+    """How far back the very first search goes, ms since the epoch. None (\"\"): to the moment of the first start."""
 
     @property
     def keys(self) -> tuple[Secret, ...]:
@@ -166,9 +172,9 @@ class Delivery(Struct, frozen=True, forbid_unknown_fields=True):
     enabled: bool = True
     """False: tasks stay in the state that RapidPro's first answer gave them."""
     interval: Annotated[float, Duration(least=0.1)] = 60.0
-    """Seconds between two rounds of questions: how old the state of a young message may be."""
+    """Seconds between two rounds of polling: how old the state of a young message may be."""
     give_up_after: Annotated[float, Duration(least=60)] = 7 * 86400.0
-    """Seconds since a task's last change after which RapidPro is not asked for it any more."""
+    """Seconds since a task's last change after which it is not polled any more."""
     write: _Write = "all"
     """Which states are written: all, or only sent, delivered and failed, to spare revisions."""
 
@@ -181,7 +187,7 @@ class Log(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
-    """What `load` returns: the sections of the file, and what its author should know about it."""
+    """What `load` returns: the sections of the file, and the warnings for its author."""
 
     couchdb: Couchdb = Couchdb()
     cht: Cht = Cht()
@@ -193,7 +199,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     log: Log = Log()
     warnings: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
-    """The secrets that only a restart can change, each with where it comes from."""
+    """The secrets that only a restart can change, each with its source."""
     dry_run: bool = False
     """From the command line: CouchDB and RapidPro are read, and nothing is posted or written."""
 

@@ -1,8 +1,8 @@
-"""Reads the configuration file, with the secrets that the environment brings or points to.
+"""Reads the configuration file, and the secrets from the environment, from credentials and from files.
 
-Checked whole before anything starts: every key is known, every value of its type and in its range, every secret is
-there, every file readable; whatever is not makes one ConfigError that names the file, the key, what was found and what
-is allowed. Without it a typing error becomes a default in silence, or a failure in the middle of the night.
+The whole file is checked before anything starts: every key is known, every value has its type and range, every secret
+is there, every file readable. The first problem raises one ConfigError that names the file, the key, what was found and
+what is allowed. Without this check a typing error would silently become a default, or a failure hours later.
 """
 
 import difflib
@@ -44,15 +44,15 @@ from cht_rapidpro.config_values import (
 from cht_rapidpro.errors import ConfigError
 
 _SECRETS: Final = ("couchdb-password", "rapidpro-token", "incoming-key")
-_MAY_HOLD_SECRET: Final = ("user",)  # "name:password" is an easy mistake to make
+_MAY_HOLD_SECRET: Final = ("user",)  # `name:password` is an easy mistake
 _Kind = TypeVar("_Kind", bound=Struct)
 
 
 def load(path: Path, environ: Mapping[str, str]) -> Config:
-    """The configuration in the file at `path`, with the secrets that `environ` brings or points to.
+    """Returns the configuration in the file at `path`, with the secrets that `environ` holds or points to.
 
-    Reads files and the host name, so it is called before the event loop starts. Raises ConfigError, the one
-    error for all that can be wrong, with a message for the user.
+    Reads files and the host name, so it is called before the event loop starts. Raises only ConfigError, with a message
+    for the user.
     """
     text = read_text(path)
     with at(str(path)):
@@ -79,7 +79,7 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
 
 
 def load_spool(path: Path, environ: Mapping[str, str]) -> Path:
-    """Where the spool is, for the commands about it: they need no secret, and none may be at hand."""
+    """Returns where the spool is, for the `spool` commands, which need no secret."""
     text = read_text(path)
     with at(str(path)):
         document = _parse(text)
@@ -94,7 +94,7 @@ def load_state_dir(path: Path, environ: Mapping[str, str]) -> Path:
 
 
 def load_admin(path: Path) -> Admin:
-    """The section [admin] alone: whoever may ask the daemon how it does need not be able to read its secrets."""
+    """Returns the section [admin] only: a user who may ask for the status need not be able to read the secrets."""
     text = read_text(path)
     with at(str(path)):
         return _read_admin(_parse(text))
@@ -136,7 +136,7 @@ def _check_known(noun: str, given: Collection[str], known: Collection[str]) -> N
 
 
 def _read(document: Mapping[str, Any], kind: type[_Kind]) -> _Kind:
-    """The section of this kind, each key converted alone, so that an error knows its place."""
+    """Reads one section; each key is converted separately, so that an error names its place."""
     section = document.get(_name(kind), {})
     fields = {field.name: field.type for field in msgspec.structs.fields(kind)}
     with at(f"[{_name(kind)}]"):
@@ -155,7 +155,7 @@ def _check_table(section: object) -> None:
 
 
 def _value(key: str, raw: object, kind: Any) -> object:
-    """Our own reader, where the annotation names one, then msgspec's check of type and range."""
+    """Applies the reader that the annotation names, if any, then msgspec's check of type and range."""
     metadata = getattr(kind, "__metadata__", ())
     for reader in filter(callable, metadata):
         raw = reader(raw)
@@ -169,7 +169,7 @@ def _value(key: str, raw: object, kind: Any) -> object:
 
 
 def _type_of(kind: Any) -> str:
-    """What a key without limits may hold."""
+    """Describes what a key without limits may hold."""
     kind = getattr(kind, "__origin__", kind)
     return {str: "a text: put it in quotes", bool: "true or false", int: "a whole number"}.get(kind, str(kind))
 
@@ -226,7 +226,7 @@ def _admin_warnings(path: Path, admin: Admin) -> Iterator[str]:
 
 
 def _check_listeners(config: Config) -> None:
-    """Port 0 is another one for each."""
+    """Refuses one address for both listeners; port 0 is a different port for each."""
     incoming, admin = config.incoming, config.admin
     if not (incoming.enabled and admin.listen) or read_address(admin.listen)[1] == 0:
         return
@@ -244,18 +244,18 @@ def _check_times(config: Config) -> None:
             settle,
             2 * timeout,
             "2 × [rapidpro] timeout",
-            "what takes effect late is sent twice",
+            "a broadcast that is created late is sent twice",
         ),
-        ("claim_timeout", claim, 4 * timeout, "4 × [rapidpro] timeout", "what is being sent is taken over"),
+        ("claim_timeout", claim, 4 * timeout, "4 × [rapidpro] timeout", "a message in flight is taken over"),
         ("claim_timeout", claim, 2 * settle, "2 × settle_time", "two daemons take over each other's look-ups for ever"),
-        ("claim_timeout", claim, outgoing.sweep_interval, "sweep_interval", "equal messages are decided about twice"),
+        ("claim_timeout", claim, outgoing.sweep_interval, "sweep_interval", "two daemons decide about equal messages"),
     ):
         if found < least:
             raise ConfigError(f"[outgoing] {key}: found {found:g}s; allowed: at least {means} = {least:g}s, or {why}")
 
 
 def _check_vault(config: Config) -> None:
-    """Each secret has one place, or nobody could tell which one is in force."""
+    """Refuses a secret in two places: it would be unclear which one is in force."""
     if config.cht.credentials != "vault":
         if not config.rapidpro.token:
             raise ConfigError(f"[rapidpro] token: found none; {three_ways('rapidpro-token')}")
@@ -273,8 +273,8 @@ def _warnings(
     path: Path, document: Collection[str], couchdb: Couchdb, rapidpro: Rapidpro, incoming: Incoming
 ) -> Iterator[str]:
     if couchdb.password:
-        yield f"{path}: [couchdb] password stands in the file itself; password_file is the safer place"
+        yield f"{path}: [couchdb] password is in the file itself; password_file is the safer place"
     if rapidpro.token:
-        yield f"{path}: [rapidpro] token stands in the file itself; token_file is the safer place"
+        yield f"{path}: [rapidpro] token is in the file itself; token_file is the safer place"
     if incoming.key:
-        yield f"{path}: [incoming] key stands in the file itself; key_file is the safer place"
+        yield f"{path}: [incoming] key is in the file itself; key_file is the safer place"

@@ -1,9 +1,9 @@
-"""The values that a configuration is made of: durations, secrets and where they come from, URLs, files.
+"""Reads single values of a configuration: durations, sizes, secrets and their sources, URLs, files.
 
-Apart from the sections, because one value also arrives at run time: RapidPro's URL may come from CHT's app
-settings and must pass the same gate. The invariant: whatever is refused is refused by a ConfigError that says
-what was found and what is allowed, and never shows a secret. Without it a password that was typed at the
-wrong place ends in the journal.
+Separate from the sections, because one value also arrives at run time: RapidPro's URL may come from CHT's app settings
+and must pass the same check. Invariant: a refused value raises a ConfigError that says what was found and what is
+allowed, and never shows a secret. Without this rule a password that was typed at the wrong place would appear in the
+journal.
 """
 
 import ipaddress
@@ -33,7 +33,7 @@ _DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h|d)", re.ASCII)
 _UNIT_SECONDS: Final = {
     unit: Decimal(n) for unit, n in (("ms", "0.001"), ("s", 1), ("m", 60), ("h", 3600), ("d", 86400))
 }
-_LONGEST: Final = 3650 * 86400.0  # beyond it, sums of times leave what a datetime can hold
+_LONGEST: Final = 3650 * 86400.0  # a longer duration could exceed the range of datetime when added to a time
 
 
 class Secret:
@@ -64,13 +64,13 @@ NO_SECRET: Final = Secret("")
 
 
 def kind_of(value: object) -> str:
-    """What TOML calls a value of this type, where the value itself is not to be shown."""
+    """Names the TOML type of a value that must not be shown itself."""
     names = {str: "a text", bool: "true or false", int: "a whole number", float: "a number", dict: "a table"}
     return names.get(type(value), "a list" if isinstance(value, list) else "a date or time")
 
 
 def shown(value: object) -> str:
-    """`value` as an error message shows it: like in TOML where it is short, else its kind alone."""
+    """Shows `value` in an error message: as in TOML if it is short, otherwise only its type."""
     text = json.dumps(value, ensure_ascii=False) if isinstance(value, str | int | float) else ""
     return text if 0 < len(text) <= 80 else kind_of(value)
 
@@ -87,7 +87,7 @@ class Duration:
             return None
         found = _DURATION.fullmatch(raw) if isinstance(raw, str) else None
         seconds = float(Decimal(found[1]) * _UNIT_SECONDS[found[2]]) if found else math.nan
-        if not self.least <= seconds <= _LONGEST:  # NaN is between nothing
+        if not self.least <= seconds <= _LONGEST:  # false for NaN, too
             raise ConfigError(f"found {shown(raw)}; allowed: {self._allowed()}")
         return seconds
 
@@ -132,7 +132,7 @@ def requests_per_hour(raw: object) -> object:
 
 
 def moment(raw: object) -> int | None:
-    """A moment in ISO-8601 (without offset: UTC) to ms since the epoch; an empty text to None."""
+    """Reads a moment in ISO-8601 (without offset: UTC) as ms since the epoch, an empty text as None."""
     if raw == "":
         return None
     try:
@@ -142,7 +142,7 @@ def moment(raw: object) -> int | None:
 
 
 def read_address(text: str) -> tuple[str, int]:
-    """Host and port of "127.0.0.1:8085", "[::1]:8085" or "name:8085"; port 0 lets the kernel choose one."""
+    """Reads host and port of "127.0.0.1:8085", "[::1]:8085" or "name:8085"; port 0 lets the kernel choose one."""
     found = _ADDRESS.fullmatch(text)
     if found and int(found["port"]) > _LAST_PORT:
         raise ConfigError(f"found {shown(text)}: there is no port {found['port']}; allowed: 0 to {_LAST_PORT}")
@@ -153,7 +153,7 @@ def read_address(text: str) -> tuple[str, int]:
 
 @contextmanager
 def at(place: str) -> Iterator[None]:
-    """Puts before whatever is refused inside where it stands."""
+    """Adds `place` to the message of a ConfigError that is raised inside the block."""
     try:
         yield
     except ConfigError as error:
@@ -161,29 +161,29 @@ def at(place: str) -> Iterator[None]:
 
 
 def toml_secret(raw: object) -> Secret:
-    """A secret that stands in the TOML itself; an empty text means that it does not."""
+    """Reads a secret in the TOML itself; an empty text means that there is none."""
     if not isinstance(raw, str):
         raise ConfigError(f"found {kind_of(raw)}; allowed: a text: put it in quotes")
     return checked_secret(raw) if raw else NO_SECRET
 
 
 def checked_secret(text: str) -> Secret:
-    """Refuses what nobody means: nothing at all, or what breaks the HTTP header that carries it."""
+    """Refuses an empty secret, and one that cannot be part of an HTTP header."""
     if not text:
-        raise ConfigError("found nothing in it; allowed: the secret alone")
+        raise ConfigError("found nothing in it; allowed: only the secret")
     if not text.isprintable():
-        raise ConfigError("found a second line or a control character in it; allowed: the secret alone")
+        raise ConfigError("found a second line or a control character in it; allowed: only the secret")
     return Secret(text)
 
 
 def checked_keys(text: str) -> Secret:
-    """Several keys, one a line, any of them valid; blanks around them and empty lines are no part of them."""
+    """Reads keys, one a line, each of them valid; blanks around them and empty lines are ignored."""
     keys = [checked_secret(line.strip()) for line in text.split("\n") if line.strip()]
     return Secret("\n".join(key.reveal() for key in keys)) if keys else checked_secret("")
 
 
 def file_secret(path: Path, check: Callable[[str], Secret] = checked_secret) -> Secret:
-    """The secret in the file; the newline with which an editor ends the last line is no part of it."""
+    """Reads the secret in the file, without the newline with which an editor ends the last line."""
     text = read_text(path)
     with at(str(path)):
         return check(text.removesuffix("\n").removesuffix("\r"))
@@ -197,7 +197,8 @@ def find_secret(
     environ: Mapping[str, str],
     check: Callable[[str], Secret] = checked_secret,
 ) -> Secret:
-    """From the first source that has it: environment, systemd's credentials, the file named, the TOML itself.
+    """Returns the secret from the first source that has it: environment, systemd's credentials, the named file, the
+    TOML.
 
     `name` is "section-key", as the systemd credential is called; `folder` is where a relative `file` starts.
     """
@@ -216,7 +217,7 @@ def find_secret(
 
 
 def fixed_source(name: str, environ: Mapping[str, str]) -> str:
-    """What the secret `name` comes from, where that stays as it was at the start; "" where it can change."""
+    """Names the source of the secret `name` if that source cannot change while the process runs, else ""."""
     if _variable(name) in environ:
         return f"{name}: environment variable {_variable(name)}"
     return f"{name}: systemd credential" if _credential(name, environ) else ""
@@ -229,7 +230,7 @@ def _credential(name: str, environ: Mapping[str, str]) -> Path | None:
 
 
 def three_ways(name: str) -> str:
-    """How to give the secret `name`, for whoever forgot to."""
+    """Says how to give the secret `name`, for an error message."""
     key = name.partition("-")[2]
     return (
         f'give it by {key}_file = "FILE", by the environment variable {_variable(name)} '
@@ -259,16 +260,16 @@ def check_ca_file(path: Path) -> None:
 
 
 def _reason(error: OSError | ValueError) -> str:
-    """Without the path, which the message names already; a ValueError is a NUL in the path."""
+    """Describes an error without the path, which the message names already; a ValueError means a NUL in the path."""
     return str(getattr(error, "strerror", None) or error)
 
 
 def check_url(url: str, *, allow_plain_http: bool, example: str = _RAPIDPRO) -> str:
-    """The base URL of a service without its trailing slash; ConfigError if we must not talk to it.
+    """Returns the base URL of a service without its trailing slash; raises ConfigError if it must not be used.
 
-    For the configuration and for `sms.rapidpro.url` of CHT's app settings. Plain http shows the token to the
-    whole network, so it needs `allow_plain_http` unless the host is this machine. The error never shows a URL
-    that has room for a credential.
+    For the configuration and for `sms.rapidpro.url` of CHT's app settings. Plain http shows the token to the whole
+    network, so it needs `allow_plain_http` unless the host is this machine. The error never shows a URL that may
+    contain a credential.
     """
     if _URL_PRIVATE.search(url):
         raise ConfigError("found a user, password, query or fragment in the URL; allowed: scheme, host, port, path")
@@ -280,7 +281,7 @@ def check_url(url: str, *, allow_plain_http: bool, example: str = _RAPIDPRO) -> 
     if scheme == "http" and not (allow_plain_http or is_loopback(host)):
         raise ConfigError(
             f"found {shown(url)}; allowed: https, or http to this machine; allow_plain_http = true in this "
-            "section lets secrets cross a network in plain sight"
+            "section lets secrets cross a network unencrypted"
         )
     return url.rstrip("/")
 
@@ -291,8 +292,8 @@ def _port(url: str) -> int | None:
 
 
 def _scheme_and_host(url: str) -> tuple[str, str]:
-    """Both empty if this is no URL that an HTTP client can use."""
-    if _URL_NEVER.search(url):  # urlsplit would drop some of these in silence
+    """Returns scheme and host; both empty if an HTTP client cannot use the URL."""
+    if _URL_NEVER.search(url):  # urlsplit would silently drop some of these
         return "", ""
     try:
         parts = urlsplit(url)
@@ -304,8 +305,8 @@ def _scheme_and_host(url: str) -> tuple[str, str]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is this machine, whatever the network's name servers say."""
+    """Whether a host is this machine, independent of name servers."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:  # another name
+    except ValueError:  # not an IP address: some other name
         return False

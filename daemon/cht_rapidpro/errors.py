@@ -1,13 +1,13 @@
 """The errors that cross the borders between layers.
 
 An adapter translates every foreign error into one of these, once, at its edge; nothing here derives from KeyError or
-OSError, so that no `except` meant for something else catches them. The class answers "again?"; the message says what
-went wrong, where, and what to do, and never holds a message text, a full phone number or a secret.
+OSError, so that no `except` for another purpose catches them. The class tells whether to try again; the message says
+what went wrong, where, and what to do, and never holds a message text, a full phone number or a secret.
 """
 
 
 class GatewayError(Exception):
-    """The root: everything that this project raises on purpose."""
+    """The base class of every error that this project raises on purpose."""
 
 
 class ConfigError(GatewayError):
@@ -19,7 +19,7 @@ class UnusableError(GatewayError):
 
 
 class TransientError(GatewayError):
-    """It surely did not take effect, or may be repeated without harm: try again later.
+    """The request had no effect, or may be repeated without harm: try again later.
 
     `retry_after`: seconds until another try makes sense, as the other side said, or None.
     """
@@ -30,13 +30,13 @@ class TransientError(GatewayError):
 
 
 class PermanentError(GatewayError):
-    """This one thing was refused for what it is: repeating it is refused again."""
+    """This one thing was refused for its content: repeating it would be refused again."""
 
 
 class TroubleError(GatewayError):
-    """Our own trouble (a bad token, a wrong URL, missing rights): nothing works until a human acts.
+    """The set-up is wrong (a bad token, a wrong URL, missing rights): nothing works until an operator acts.
 
-    `about`: what it is about, whichever request met it; it is told once.
+    `about`: the subject, the same for every request that meets the problem, so that it is logged once.
     """
 
     def __init__(self, message: str, *, about: str) -> None:
@@ -45,4 +45,4 @@ class TroubleError(GatewayError):
 
 
 class DeniedError(TroubleError):
-    """The other side does not take our password. The adapter keeps the pace of asking again with the same one."""
+    """The other side refuses the password. The adapter limits how often the same password is tried again."""

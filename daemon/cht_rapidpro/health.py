@@ -1,12 +1,13 @@
-"""Whether a dependency works, judged from every request to it and told once on each edge instead of once a try.
+"""Whether a dependency works, decided from every request to it and logged on each change instead of at each try.
 
-Each adapter owns one and reports every call to it, whatever the answer means for one message: a server that answers 500
-to everything is as lost as one that is switched off. WARNING: it is away and heals itself. ERROR: a human must act, the
-message says how. Without this an outage of an hour would be thousands of lines, or none.
+Each adapter owns one and reports every call to it, independent of what the answer means for one message: a server that
+answers 500 to everything is as lost as one that is switched off. WARNING: it is away and heals itself. ERROR: an
+operator must act, and the message says how. Without this module an outage of an hour would be thousands of lines, or
+none.
 
-Calls of different kinds are judged apart: a server whose GET works while its POST fails is lost, and stays so until the
-POST works; one verdict for both would flap with every request. What failed as no kind in particular ("") is over with
-the next success of any kind.
+Each kind of call is decided separately: a server whose GET works while its POST fails is lost, and stays so until the
+POST works; one verdict for both would change with every request. A failure without a kind ("") ends with the next
+success of any kind.
 """
 
 import time
@@ -21,25 +22,25 @@ from cht_rapidpro.errors import GatewayError, TroubleError
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-IN_A_ROW: Final = 3  # failures of one kind of call that may be about one message each, or
-PATIENCE: Final = 30.0  # seconds from the first of them on without a success, until the dependency is lost
-# Seconds without a call of a failed kind until it is no longer judged by its last one: nothing wants it any more. More
-# than the longest pause between two tries of one message, an hour.
+IN_A_ROW: Final = 3  # failures in a row of one kind of call, each perhaps about one message, or
+PATIENCE: Final = 30.0  # seconds without a success since the first of them: then it is lost
+# Seconds without a call of a failed kind until its last failure is forgotten, because no job makes such calls any more.
+# More than the longest pause between two tries of one message, an hour.
 _FORGOTTEN: Final = 3900.0
 
 
 class Condition(StrEnum):
-    UNKNOWN = "unknown"  # no answer has told yet
+    UNKNOWN = "unknown"  # no answer yet
     WORKS = "works"
     LOST = "lost"  # tried again, heals itself
-    REFUSED = "refused"  # a human must act
+    REFUSED = "refused"  # an operator must act
 
 
 @dataclass(slots=True)
 class _Failing:
-    """A kind of call whose latest ones failed: how often in a row, and the times of the first and the last of them.
+    """A kind of call whose latest calls failed: how often in a row, and the times of the first and the last failure.
 
-    `is_certain`: one of them tells of the dependency for sure.
+    `is_certain`: at least one of them is certainly about the dependency.
     """
 
     error: GatewayError
@@ -87,7 +88,7 @@ class Health:
 
     @property
     def error(self) -> GatewayError | None:
-        """Why it is lost or refuses us; None while it is neither."""
+        """Why it is lost or refuses access; None while it is neither."""
         condition = self.condition
         now = self._clock()
         errors = [each.error for each in self._failing.values() if each.condition(now) is condition]
@@ -95,13 +96,13 @@ class Health:
 
     @property
     def since(self) -> float:
-        """When it came into its condition; of a lost one the first of the failures."""
+        """When its condition began; for a lost one the time of the first failure."""
         condition, now = self.condition, self._clock()
         begun = [each.first for each in self._failing.values() if each.condition(now) is condition]
         return min(begun, default=self._known_since)
 
     def works(self, kind: str = "") -> None:
-        """A call of this kind was answered as it should be."""
+        """Records a successful call of this kind."""
         now = self._clock()
         if self.heard is None:
             self._known_since = now
@@ -121,9 +122,9 @@ class Health:
             self._told.clear()
 
     def fails(self, error: GatewayError, kind: str = "", *, is_certain: bool = True) -> None:
-        """A call of this kind failed: TroubleError where only a human can help.
+        """Records a failed call of this kind; a TroubleError needs an operator.
 
-        `is_certain`: False where it may be about the one message that it was made for.
+        `is_certain`: False if the failure may be about the one message of the call.
         """
         now = self._clock()
         is_first = kind not in self._failing
@@ -137,7 +138,9 @@ class Health:
                 listener()
 
     def tell(self) -> None:
-        """Logs what was not told yet. To be called from time to time, too: patience also ends without a call."""
+        """Logs a change that was not logged yet. Call it regularly, too, because a time limit can end without a
+        call.
+        """
         condition, error = self.condition, self.error
         if isinstance(error, TroubleError):
             if error.about not in self._told:
@@ -149,7 +152,7 @@ class Health:
             self._is_told = True
 
     def tell_again(self) -> None:
-        """Something was changed that may be the remedy: nothing is known until the next answer, which is told."""
+        """Forgets the condition after a change that may be the remedy; the next answer is logged."""
         self._told.clear()
         self._failing.clear()
         self.heard = None

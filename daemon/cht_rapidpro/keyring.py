@@ -1,8 +1,8 @@
 """The secrets in force: RapidPro's token and the keys that a webhook may bring.
 
-Filled by the configuration, or from CHT's vault, and replaced whole, so that nobody ever sees half a rotation. Whoever
-needs one asks for it at the moment of use and keeps no copy: with a copy, a rotated token would work only after a
-restart.
+Filled from the configuration or from CHT's vault, and always replaced as a whole, so that no request sees half a
+rotation. Each user of a secret reads it at the moment of use and keeps no copy: with a copy, a rotated token would work
+only after a restart.
 """
 
 import hmac
@@ -17,22 +17,24 @@ Refused = Literal["rapidpro_token", "incoming_keys"]
 
 @dataclass(frozen=True, slots=True)
 class Secrets:
-    """`rapidpro_token` empty: none is known (yet). `incoming_keys`: any of them opens the webhook; none: nobody may."""
+    """`rapidpro_token` empty: none is known (yet). `incoming_keys`: each is valid for webhooks; empty: every webhook is
+    refused.
+    """
 
     rapidpro_token: Secret = NO_SECRET
     incoming_keys: tuple[Secret, ...] = ()
 
     def admits(self, key: str) -> bool:
-        """Whether a webhook with this key may enter; takes the same time for every wrong one."""
+        """Whether a webhook with this key is accepted; takes the same time for every wrong key."""
         given = key.encode(errors="surrogateescape")
         found = [hmac.compare_digest(given, known.reveal().encode()) for known in self.incoming_keys]
-        return any(found)  # of all, so that no match ends the comparing
+        return any(found)  # compares with all keys, so that a match does not end earlier
 
 
 class Keyring:
     """Holds the secrets; `secrets` is only ever replaced, never changed.
 
-    `is_filled`: whether they are known at all, which they are not before the vault was first read.
+    `is_filled`: False until the vault was read for the first time.
     """
 
     def __init__(self, secrets: Secrets, *, is_filled: bool = True) -> None:
@@ -46,7 +48,7 @@ class Keyring:
         self._listeners.append(listener)
 
     def refill_from(self, source: Callable[[Refused], Awaitable[None]]) -> None:
-        """`source` looks for newer secrets; it limits its own pace and the time it takes, and raises nothing."""
+        """Sets the coroutine that reads newer secrets; it limits its own pace and duration, and raises nothing."""
         self._source = source
 
     def replace(self, secrets: Secrets) -> None:
@@ -57,6 +59,6 @@ class Keyring:
                 listener()
 
     async def renew(self, refused: Refused) -> None:
-        """To be awaited when a secret of this kind was refused: afterwards `secrets` may hold a newer one."""
+        """Await this after a secret of this kind was refused; afterwards `secrets` may hold a newer one."""
         if self._source is not None:
             await self._source(refused)

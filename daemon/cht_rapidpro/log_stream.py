@@ -1,7 +1,7 @@
-"""The stream that log lines go to, when it cannot take them.
+"""A stream for log lines that survives a full disk.
 
-A full disk under stdout must not end the daemon: it would stop sending because it cannot say that it sends. Lines that
-cannot be written are lost and counted, and the count is the first thing that is logged when writing works again.
+A full disk under stdout must not end the daemon: messages would stop because a log line cannot be written. Lines that
+cannot be written are lost and counted; when writing works again, the count is logged first.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 class ForgivingStream:
-    """Takes the place of a text stream for a logger; only what a logger calls."""
+    """Replaces a text stream for a logger; has only the methods that a logger calls."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -33,7 +33,7 @@ class ForgivingStream:
             self._lost += 1
             return
         if self._lost:
-            with suppress(RuntimeError):  # outside of a running loop the count waits for one
+            with suppress(RuntimeError):  # without a running loop the count waits until there is one
                 asyncio.get_running_loop().call_soon(self._tell)  # not at once: the logger holds its lock
 
     def _tell(self) -> None:

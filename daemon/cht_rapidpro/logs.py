@@ -1,9 +1,9 @@
 """Log lines: one JSON object each, with every phone number cut to its last three digits.
 
-The invariant: whatever goes to the log, ours or a library's, event, data or traceback, is masked on its way.
-Message texts are never handed to a logger; but numbers hide in document ids, URNs, URLs and the texts of
-foreign errors, where no caller's care would find them all. Without the mask the journal, which is copied to
-log servers and mailed to supporters, becomes a list of patients' numbers and of CHT's login tokens.
+Invariant: every log line, this project's or a library's, is masked: event, data and traceback. Callers never pass
+message texts to a logger; but numbers also occur in document ids, URNs, URLs and the texts of foreign errors, where a
+caller cannot find them all. Without the mask the journal, which is copied to log servers and mailed to supporters,
+would contain patients' numbers and CHT's login tokens.
 """
 
 import io
@@ -20,15 +20,15 @@ from structlog.typing import EventDict, Processor
 
 from cht_rapidpro.log_stream import ForgivingStream
 
-# What people and programs put between the digits of one number: blanks of all kinds but a line break, dashes,
-# dots, brackets, slashes, invisible marks, and any of these as a URL or a repr escapes it.
+# Separators that people and programs put between the digits of one number: blanks of all kinds but a line break,
+# dashes, dots, brackets, slashes, invisible marks, and any of these as a URL or a repr escapes it.
 _SEPARATOR: Final = (
     r"(?:[^\S\r\n]|[-+./()\u00ad\u2010-\u2015\u2212\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]"
     r"|%[0-9A-Fa-f]{2}|\\+x[0-9A-Fa-f]{2}|\\+u[0-9A-Fa-f]{4})"
 )
-# No upper limit: a longer run may be a number with something stuck to it.
+# No upper limit: a longer run may be a number with other digits attached.
 _MORE: Final = rf"(?:{_SEPARATOR}{{0,4}}\d)"
-# What follows a mark is a number, short codes and numbers of new plans among them; three digits are shown anyway.
+# A number after a mark (`+`, `tel:`) may have any length, such as a short code; its last three digits are shown.
 _MARKED: Final = rf"(?:\+|%2[Bb]|[Tt][Ee][Ll](?::|%3[Aa]))[^\S\r\n]{{0,2}}\d{_MORE}{{3,}}"
 # The shortest national numbers have seven digits (Togo, Niger and Mali have eight).
 _UNMARKED: Final = rf"\+?\d{_MORE}{{6,}}"
@@ -37,7 +37,7 @@ _NUMBER: Final = re.compile(f"{_MARKED}|{_UNMARKED}")
 _SEPARATORS: Final = re.compile(_SEPARATOR)
 
 _OCTET: Final = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
-# What looks like a number to the pattern above and must stay greppable.
+# Values that match the pattern above but must stay searchable.
 _KEPT: Final = re.compile(
     r"((?<![0-9A-Za-z])(?:"
     r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"  # a UUID
@@ -51,7 +51,7 @@ _KEPT: Final = re.compile(
 )
 _LOGIN: Final = re.compile(r"(token(?::|%3A)login(?::|%3A))[^\s\"'<>/?&,)\]}]+", re.IGNORECASE)
 
-# As sd-daemon(3) defines them: `journalctl -p err` finds what wants a human.
+# As sd-daemon(3) defines them: `journalctl -p err` shows the lines that need an operator.
 _PRIORITIES: Final = {"critical": "<2>", "error": "<3>", "warning": "<4>"}
 
 _BLANK: Final = re.compile(r"\s")
@@ -62,7 +62,7 @@ _SHORT: Final = 10**6  # an int of fewer than seven digits is no phone number
 
 
 def configure(level: str, layout: Literal["auto", "console", "json"] = "auto", stream: TextIO = sys.stdout) -> None:
-    """From now on all loggers, structlog's and the standard library's, write to `stream`.
+    """Makes all loggers, structlog's and the standard library's, write to `stream`.
 
     `level` is "debug", "info", "warning" or "error"; `layout` is `[log] format`: one JSON object a line, or
     colours for people, or "auto", which is colours on a terminal only. A structlog logger keeps the set-up
@@ -83,10 +83,10 @@ def configure(level: str, layout: Literal["auto", "console", "json"] = "auto", s
 
 
 def set_level(level: str) -> None:
-    """From now on nothing less severe than `level` is written."""
+    """Sets the least severe level that is written."""
     threshold = _LEVELS[level.upper()]
     _drop_below.threshold = threshold
-    # Never a library's debug lines: what they hold, a request's body for one, is not ours to promise.
+    # Never a library's debug lines: they may hold anything, such as a request's body.
     logging.getLogger().setLevel(max(threshold, logging.INFO))
 
 
@@ -100,7 +100,7 @@ def _configure_stdlib(processors: list[Processor], stream: ForgivingStream) -> N
     )
     logging.basicConfig(handlers=[handler], force=True)
     logging.captureWarnings(capture=True)
-    logging.getLogger("aiohttp.access").disabled = True  # a line a request, which our own events say better
+    logging.getLogger("aiohttp.access").disabled = True  # one line a request; this project's own events say more
 
 
 def _renderer(layout: str, stream: TextIO) -> Processor:
@@ -119,7 +119,7 @@ def _is_journal(stream: TextIO) -> bool:
     """Whether systemd's journal reads the stream (systemd.exec(5), JOURNAL_STREAM: device and inode of it)."""
     try:
         found = os.fstat(stream.fileno())
-    except (OSError, ValueError):  # no file, or a closed one
+    except (OSError, ValueError):  # not a file, or a closed one
         return False
     return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
 
@@ -153,17 +153,19 @@ def _last_three(number: re.Match[str]) -> str:
 
 
 def masked_number(number: str) -> str:
-    """What is known to be one, however short: its last three digits."""
+    """Masks a text that is known to be a number, however short: its last three digits stay."""
     return "…" + _SEPARATORS.sub("", number)[-3:]
 
 
 def masked_id(text: str) -> str:
-    """Of an id only what is marked as a number: bare digits may be RapidPro's, and must stay greppable."""
+    """Masks in an id only numbers that are marked as such: bare digits may be RapidPro's id, and must stay
+    searchable.
+    """
     return _MARKED_NUMBER.sub(_last_three, _LOGIN.sub(r"\1…", text))
 
 
 def _mask(key: str, value: object) -> object:
-    """What `value` may show under `key`: str, int, float, bool, None, and lists and dicts of these."""
+    """Returns `value` as the log may show it under `key`: str, int, float, bool, None, and lists and dicts of these."""
     match value:
         case str():
             return masked_id(value) if key in _ID_KEYS and not _BLANK.search(value) else masked(value)
@@ -184,13 +186,13 @@ def _mask_line(_logger: object, _method: str, line: EventDict) -> EventDict:
 
 
 def _put_head_first(_logger: object, _method: str, line: EventDict) -> EventDict:
-    """`timestamp`, `level`, `event`, then the data: people read lines from the left."""
+    """Orders a line for a reader: `timestamp`, `level`, `event`, then the data."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return {"timestamp": now, "level": line.pop("level"), "event": line.pop("event"), **line}
 
 
 class _DropBelow:
-    """The level, where it can be changed: a logger keeps the wrapper class that it had at its first line."""
+    """Drops lines below a level that can be changed: a logger keeps the wrapper class of its first line."""
 
     threshold = logging.INFO
 
@@ -202,7 +204,7 @@ class _DropBelow:
 
 _drop_below: Final = _DropBelow()
 
-# Tracebacks become text before the mask, which is the last to touch what the renderer shows.
+# Tracebacks become text before the mask, which is the last step before the renderer.
 _PROCESSORS: Final[list[Processor]] = [
     structlog.processors.add_log_level,
     _drop_below,

@@ -1,9 +1,9 @@
-"""What Prometheus is told: every name, help text and label value, in one place.
+"""The metrics for Prometheus: every name, help text and label value in one place.
 
-Counters and histograms are kept by whoever meets with the fact and logs it; gauges are read when somebody asks, from
-the figures of `jobs/status.py`. The registry is our own, so that no library adds to it and two daemons in one process
-stay apart. Invariant: label values are closed sets. A document id or a number among them would be a series for each
-message, and a leak.
+The part that logs a fact also counts it; gauges are read at each request, from the status's figures. The registry is
+separate from the library's default one, so that no library adds to it and two daemons in one process do not mix.
+Invariant: label values are closed sets. A document id or a phone number as a label value would make a series for each
+message, and would disclose it.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -28,12 +28,12 @@ _NAMESPACE: Final = "cht_rapidpro"
 _REQUEST_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _WAIT_BUCKETS: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 6 * 3600, 86400)
 
-# Each counter would have a second series, which nobody asks for. The library has no annotation here.
+# Without this line each counter would have a second, unused series. The library has no annotation here.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Outcome(StrEnum):
-    """What became of an outgoing message, when it did; one in doubt is counted again when that ends."""
+    """The outcome of an outgoing message; a message in doubt is counted again when it is decided."""
 
     SENT = "sent"
     REFUSED = "refused"
@@ -46,7 +46,7 @@ class Outcome(StrEnum):
 
 
 class Arrived(StrEnum):
-    """What became of an incoming message, when its webhook was answered."""
+    """The outcome of an incoming message, counted when its webhook is answered."""
 
     STORED = "stored"
     KNOWN = "known"
@@ -57,43 +57,43 @@ class Arrived(StrEnum):
 _DIRECTIONS: Final[Mapping[type[StrEnum], str]] = {Outcome: "outgoing", Arrived: "incoming"}
 
 Figure = float | None | Mapping[str, float | None]
-"""A number, None where there is none at present, or one for each value of a label."""
+"""A number, None where there is none at present, or a number for each value of a label."""
 
-# What `Status.figures` may hold: the help text, and the label where the figure has one.
+# The figures that `Status.figures` may hold: help text, and the label if the figure has one.
 GAUGES: Final = {
-    "queue_messages": ("Messages due that wait here to be claimed; the view may have more.", ""),
-    "queue_oldest_seconds": ("How long ago the oldest was due of what waits or is in doubt.", ""),
+    "queue_messages": ("Due messages that wait here to be claimed; the view may have more.", ""),
+    "queue_oldest_seconds": ("How long ago the oldest message that waits or is in doubt was due.", ""),
     "claimed_tasks": ("Tasks under a claim of this daemon: ready, in flight or in doubt.", ""),
     "ambiguous_messages": ("Messages that may have been sent and have to be looked up.", ""),
-    "held_documents": ("Documents that take no claim; their messages are not sent.", ""),
-    "unsendable_messages": ("Messages that will not go until a human acts; `held` counts documents.", "reason"),
+    "held_documents": ("Documents in which no claim can be stored; their messages are not sent.", ""),
+    "unsendable_messages": ("Messages that are not sent until an operator acts; `held` counts documents.", "reason"),
     "text_limit_characters": ("The longest text that RapidPro takes, once a refusal told it.", ""),
-    "outstanding_messages": ("Tasks whose delivery states are asked for.", ""),
+    "outstanding_messages": ("Tasks whose delivery states are polled.", ""),
     "budget_left_requests": ("Requests to RapidPro that may start now.", "scope"),
     "budget_learned_requests": ("Requests an hour that RapidPro allows, where a 429 showed fewer than ours.", "scope"),
-    "feed_lag_seconds": ("Time since CouchDB last told whether there is something to send.", ""),
-    "incoming_messages": ("Incoming messages that wait to be stored, their webhooks with them.", ""),
-    "spooled_messages": ("Incoming messages in the spool; rejected ones want a human.", "state"),
+    "feed_lag_seconds": ("Time since CouchDB last reported whether there is something to send.", ""),
+    "incoming_messages": ("Incoming messages that wait to be stored; their webhooks wait, too.", ""),
+    "spooled_messages": ("Incoming messages in the spool; an operator must handle rejected ones.", "state"),
     "sending_enabled": ("1 while the app settings choose this gateway.", ""),
     "sending_paused": ("1 while `cht-rapidpro pause` holds sending.", ""),
     "pause_left_seconds": ("Time until the pause ends by itself; absent where it has no end.", ""),
-    "dependency_up": ("0 while it is away or refuses us, absent while that is not known.", "dependency"),
+    "dependency_up": ("0 while it is away or refuses the gateway, absent while that is not known.", "dependency"),
     "state": (
-        "1 for the state that the daemon is in: ok, degraded (heals itself), broken (a human must act).",
+        "1 for the state that the daemon is in: ok, degraded (heals itself), broken (an operator must act).",
         "state",
     ),
 }
 
 
 class Metrics:
-    """The counters and histograms that the jobs share. Whoever subscribes is told which message each fact is about."""
+    """The counters and histograms that the jobs share. Subscribers also get the message that each fact is about."""
 
     def __init__(self) -> None:
         self._subscribers: list[Callable[[Fact], None]] = []
         self.registry = CollectorRegistry()
         self._messages = Counter(
             "messages",
-            "Messages, by what became of them.",
+            "Messages by outcome.",
             ["direction", "outcome"],
             namespace=_NAMESPACE,
             registry=self.registry,
@@ -110,7 +110,7 @@ class Metrics:
         )
 
     def include(self, *histograms: Histogram) -> None:
-        """Those that adapters own."""
+        """Adds the metrics that adapters own."""
         for histogram in histograms:
             self.registry.register(histogram)
 
@@ -118,11 +118,11 @@ class Metrics:
         self._subscribers.append(subscriber)
 
     def count(self, outcome: Outcome | Arrived, about: About, failure: str = "") -> None:
-        """One message more of which this became; `failure`: why it will not arrive, where that is so."""
+        """Counts one message with this outcome; `failure`: why it will not arrive, if that is so."""
         self._tell(Fact(_DIRECTIONS[type(outcome)], outcome, about, failure=failure))
 
     def sent(self, about: About, due: int, now: int) -> None:
-        """RapidPro has a message that was due then; both ms since the epoch, `due` 0 where it is unknown."""
+        """Counts a message that RapidPro took at `at`; both times are ms since the epoch, `due` 0 if unknown."""
         waited = max(0, now - due) / 1000 if due else None
         self._tell(Fact(_DIRECTIONS[Outcome], Outcome.SENT, about, waited))
         if waited is not None:
@@ -134,7 +134,7 @@ class Metrics:
             subscriber(fact)
 
     def render(self, figures: Mapping[str, Figure]) -> bytes:
-        """Everything in Prometheus' text format. Reads /proc: to be called in a thread."""
+        """Returns all metrics in Prometheus' text format. Reads /proc, so call it in a thread."""
         at_present = CollectorRegistry()
         at_present.register(_Gauges(figures))
         ProcessCollector(registry=at_present)
@@ -142,7 +142,9 @@ class Metrics:
 
 
 def request_times(peer: str, *labels: str) -> Histogram:
-    """How long requests to a peer took, or to our webhook; the adapter owns it, and `Metrics.include` is given it."""
+    """Makes the histogram of request durations to a peer or to the webhook; the adapter owns it, `Metrics.include` adds
+    it.
+    """
     return Histogram(
         f"{peer}_request_seconds",
         f"How long requests to {peer} took, answered or not.",

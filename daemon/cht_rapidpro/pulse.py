@@ -1,8 +1,8 @@
-"""Whether the jobs get on: each marks the steps that it takes, and a step that does not end is a stall.
+"""Shows whether the jobs make progress: each job marks its steps, and a step that does not end is a stall.
 
-A job that waits for something to do, or for the end of a pause, is well. So is one that repeats a step while the
-dependency it needs is away. What is left is a fault of ours, a lost wake-up or a wait that nothing limits: only a
-restart ends it, and all state is durable.
+A job that waits for work, or for the end of a pause, does not stall. A job that repeats a step while its dependency is
+away does not stall either. Every other long step is a fault in this program, such as a lost wake-up or an unlimited
+wait: only a restart ends it, and all state is durable.
 """
 
 import time
@@ -16,7 +16,7 @@ LONGEST_STEP: Final = 600.0  # seconds; a request to CouchDB may take 60, its fe
 
 
 class Pulse:
-    """One job, which needs that dependency for its steps; `longest`: seconds that one may take."""
+    """The progress of one job. `needs`: the dependency that its steps need. `longest`: seconds that a step may take."""
 
     def __init__(self, job: str, needs: Health, longest: float = LONGEST_STEP) -> None:
         self.job = job
@@ -26,7 +26,7 @@ class Pulse:
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """A step of the job, from its beginning to its end; the latest one counts."""
+        """Marks a step of the job from its beginning to its end; the latest step counts."""
         mine = self._since = time.monotonic()
         try:
             yield
@@ -35,7 +35,9 @@ class Pulse:
                 self._since = None
 
     def stalled_for(self) -> float | None:
-        """Seconds that the present step has taken while the dependency worked, if these are too many."""
+        """Returns the seconds that the present step has taken while the dependency worked, if they are too many, else
+        None.
+        """
         if self._since is None or self.needs.error is not None:
             return None
         seconds = time.monotonic() - max(self._since, self.needs.since)

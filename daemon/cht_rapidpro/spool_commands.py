@@ -1,7 +1,7 @@
-"""`cht-rapidpro spool …`: what an operator sees of the messages that wait, and may do with them.
+"""`cht-rapidpro spool …`: shows an operator the messages that wait, and retries or drops them.
 
-They work on the file itself, also while the daemon runs. A list is for looking over somebody's shoulder, so numbers are
-masked and texts are only measured; `show` prints one message whole, because whoever asks for one has a reason to.
+The commands work on the file itself, also while the daemon runs. `list` masks numbers and shows only the length of
+texts, because other people may see the screen; `show` prints one message completely.
 """
 
 import json
@@ -22,9 +22,9 @@ _ALL: Final = "all"
 
 
 def run(action: str, path: Path, numbers: Sequence[str], *, is_sure: bool) -> int:
-    """The exit code: 1 where a message that was named is not there, or kept. Raises TroubleError, PermanentError.
+    """Returns the exit code: 1 if a named message does not exist or was kept. Raises TroubleError, PermanentError.
 
-    `is_sure`: a message that waits is dropped without a question; it would become a document by itself.
+    `is_sure`: a message that still waits is dropped without a question, although it would be stored later.
     """
     if not path.exists():
         raise PermanentError(
@@ -59,12 +59,12 @@ def _rows(file: SpoolFile) -> Iterator[Row]:
 
 
 def _chosen(file: SpoolFile, action: str, numbers: Sequence[str]) -> list[int]:
-    """`retry all` is every rejected one; nothing is dropped in bulk."""
+    """Returns the numbers; `retry all` means every rejected message. There is no `drop all`."""
     if action == "retry" and list(numbers) == [_ALL]:
         return [row.number for row in _rows(file) if row.rejected]
     bad = next((text for text in numbers if not (text.isascii() and text.isdigit() and len(text) < 19)), None)
     if bad is not None:
-        raise PermanentError(f"{bad!r} is no number of a message: see `cht-rapidpro spool list`")
+        raise PermanentError(f"{bad!r} is not the number of a message: see `cht-rapidpro spool list`")
     return [int(text) for text in numbers]
 
 
@@ -80,7 +80,7 @@ def _act(file: SpoolFile, action: str, number: int, *, is_sure: bool) -> int:
             done = file.retry(number)
             print(f"{number}: {'waits again' if done else 'waits already'}")
         case _ if not (row.rejected or is_sure or _confirmed(number)):
-            print(f"{number}: kept: it waits for CouchDB and is stored by itself; --yes drops it all the same")
+            print(f"{number}: kept: it waits for CouchDB and will be stored; --yes drops it anyway")
             return 1
         case _:
             file.drop(number)
@@ -89,10 +89,10 @@ def _act(file: SpoolFile, action: str, number: int, *, is_sure: bool) -> int:
 
 
 def _confirmed(number: int) -> bool:
-    """What a person at a terminal says; a script has --yes."""
+    """Asks a person at a terminal; a script uses --yes."""
     if not sys.stdin.isatty():
         return False
-    return input(f"{number} waits for CouchDB and would be stored by itself. Drop it for good? [y/N] ") in ("y", "Y")
+    return input(f"{number} waits for CouchDB and would be stored. Delete it for good? [y/N]  ") in ("y", "Y")
 
 
 def _whole(row: Row) -> dict[str, object]:

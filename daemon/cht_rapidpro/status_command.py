@@ -1,7 +1,7 @@
-"""`cht-rapidpro status`: asks the running daemon's admin listener how it does, and shows it to a person.
+"""`cht-rapidpro status`: reads the status from the running daemon's admin listener, and prints it.
 
-A plain request to an address of this machine, past every proxy. Exit code 0 means that all is well, 1 that something is
-away, refuses us, or that no daemon answers.
+A plain HTTP request without a proxy. Exit code 0 means that the state is `ok`, 1 that it is not, or that no daemon
+answers.
 """
 
 import http.client
@@ -21,7 +21,7 @@ _CLEAR: Final = "\x1b[H\x1b[2J"
 
 
 def run(listen: str, *, as_json: bool, interval: float | None) -> int:
-    """Shows it once, or every `interval` seconds until Ctrl-C; the exit code."""
+    """Prints the status once, or every `interval` seconds until Ctrl-C; returns the exit code."""
     while True:
         try:
             found = ask(listen)
@@ -38,12 +38,12 @@ def run(listen: str, *, as_json: bool, interval: float | None) -> int:
 
 
 def ask(listen: str) -> dict[str, Any]:
-    """What /status says. Raises TransientError where no daemon answers."""
+    """Returns the answer of /status. Raises TransientError if no daemon answers."""
     if not listen:
         raise ConfigError('[admin] listen: found "", which switches status off; allowed here: the daemon\'s address')
     host, port = read_address(listen)
     if not port:
-        raise ConfigError('[admin] listen: found port 0, which the kernel chose; the log says it: "admin.listening"')
+        raise ConfigError('[admin] listen: found port 0: the kernel chose one, which the log names: "admin.listening"')
     connection = http.client.HTTPConnection(host, port, timeout=_TIMEOUT)
     try:
         connection.request("GET", "/status")
@@ -74,7 +74,7 @@ def ensure_no_other(listen: str, folder: Path) -> None:
 
 
 def as_table(found: Mapping[str, Any]) -> str:
-    """Two columns; what is not as it should be stands out by its word, not by its colour."""
+    """Formats the status in two columns; problems are named in words, not by colour."""
     rows = list(_rows(found))
     width = max(len(what) for what, _ in rows)
     return "\n".join(f"{what:<{width}}  {value}".rstrip() for what, value in rows)

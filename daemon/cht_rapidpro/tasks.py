@@ -1,6 +1,6 @@
-"""Ending asyncio tasks: one way for all of them.
+"""Ends asyncio tasks, in one way for all of them.
 
-Invariant: a cancelled task ends. A cancel that is lost on the way would let a stop or a crash wait for ever.
+Invariant: a cancelled task ends. A lost cancel would make a stop or a crash wait for ever.
 """
 
 import asyncio
@@ -10,11 +10,11 @@ _AGAIN: Final = 1.0  # seconds
 
 
 async def end(*running: asyncio.Task[Any]) -> None:
-    """Cancels the tasks and returns when all have ended; what they raise stays in them.
+    """Cancels the tasks and returns when all have ended; their exceptions stay in them.
 
-    aiohttp 3.14 swallows a cancel that meets with a time-out of its own (seen in 112 of 440 trials), and a job that
-    repeats what failed goes on then. So the cancel is repeated. Where the caller itself is cancelled meanwhile, the
-    tasks are ended all the same, and CancelledError is raised afterwards.
+    aiohttp 3.14 swallows a cancel that coincides with a time-out of its own (112 of 440 trials), and a job that repeats
+    failed calls then goes on. So the cancel is repeated. If the caller itself is cancelled meanwhile, the tasks are
+    still ended, and CancelledError is raised afterwards.
     """
     cancelled: asyncio.CancelledError | None = None
     while left := [task for task in running if not task.done()]:
@@ -29,7 +29,7 @@ async def end(*running: asyncio.Task[Any]) -> None:
 
 
 def raise_cancelled(error: BaseException) -> None:
-    """Raises CancelledError where the running task was cancelled and a library raised this error in its place."""
+    """Raises CancelledError if the running task was cancelled and a library raised this error instead."""
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError from error

@@ -206,3 +206,21 @@ async def test_a_position_that_couchdb_refuses_is_transient() -> None:
             with pytest.raises(TransientError, match="refuses the feed from position 'junk'"):
                 await ChangesFeed(couch).wait(Seq("junk"))
     assert not [entry for entry in logs if entry["event"] == "feed.unfiltered"]
+
+
+async def test_after_a_failure_it_asks_once_without_waiting() -> None:
+    """Or an outage that is over would last until something changes."""
+    asked: list[str] = []
+
+    async def script(request: Request) -> Reply | Raw:
+        asked.append(request.query["feed"])
+        return RESET if len(asked) == 2 else Reply({"results": [], "last_seq": "7"})
+
+    async with scripted(script) as server, Couch(couchdb_at(server)) as couch:
+        feed = ChangesFeed(couch)
+        await feed.wait(Seq("1"))
+        with pytest.raises(TransientError):
+            await feed.wait(Seq("7"))
+        await feed.wait(Seq("7"))
+        await feed.wait(Seq("7"))
+    assert asked == ["longpoll", "longpoll", "normal", "longpoll"]

@@ -363,7 +363,7 @@ async def test_a_port_that_is_taken_is_named() -> None:
         with capture_logs() as logs:
             async with Webhook(config, Keyring(Secrets()), Store(), lambda: NOW) as webhook:
                 assert webhook.addresses == []
-                assert re.match(r"\[incoming\] listen: 127\.0\.0\.1:\d+ cannot be listened at: \w", webhook.problem)
+                assert re.match(r"\[incoming\] listen: cannot listen at 127\.0\.0\.1:\d+: \w", webhook.problem)
     assert [(entry["event"], entry["log_level"]) for entry in logs] == [("incoming.unavailable", "error")]
 
 

@@ -15,7 +15,7 @@ from tests.scripted import RESET, Raw, Reply, Request, scripted
 
 SSH = Raw(b"SSH-2.0-OpenSSH_9.2\r\n")
 FORMS: dict[str, tuple[Reply | Raw | str, str]] = {
-    "an SSH server": (SSH, "what answers does not speak HTTP, or not as it should"),
+    "an SSH server": (SSH, "the server does not speak HTTP, or sends malformed HTTP"),
     "a reset": (RESET, "the connection "),
     "silence": ("silence", "no answer in time"),
 }

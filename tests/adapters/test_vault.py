@@ -163,7 +163,7 @@ def _rows(password: object) -> Reply:
         ("token", Unreadable("it is not in CHT's format, or enciphered under another secret of CouchDB")),
         (
             encipher_with(bytes(16), "two\nlines", "short"),
-            Unreadable("found a second line or a control character in it; allowed: the secret alone"),
+            Unreadable("found a second line or a control character in it; allowed: only the secret"),
         ),
     ],
 )

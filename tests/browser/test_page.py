@@ -62,9 +62,9 @@ async def test_what_is_down_is_told_with_what_to_do_and_over_when_it_is_over(sce
     scene.rapidpro.fail(Fault(on="any", do=REFUSED, times=None))
     await scene.write("+254712345679")
     await shows(page, "#headline", "Broken")
-    await shows(page, "h1", "RapidPro refuses us since")
-    await shows(page, "#spoken", "Broken: RapidPro refuses us")
-    assert "refuses us" in await page.title()
+    await shows(page, "h1", "RapidPro refuses access since")
+    await shows(page, "#spoken", "Broken: RapidPro refuses access")
+    assert "refuses access" in await page.title()
     assert browser.complaints == []
 
 

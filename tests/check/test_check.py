@@ -67,7 +67,7 @@ async def findings(path: Path) -> list[dict[str, Any]]:
 async def test_a_healthy_site_has_nothing_to_mend(site: Site) -> None:
     code, printed = await run(site.write())
     lines = printed.splitlines()
-    assert (code, lines[-1][:12]) == (0, "0 to mend, 0"), printed
+    assert (code, lines[-1][:12]) == (0, "0 to fix, 0 "), printed
     assert {line[0] for line in lines[:-1]} == {"✓"}
     for about in (
         "couchdb.rights",
@@ -218,7 +218,7 @@ BROKEN: dict[str, tuple[Break, str, str, str]] = {
         app_settings(sms={"outgoing_service": "rapidpro"}),
         "bad",
         "cht.outgoing_service",
-        "two gateways would send everything twice",
+        "two gateways would send every message twice",
     ),
     "another name": (
         keys("cht", outgoing_service="ours"),
@@ -238,7 +238,7 @@ BROKEN: dict[str, tuple[Break, str, str, str]] = {
         app_settings(transitions={"resolve_pending": True}),
         "bad",
         "cht.resolve_pending",
-        "turns every pending message into sent",
+        "marks every pending message as sent",
     ),
     "RapidPro away": (keys("rapidpro", url="http://127.0.0.1:1"), "bad", "rapidpro.reachable", "does not answer"),
     "RapidPro without TLS": (
@@ -261,17 +261,17 @@ BROKEN: dict[str, tuple[Break, str, str, str]] = {
     "anonymous": (_anonymous, "note", "rapidpro.anonymous", "hides phone numbers"),
     "a clock of last year": (_late, "bad", "rapidpro.clock", "differ by"),
     "a secret for everyone": (_readable, "bad", "config.permissions", "every user of this machine"),
-    "a secret in the file": (keys("rapidpro", token=TOKEN), "note", "config.file", "stands in the file itself"),
-    "an address that somebody has": (_taken, "bad", "admin.listen", "cannot be listened at"),
+    "a secret in the file": (keys("rapidpro", token=TOKEN), "note", "config.file", "is in the file itself"),
+    "an address that somebody has": (_taken, "bad", "admin.listen", "cannot listen at"),
     "an admin listener for everyone": (keys("admin", listen="[::]:0"), "note", "config.file", "asks for no password"),
     "webhooks switched off": (
         keys("incoming", enabled=False),
         "note",
         "incoming.enabled",
-        "no webhook is listened for",
+        "the webhook is switched off",
     ),
     "no key for webhooks": (keys("incoming", key_file=""), "bad", "incoming.key", "answered 403"),
-    "an address that is taken": (_webhook_taken, "bad", "incoming.listen", "cannot be listened at"),
+    "an address that is taken": (_webhook_taken, "bad", "incoming.listen", "cannot listen at"),
     "no folder for the spool": (
         keys("incoming", spool="far/away.sqlite3"),
         "note",
@@ -365,16 +365,33 @@ async def test_the_daemon_and_the_view_tell_what_is_never_sent(site: Site) -> No
     assert failed["tasks"][0]["state_details"] == "Text too long: 800 characters, RapidPro takes 640"
     says = {one["about"]: one["says"] for one in found if one["mark"] != "good"}
     assert set(says) == {"couchdb.messages", "rapidpro.text_limit"}
-    assert "1 of the 1 oldest messages to send have no usable number" in says["couchdb.messages"]
+    assert "1 of the 1 oldest due messages have no usable number" in says["couchdb.messages"]
     assert bad["_id"] in says["couchdb.messages"]
     assert "at most 640 characters" in says["rapidpro.text_limit"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [("to", "", "number"), ("uuid", "", "uuid"), ("message", None, "text"), ("to", {"a": 1}, "number")],
+)
+async def test_a_message_that_is_never_sent_is_found_without_a_daemon(
+    field: str, value: object, says: str, site: Site
+) -> None:
+    """Also one that CHT's view of messages to send has no row for."""
+    bad = data_record(task({**message("never"), field: value}))
+    await site.medic.bulk([bad, data_record(task({**message("x"), "to": ""}, state="sent"))])
+    [told] = [one for one in await findings(site.write()) if one["mark"] != "good"]
+    assert (told["about"], told["mark"]) == ("couchdb.messages", "bad")
+    assert says in told["says"]
+    assert bad["_id"] in told["says"]
 
 
 @pytest.mark.parametrize(
     ("figures", "about"),
     [
         ({"unsendable_messages": {"held": 2}}, "outgoing.unsendable"),
-        ({"unsendable_messages": {"undecidable": 1, "no_number": 5}}, "outgoing.unsendable"),
+        ({"unsendable_messages": {"no_number": 2}}, "outgoing.unsendable"),
+        ({"unsendable_messages": {"undecidable": 1}}, "outgoing.unsendable"),
         ({"text_limit_characters": 640}, "rapidpro.text_limit"),
     ],
 )
@@ -397,9 +414,9 @@ async def _status(figures: dict[str, Any]) -> Reply:
 
 
 COUCHDBS: dict[str, tuple[Reply | Raw, str, str]] = {
-    "a proxy's page": (HTML, "couchdb.reachable", "not as CouchDB does"),
+    "a proxy's page": (HTML, "couchdb.reachable", "is not CouchDB"),
     "a reset": (RESET, "couchdb.reachable", "does not answer"),
-    "another service": (Reply({"name": "search"}), "couchdb.reachable", "not as CouchDB does"),
+    "another service": (Reply({"name": "search"}), "couchdb.reachable", "is not CouchDB"),
     "an old version": (Reply({"couchdb": "Welcome", "version": "1.7.2"}), "couchdb.version", "too old"),
     "no Date": (Reply({"couchdb": "Welcome", "version": "3.5.0"}), "couchdb.database", "HTTP 500"),
 }

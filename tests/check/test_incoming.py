@@ -21,5 +21,5 @@ def test_what_the_running_daemon_knows_of_the_flow_is_told() -> None:
     told = [{"field": "from", "sends": "@urns.tel, which RapidPro has not evaluated", "times": 3, "seconds_ago": 9}]
     [found] = check_miswired(told)
     assert (found.mark, found.about) == (Mark.BAD, "incoming.flow")
-    assert "sends @urns.tel, which RapidPro has not evaluated as `from` (3 times" in found.says
+    assert "a wrong `from`: @urns.tel, which RapidPro has not evaluated (3 times since" in found.says
     assert list(check_miswired(None)) == list(check_miswired([])) == []

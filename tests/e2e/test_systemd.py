@@ -286,8 +286,8 @@ def test_the_alerts_ask_for_metrics_that_there_are() -> None:
         assert label in offered
 
 
-def test_the_readme_lists_every_metric() -> None:
-    told = set(re.findall(r"`(\w+)`", (ROOT / "README.md").read_text()))
+def test_the_documentation_lists_every_metric() -> None:
+    told = set(re.findall(r"`(\w+)`", (ROOT / "docs/operations/metrics.md").read_text()))
     metrics = Metrics()
     metrics.include(request_times("couchdb"), request_times("rapidpro", "scope"), request_times("webhook", "answer"))
     offered = re.findall(

@@ -1,7 +1,6 @@
 """Starts with something wrong: one line that says what, the exit code that fits, and no traceback."""
 
 import os
-import signal
 import socket
 import subprocess
 from collections.abc import Callable
@@ -135,36 +134,3 @@ def test_a_taken_port_is_one_error_and_the_daemon_goes_on(tmp_path: Path) -> Non
     assert told.count('"incoming.unavailable"') == 1
     assert address in told
     assert "Traceback" not in told
-
-
-def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
-    config = tmp_path / "config.toml"
-    config.write_text(GOOD.format(token=TOKEN))
-    command = f"'{COMMAND}' check --offline --config '{config}' | true; exit ${{PIPESTATUS[0]}}"
-    ended = subprocess.run(  # noqa: S603 - our own command
-        ["/bin/bash", "-c", command], capture_output=True, text=True, timeout=30, check=False
-    )
-    assert ended.stderr == ""
-    assert ended.returncode in (0, 141)  # 0: it was quicker than the pipe
-
-
-@pytest.mark.parametrize("command", [["check"], ["check", "--json"], ["status"], ["status", "--watch"]])
-def test_ctrl_c_ends_a_command_quietly(command: list[str], tmp_path: Path) -> None:
-    """The other side takes the connection and never answers."""
-    config = tmp_path / "config.toml"
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        address = f"127.0.0.1:{silent.getsockname()[1]}"
-        config.write_text(
-            GOOD.format(token=TOKEN) + f'[couchdb]\nurl = "http://{address}"\n[admin]\nlisten = "{address}"\n'
-        )
-        ended = subprocess.Popen(  # noqa: S603 - our own command
-            [COMMAND, *command, "--config", str(config)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        silent.settimeout(30)
-        taken, _ = silent.accept()  # it waits now
-        while taken.recv(65_536) == b"":
-            taken, _ = silent.accept()
-        ended.send_signal(signal.SIGINT)
-        said = ended.communicate(timeout=30)
-        taken.close()
-    assert (ended.returncode, said) == (130, ("", ""))

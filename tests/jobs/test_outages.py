@@ -3,8 +3,8 @@
 import asyncio
 import re
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -133,20 +133,23 @@ async def _text(session: aiohttp.ClientSession, path: str) -> tuple[int, str]:
         return answer.status, await answer.text()
 
 
-@asynccontextmanager
-async def observed(config: Config, folder: Path, logs: Sequence[Any]) -> AsyncIterator[Places]:
-    """The daemon, with an admin listener and a systemd that hears it."""
-    stop = asyncio.Event()
-    config = replace(
-        config,
-        admin=Admin("127.0.0.1:0"),
-        cht=replace(config.cht, state_dir=str(folder)),
-        incoming=replace(config.incoming, key=Secret(KEY), spool=str(folder / "spool.sqlite3")),
-    )
+@contextmanager
+def hearing(folder: Path) -> Iterator[tuple[socket.socket, Notifier]]:
+    """What systemd hears, and what tells it."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(folder / "notify"))
         systemd.setblocking(False)
-        notifier = Notifier({"NOTIFY_SOCKET": str(folder / "notify")})
+        yield systemd, Notifier({"NOTIFY_SOCKET": str(folder / "notify")})
+
+
+@asynccontextmanager
+async def observed(config: Config, folder: Path, logs: Sequence[Any], key: str = KEY) -> AsyncIterator[Places]:
+    """The daemon, with an admin listener and a systemd that hears it; `key`: of the webhook, in the configuration."""
+    stop = asyncio.Event()
+    incoming = replace(config.incoming, key=Secret(key), spool=str(folder / "spool.sqlite3"))
+    cht = replace(config.cht, state_dir=str(folder))
+    config = replace(config, admin=Admin("127.0.0.1:0"), cht=cht, incoming=incoming)
+    with hearing(folder) as (systemd, notifier):
         reload = Reload(config, lambda: config, asyncio.Event())
         async with asyncio.TaskGroup() as group:
             group.create_task(serve(config, Instance(uuid4().hex, "test"), stop, wall_clock, reload, notifier))
@@ -302,3 +305,73 @@ async def test_rapidpro_that_answers_questions_and_takes_no_broadcast_is_lost_an
                 sick.form = None
                 await places.agree("ok", hurry=5)
     assert edges(logs, "rapidpro") == ["lost", "recovered"]
+
+
+@contextmanager
+def reserved() -> Iterator[tuple[socket.socket, str]]:
+    """An address that refuses connections until somebody listens at the socket."""
+    with socket.socket() as own:
+        own.bind(("127.0.0.1", 0))
+        yield own, f"http://127.0.0.1:{own.getsockname()[1]}"
+
+
+async def recovers_within(seconds: float, places: Places) -> None:
+    """All five come to say "ok", and not by the next of the rare questions."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    await places.agree("ok", hurry=0.5)
+    assert loop.time() - began < seconds
+
+
+async def test_rapidpro_that_refused_the_first_question_and_takes_broadcasts_is_well_within_seconds(
+    gate: Gate, medic: Database, tmp_path: Path
+) -> None:
+    """What failed was a GET, what works is a POST: without a question of its own the outage would seem to go on."""
+    with capture_logs() as logs, reserved() as (address, url):
+        config = configure(gate, medic, url, TOKEN, timeout=1.0, claim_timeout=60.0, settle_time=10.0)
+        async with observed(config, tmp_path, logs) as places:
+            await until(lambda: _later() and bool(edges(logs, "rapidpro")))
+            await places.agree("degraded")
+            async with scripted(as_rapidpro, address) as rapidpro:
+
+                async def is_posted() -> bool:
+                    await medic.put(data_record(task(message("hello"))))
+                    jump(0.5)
+                    await asyncio.sleep(0.02)
+                    return bool(rapidpro.named("POST broadcasts.json"))
+
+                await until(is_posted)
+                await recovers_within(150, places)
+                assert edges(logs, "rapidpro") == ["lost", "recovered"]
+
+
+async def test_couchdb_that_refused_connections_is_well_within_seconds(
+    couchdb: CouchDBServer, gate: Gate, medic: Database, tmp_path: Path
+) -> None:
+    """Also where nothing changes in it, and so the feed has nothing to say for a minute."""
+    with capture_logs() as logs, reserved() as (address, url):
+        async with scripted(as_rapidpro) as rapidpro, before(couchdb) as (_, sick):
+            config = configure(gate, medic, rapidpro.url, TOKEN, claim_timeout=120.0)
+            config = replace(config, couchdb=replace(config.couchdb, url=url))
+            async with observed(config, tmp_path, logs) as places:
+                await until(lambda: _later() and bool(edges(logs, "couchdb")))
+                await places.agree("degraded")
+                async with scripted(sick, address):
+                    await recovers_within(40, places)
+    assert edges(logs, "couchdb") == ["lost", "recovered"]
+
+
+async def test_a_feed_that_failed_says_within_seconds_that_it_is_well(
+    couchdb: CouchDBServer, gate: Gate, medic: Database, tmp_path: Path
+) -> None:
+    with capture_logs() as logs:
+        async with scripted(as_rapidpro) as rapidpro, before(couchdb) as (server, sick):
+            config = configure(gate, medic, rapidpro.url, TOKEN, claim_timeout=120.0)
+            config = replace(config, couchdb=replace(config.couchdb, url=server.url))
+            sick.form, sick.only = Reply({"error": "internal"}, 500), "POST _changes"
+            async with observed(config, tmp_path, logs) as places:
+                await until(lambda: _later() and bool(edges(logs, "couchdb")))
+                await places.agree("degraded")
+                sick.form = None
+                await recovers_within(40, places)
+    assert edges(logs, "couchdb") == ["lost", "recovered"]

@@ -191,7 +191,7 @@ async def test_a_change_of_the_host_while_running_is_an_error_that_says_what_it_
         rapidpro.url.removeprefix("http://"),
         other.url.removeprefix("http://"),
     )
-    for meaning in ("our token goes to the new host", "will not be found", "[rapidpro] url"):
+    for meaning in ("the token goes to the new host", "will not be found", "[rapidpro] url"):
         assert meaning in told["means"]
 
 

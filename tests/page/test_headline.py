@@ -26,8 +26,8 @@ def test_all_is_well() -> None:
         ({}, Level.DEGRADED, "RapidPro does not answer", "Cannot connect"),
         ({"others": [Finding(Level.BROKEN, "Deaf.", advice="Listen.")]}, Level.BROKEN, "Deaf.", "Listen."),
         ({"budget_left_requests": {"v2": 0}}, Level.DEGRADED, "RapidPro's request limit is reached.", "(v2)"),
-        ({"queue_oldest_seconds": 3 * 3600}, Level.DEGRADED, "Messages wait long.", "the log"),
-        ({"stores": False}, Level.BROKEN, "Incoming messages are turned away.", "Make room"),
+        ({"queue_oldest_seconds": 3 * 3600}, Level.DEGRADED, "Messages wait for a long time.", "the log"),
+        ({"stores": False}, Level.BROKEN, "Incoming messages are refused.", "Make room"),
         (
             {"spooled_messages": {"rejected": 2}},
             Level.BROKEN,
@@ -50,7 +50,22 @@ def test_the_worst_is_the_headline_and_the_others_are_below_it() -> None:
     shown = headline(view(LOST, REFUSED, **INCOMING))
     assert "Broken" in shown
     assert (
-        shown.index("CouchDB refuses us since") < shown.index("</h1>") < shown.index("RapidPro does not answer since")
+        shown.index("CouchDB refuses access since")
+        < shown.index("</h1>")
+        < shown.index("RapidPro does not answer since")
     )
     assert "check [couchdb] user and password" in shown
     assert "3 messages waiting" in shown
+
+
+def test_what_is_to_be_typed_is_code_and_read_aloud_plainly() -> None:
+    amiss = view(others=[Finding(Level.BROKEN, "Wrong `from`.", advice="Type `cht-rapidpro <x>`.")])
+    shown = headline(amiss)
+    assert "Wrong <code>from</code>." in shown
+    assert "Type <code>cht-rapidpro &lt;x&gt;</code>." in shown
+    assert "`" not in shown + spoken(amiss)
+
+
+def test_what_has_not_answered_yet_is_told_so() -> None:
+    [finding] = findings(view(dependency("couchdb", "unknown", None)))
+    assert (finding.level, finding.what) == (Level.DEGRADED, "CouchDB has not answered yet")

@@ -45,7 +45,7 @@ def test_the_way_in_and_the_delivery_are_drawn_where_the_daemon_has_them() -> No
     assert "RapidPro works, then received 5 (last hour; 1 waiting), then spooled 3 (1 rejected)," in drawn
 
 
-@pytest.mark.parametrize(("condition", "word"), [("lost", "no answer"), ("refused", "refuses us")])
+@pytest.mark.parametrize(("condition", "word"), [("lost", "no answer"), ("refused", "refuses access")])
 def test_the_worst_scope_of_rapidpro_is_rapidpros_state(condition: str, word: str) -> None:
     rapidpro = [dependency("rapidpro"), dependency("rapidpro runs.json", condition)]
     assert f"RapidPro {word}" in flow(view(dependency("couchdb"), *rapidpro))

@@ -1,12 +1,13 @@
-"""The admin listener: how the daemon does, for people, for Prometheus and for whatever watches over it.
+"""The admin listener: the daemon's status for people, for Prometheus and for monitoring.
 
-For this machine alone: it asks for no password. A page in a browser on this machine may send requests to it, too; what
-it may not do is read the answers, unless its own name was made to point here (DNS rebinding). So a request that names
-another host than this one is refused.
+It asks for no password, so it is for this machine only. A web page in a browser on this machine can send requests to
+it, but can read the answers only if its own host name points here (DNS rebinding). So a request that names another host
+is refused.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Final, Self
@@ -14,23 +15,24 @@ from typing import Any, Final, Self
 import structlog
 from aiohttp import web
 
-from cht_rapidpro.adapters.crowd import BoundedRunner
-from cht_rapidpro.adapters.server_log import ServerLog
+from cht_rapidpro.adapters.listener import Listener
 from cht_rapidpro.config_values import is_loopback, read_address
+from cht_rapidpro.domain.findings import Finding, Level
 from cht_rapidpro.metrics import CONTENT_TYPE, Metrics
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-_STOP_TIME: Final = 1.0  # seconds; a stream that is open has no end of its own
+_STOP_TIME: Final = 1.0  # seconds; an open event stream does not end by itself
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Admin:
-    """Listens at `listen` while it is entered; "" means not at all. `address`: where it does, None if it does not.
+    """Listens at `listen` while it is entered; "" means not at all. `address`: the bound address, None if there is
+    none.
 
-    `snapshot` gives what `/status` answers; its `state` and `paused` are `/ready`'s, which is 503 where its `stores` is
-    False, and its `figures` are the gauges of `/metrics`. More routes may be added to `application` before.
+    `snapshot` returns the answer of `/status`. Its `state` and `paused` are the answer of `/ready`, which is 503 if its
+    `stores` is False; its `figures` are the gauges of `/metrics`. More routes may be added to `application` before.
     """
 
     def __init__(self, listen: str, snapshot: Callable[[], Mapping[str, Any]], metrics: Metrics) -> None:
@@ -39,6 +41,7 @@ class Admin:
         self._metrics = metrics
         self.application = web.Application(middlewares=[self._refuse_other_hosts])
         self.address: str | None = None
+        self._problem = ""
         router = self.application.router
         router.add_get("/health", self._health)
         router.add_get("/ready", self._ready)
@@ -47,27 +50,39 @@ class Admin:
 
     async def __aenter__(self) -> Self:
         """An address that cannot be listened at is one ERROR: messages go their way without it."""
-        self._runner = BoundedRunner(
-            "admin", self.application, access_log=None, logger=ServerLog("admin"), shutdown_timeout=_STOP_TIME
-        )
-        if not self._listen:
-            return self
-        await self._runner.setup()
-        host, port = read_address(self._listen)
+        async with AsyncExitStack() as stack:
+            self._listener = Listener("admin", self.application, shutdown_timeout=_STOP_TIME)
+            await stack.enter_async_context(self._listener)
+            if self._listen:
+                await self._start()
+            self._stack = stack.pop_all()
+        return self
+
+    async def _start(self) -> None:
         try:
-            await web.TCPSite(self._runner, host, port, backlog=self._runner.backlog).start()
+            await self._listener.listen(*read_address(self._listen))
         except OSError as error:
-            log.error("admin.unavailable", listen=self._listen, error=error.strerror)
+            self._problem = error.strerror or str(error)
+            log.error("admin.unavailable", listen=self._listen, error=self._problem)
         else:
-            bound = self._runner.addresses[0]
+            bound = self._listener.addresses[0]
             self.address = f"[{bound[0]}]:{bound[1]}" if ":" in bound[0] else f"{bound[0]}:{bound[1]}"
             log.info("admin.listening", address=self.address)
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._runner.cleanup()
+        await self._stack.__aexit__(kind, error, trace)
+
+    def problems(self) -> Iterator[Finding]:
+        """Reports that this listener is unreachable; systemd's status line and the log show it without it."""
+        if self._problem:
+            yield Finding(
+                Level.BROKEN,
+                "The admin listener does not listen.",
+                advice=f"[admin] listen: {self._listen} cannot be listened at: {self._problem}. Name another address,"
+                " or end the process that has it, and restart the daemon.",
+            )
 
     @web.middleware
     async def _refuse_other_hosts(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -80,7 +95,7 @@ class Admin:
         return web.json_response({"alive": True})
 
     async def _ready(self, _request: web.Request) -> web.Response:
-        """Broken for other reasons it still takes webhooks, so a proxy before it must not turn them away."""
+        """A daemon that is broken for other reasons still takes webhooks, so a proxy must not turn them away."""
         snapshot = self._snapshot()
         status = HTTPStatus.OK if snapshot["stores"] else HTTPStatus.SERVICE_UNAVAILABLE
         return web.json_response({"state": snapshot["state"], "paused": snapshot["paused"]}, status=status)
@@ -94,7 +109,7 @@ class Admin:
 
 
 def _host(header: str) -> str:
-    """The host of a `Host` header, without its port, in lower case."""
+    """Returns the host of a `Host` header, without its port, in lower case."""
     if header.startswith("["):
         return header[1:].partition("]")[0].lower()
     return header.partition(":")[0].lower()

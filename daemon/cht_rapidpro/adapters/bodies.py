@@ -1,6 +1,6 @@
-"""Bodies of answers, read only up to a limit.
+"""Reads bodies of answers up to a limit.
 
-A page of documents can be a hundred times as long as the one before. Without a limit one answer of CouchDB's would take
+A page of documents can be a hundred times as long as the page before. Without a limit one answer of CouchDB could take
 gigabytes of memory, and webhooks would wait for seconds while it is decoded.
 """
 
@@ -10,11 +10,11 @@ from cht_rapidpro.errors import TransientError
 
 
 class TooLargeError(TransientError):
-    """One answer is longer than what is read at once: ask for less."""
+    """An answer is longer than the limit: ask for less."""
 
 
 async def read_bounded(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """The body of an answer. Raises TooLargeError as soon as it is longer than `limit` bytes."""
+    """Reads the body of an answer. Raises TooLargeError as soon as it is longer than `limit` bytes."""
     body = bytearray()
     async for chunk in response.content.iter_any():
         body += chunk

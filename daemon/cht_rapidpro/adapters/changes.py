@@ -1,9 +1,9 @@
 """The `_changes` feed of a CHT database, as hints about documents that may hold something to send.
 
 Longpoll with a `_selector`, evaluated by CouchDB. A filtered longpoll on a busy database may never end by itself and
-gives no position while nothing matches (COUCHDB.md), so the caller drops it and begins anew from an `update_seq` from
-time to time; here every wait has a limit of its own as well. What is missed here costs time and never a message: the
-sweep of the view is the truth.
+gives no position while nothing matches (docs/couchdb.md#the-_changes-feed). So from time to time the caller drops it
+and begins again from an `update_seq`; every wait here has a time limit, too. A missed change costs time and never a
+message: the sweep of the view finds it.
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ SELECTOR: Final[Mapping[str, Any]] = {
 }
 _ROWS: Final = 100
 _BYTES: Final = 8 * 1024 * 1024
-_IDLE_MS: Final = 50_000  # the server ends an idle longpoll after this; it caps the value at 60 s
+_IDLE_MS: Final = 50_000  # the server ends an idle longpoll after this time, which it caps at 60 s
 _WAIT: Final = aiohttp.ClientTimeout(total=300, sock_connect=10)
 _NO_SELECTOR: Final = frozenset({400, 405, 415, 501})
 
@@ -53,7 +53,7 @@ class Hint:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What one longpoll brought, and the position to go on from."""
+    """The result of one longpoll, and the position to continue from."""
 
     hints: list[Hint]
     last_seq: Seq
@@ -84,7 +84,7 @@ class ChangesFeed:
         self._has_failed = False
 
     async def wait(self, since: Seq) -> Changes:
-        """The next changes after `since` that matter to us; waits until there are any or the server ends the wait."""
+        """Returns the next relevant changes after `since`; waits until there are any or the server ends the wait."""
         answer = await self._longpoll(since, selects=True) if self._selects else None
         if answer is not None:
             return answer
@@ -97,9 +97,9 @@ class ChangesFeed:
         return answer
 
     async def _longpoll(self, since: Seq, *, selects: bool) -> Changes | None:
-        """None where the server does not understand the request.
+        """Returns None if the server does not understand the request.
 
-        Where the documents are too large, or one of them can twice not be decoded, only their ids are read.
+        If the documents are too large, or one of them could not be decoded twice, only their ids are read.
         """
         try:
             return await self._request(since, selects=selects, docs=True)
@@ -112,7 +112,7 @@ class ChangesFeed:
         return await self._request(since, selects=selects, docs=False)
 
     async def _request(self, since: Seq, *, selects: bool, docs: bool) -> Changes | None:
-        # After a failure it does not wait: an outage that is over shall not last until something changes.
+        # After a failure the request does not wait for a change, so that the end of an outage is noticed at once.
         feed, self._has_failed = "normal" if self._has_failed else "longpoll", True
         params: dict[str, str | int] = {
             "feed": feed,
@@ -144,13 +144,13 @@ def _hint(row: _Row) -> Hint:
     try:
         doc = None if row.deleted else msgspec.json.decode(row.doc)
     except (ValueError, RecursionError):
-        doc = None  # the sweep meets it, too, and names it
+        doc = None  # the sweep also finds it, and logs it
     has_branches = isinstance(doc, dict) and bool(doc.pop("_conflicts", None))
     return Hint(DocId(row.id), doc if isinstance(doc, dict) else None, len(bytes(row.doc)), has_branches)
 
 
 def _matters(hint: Hint) -> bool:
-    """What SELECTOR says, for a server that cannot."""
+    """Evaluates SELECTOR for a server that cannot."""
     if concerns_settings(hint.doc_id):
         return True
     return hint.doc is not None and any(task.get("state") == State.PENDING for task in tasks(hint.doc))

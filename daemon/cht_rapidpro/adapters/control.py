@@ -1,7 +1,7 @@
 """The control socket: how the commands of this machine reach the running daemon.
 
-A unix socket in the state directory, for the owner of that directory alone (mode 0600): whoever can connect could also
-stop the daemon. HTTP with JSON on both sides. A request that is refused is answered 409 with `{"error": sentence}`.
+A unix socket in the state directory, only for the owner of that directory (mode 0600), who could also stop the
+daemon. HTTP with JSON on both sides. A request that is refused is answered 409 with `{"error": sentence}`.
 Invariant: the socket belongs to the process that holds the lock on the directory; one that a killed process left is
 replaced.
 """
@@ -11,7 +11,7 @@ import errno
 import os
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
@@ -21,9 +21,8 @@ import aiohttp
 import structlog
 from aiohttp import web
 
-from cht_rapidpro.adapters.crowd import BoundedRunner
+from cht_rapidpro.adapters.listener import Listener
 from cht_rapidpro.adapters.network_words import in_words
-from cht_rapidpro.adapters.server_log import ServerLog
 from cht_rapidpro.errors import PermanentError, TransientError
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -57,21 +56,20 @@ class Control:
 
     async def __aenter__(self) -> Self:
         """A socket that cannot be made is one ERROR: messages go their way without it."""
-        self._runner = BoundedRunner(
-            "control", self.application, access_log=None, logger=ServerLog("control"), shutdown_timeout=_STOP_TIME
-        )
-        await self._runner.setup()
-        try:
-            listening = await asyncio.to_thread(_listen, self._folder)
-            await web.SockSite(self._runner, listening, backlog=self._runner.backlog).start()
-        except OSError as error:
-            log.error("control.unavailable", folder=str(self._folder), error=error.strerror)
+        async with AsyncExitStack() as stack:
+            listener = Listener("control", self.application, shutdown_timeout=_STOP_TIME)
+            await stack.enter_async_context(listener)
+            try:
+                listener.listen_at([await asyncio.to_thread(_listen, self._folder)])
+            except OSError as error:
+                log.error("control.unavailable", folder=str(self._folder), error=error.strerror)
+            self._stack = stack.pop_all()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._runner.cleanup()
+        await self._stack.__aexit__(kind, error, trace)
         await asyncio.to_thread((self._folder / SOCKET).unlink, missing_ok=True)
 
 

@@ -1,9 +1,8 @@
 """The CouchDB database of a CHT: documents, views and bulk writes.
 
-aiocouch brings the session, the database and the views. The two calls that it cannot do go through its session by
-aiohttp: `_bulk_docs` with a body that is bounded in bytes, and the feed (changes.py). Documents are encoded by msgspec,
-which keeps integers of any size. A caller sees TransientError and TroubleError (couchdb_errors.py), and for a single
-document a `Rejected`.
+The session is aiocouch's; requests go through it by aiohttp, so that bodies are bounded in bytes and the feed is a POST
+(changes.py). Documents are encoded by msgspec, which keeps integers of any size. A caller sees TransientError and
+TroubleError (couchdb_errors.py), and for a single document a `Rejected`.
 """
 
 import io
@@ -39,13 +38,13 @@ BULK_BYTES: Final = 4 * 1024 * 1024
 BULK_ROWS: Final = 500
 PAGE: Final = 500
 READ_BYTES: Final = 2 * 1024 * 1024  # of one answer with several documents or rows
-LONGEST_DOC: Final = 64 * 1024 * 1024  # of one document with what JSON adds; CouchDB's own limit is 8 MB by default
-OVERLAP: Final = 500  # rows; what the relay can settle while a page is on its way
+LONGEST_DOC: Final = 64 * 1024 * 1024  # of one document as JSON; CouchDB's own limit is 8 MB by default
+OVERLAP: Final = 500  # rows; as many as the relay can settle while a page is on its way
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=60, sock_connect=10)
 _ACCEPTED: Final = 202
 _JSON: Final = {"Content-Type": "application/json"}
-_MOST_LEFT_OUT: Final = 100  # rows of one listing; more are no fault of single rows
-_LEFT_OUT: Final = "it is left as it is, and all else goes on: repair or remove it"
+_MOST_LEFT_OUT: Final = 100  # rows of one listing; if more fail, single rows are not the cause
+_LEFT_OUT: Final = "it is skipped, and everything else goes on: repair or remove it"
 _TOO_LARGE_OR_MALFORMED: Final = frozenset({400, 413})
 _REJECTING: Final = frozenset({"forbidden", "unauthorized", "document_too_large", "doc_validation", "bad_request"})
 
@@ -56,7 +55,7 @@ _encode = msgspec.json.Encoder().encode
 class Written:
     """The document is stored as this revision; `size`: bytes of its JSON.
 
-    `has_quorum`: False where CouchDB answered 202: too few nodes have it, and another write may win on the others.
+    `has_quorum`: False if CouchDB answered 202: too few nodes have it, and another write may win on other nodes.
     """
 
     rev: Rev
@@ -66,14 +65,14 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """The revision written against was not the latest; or, where `fault` names an error, CouchDB failed at this one."""
+    """The write was based on an old revision; or, if `fault` names an error, CouchDB failed at this document."""
 
     fault: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """CouchDB will not take this document as it is: too large, malformed, or a validation function said no."""
+    """CouchDB refuses the content of this document: too large, malformed, or refused by a validation function."""
 
     reason: str
 
@@ -81,7 +80,7 @@ class Rejected:
 WriteResult = Written | Conflict | Rejected
 
 
-class _RefusedByProxy(TransientError):  # noqa: N818 - what has happened to the request
+class _RefusedByProxy(TransientError):  # noqa: N818 - names what happened to the request
     """A 400 or 413 that is not CouchDB's own."""
 
 
@@ -92,7 +91,9 @@ MESSAGES_BY_STATE: Final[View] = ("medic", "messages_by_state")
 
 @dataclass(frozen=True, slots=True)
 class MessageRow:
-    """A row of the view `medic/messages_by_state`: `due` is the key's second element, ms or whatever CHT emitted."""
+    """A row of the view `medic/messages_by_state`. `due`: the key's second element, ms or any other value that CHT
+    emitted.
+    """
 
     doc_id: DocId
     due: Any
@@ -125,7 +126,7 @@ _written = msgspec.json.Decoder(list[dict[str, Any]])
 
 
 class Couch:
-    """One database. Every method raises TransientError (try again) or TroubleError (a human must act)."""
+    """One database. Every method raises TransientError (try again) or TroubleError (an operator must act)."""
 
     def __init__(self, config: Couchdb) -> None:
         self.config = config
@@ -147,7 +148,7 @@ class Couch:
         await self._server.close()
 
     def sign_in_with(self, config: Couchdb) -> None:
-        """From now on each request carries this user and password; what else `config` says is not looked at."""
+        """Uses the user and password of `config` for each request from now on; its other keys are ignored."""
         if (config.user, config.password) != (self.config.user, self.config.password):
             self.config = msgspec.structs.replace(self.config, user=config.user, password=config.password)
             self._login.use(self.config)
@@ -155,7 +156,7 @@ class Couch:
 
     @property
     def session(self) -> aiohttp.ClientSession:
-        """The session that aiocouch holds, for what aiocouch cannot do (COUCHDB.md, "aiocouch traps")."""
+        """The session that aiocouch holds, for requests that aiocouch cannot make (docs/couchdb.md#aiocouch-traps)."""
         return self._server._server._http_session
 
     @property
@@ -164,9 +165,9 @@ class Couch:
 
     @contextmanager
     def edge(self, kind: str = "", *, is_timed: bool = True) -> Iterator[None]:
-        """Translates foreign errors and tells `health` how the call of that kind went.
+        """Translates foreign errors, and reports the outcome to `health` as a call of this kind.
 
-        `is_timed=False`: how long it takes is not CouchDB's doing.
+        `is_timed=False`: the duration does not depend on CouchDB.
         """
         started = time.perf_counter()
         try:
@@ -178,14 +179,14 @@ class Couch:
         self.health.works(kind)
 
     async def update_seq(self) -> Seq:
-        """A position of the feed that is valid as `since`: a later write is delivered, none is missed."""
+        """Returns a position of the feed that is valid as `since`: every later write is delivered."""
         with self.edge():
             return Seq(str((await self._database.info())["update_seq"]))
 
     async def messages_in(self, state: str, page_size: int = PAGE) -> AsyncGenerator[list[MessageRow], None]:
-        """The messages of the tasks in a state, oldest due first, in pages; a row may come twice.
+        """Yields the messages of the tasks in a state, oldest due first, in pages; a row may come twice.
 
-        `state`: one of CHT's, or `pending-or-forwarded`, the view's name for what may be sent.
+        `state`: one of CHT's, or `pending-or-forwarded`, the view's name for messages that may be sent.
         """
         async for rows in self.pages(MESSAGES_BY_STATE, [state], [state, {}], page_size):
             yield [MessageRow(DocId(row["id"]), row["key"][1], row["value"]) for row in rows]
@@ -193,16 +194,16 @@ class Couch:
     async def pages(
         self, view: View, start: object, end: object, size: int, *, descending: bool = False
     ) -> AsyncGenerator[list[dict[str, Any]], None]:
-        """The rows of a view from one key to another, paged by key; a row may come twice.
+        """Yields the rows of a view from one key to another, paged by key; a row may come twice.
 
-        Equal keys (a thousand reminders of one due time) are stepped over with `skip`, but for the last `OVERLAP` of
-        them: as many may leave the view between two pages without hiding others. A page that is too long, or that no
-        decoder takes, is asked for with fewer rows; a single such row is left out, with an ERROR.
+        Equal keys (a thousand reminders of one due time) are passed with `skip`, except for the last `OVERLAP` of them:
+        so many rows may leave the view between two pages without hiding another row. A page that is too long, or that
+        cannot be decoded, is requested again with fewer rows; a single such row is left out, with an ERROR.
         """
         skip, limit = 0, size
         order = {"descending": "true"} if descending else {}
         left_out = 0
-        cap: int | None = None  # rows, where `limit` of them were too much
+        cap: int | None = None  # rows, after `limit` rows were too many
         while True:
             rows = limit if cap is None else min(limit, cap)
             try:
@@ -210,7 +211,7 @@ class Couch:
             except (TooLargeError, UnreadableError):
                 cap = max(1, rows // 2)
                 if rows == 1:
-                    await self.update_seq()  # where CouchDB is away, the failure says nothing of the row
+                    await self.update_seq()  # if CouchDB is away, the failure is not about the row
                     left_out += 1
                     if left_out > _MOST_LEFT_OUT:
                         raise
@@ -238,9 +239,10 @@ class Couch:
         return [{"id": row.id, "key": row.key, "value": row.value} for row in rows]
 
     async def holders(self, refs: Sequence[str]) -> dict[str, set[DocId]]:
-        """The documents that hold these gateway_refs (`medic-sms/messages_by_gateway_ref`), incoming ones among them.
+        """Returns the documents that hold these gateway_refs (`medic-sms/messages_by_gateway_ref`), incoming records
+        among them.
 
-        CHT's own gateway stored numbers, so each ref is asked for in both forms.
+        CHT's own gateway stores numbers, so each ref is requested as text and as number.
         """
         keys: list[Any] = [key for ref in refs for key in ((ref, int(ref)) if ref.isdigit() else (ref,))]
         if not keys:
@@ -253,14 +255,14 @@ class Couch:
         return found
 
     async def read(self, ids: Sequence[DocId]) -> dict[DocId, Doc]:
-        """The latest revisions of these documents; one that is deleted or never existed is not among them.
+        """Returns the latest revisions of these documents, without those that are deleted or never existed.
 
-        Nor is one that CouchDB or the decoder fails at: it is named in an ERROR and keeps no other from being read.
+        A document at which CouchDB or the decoder fails is also left out, with an ERROR; the other documents are read.
         """
         return {doc_id: doc for doc_id, doc in (await self.look_up(ids)).items() if doc}
 
     async def look_up(self, ids: Sequence[DocId]) -> dict[DocId, Doc | None]:
-        """Like `read`, with None for a document that is deleted; only one that never existed is not among them."""
+        """Like `read`, but with None for a deleted document; only documents that never existed are left out."""
         found: dict[DocId, Doc | None] = {}
         async for docs in self.documents(ids):
             found |= docs
@@ -280,17 +282,17 @@ class Couch:
                 raise
             except TransientError as error:
                 if not isinstance(error, TooLargeError):
-                    await self.update_seq()  # where CouchDB is away, the failure says nothing of the documents
+                    await self.update_seq()  # if CouchDB is away, the failure is not about the documents
                 if len(part) > 1:
                     waiting += [part[len(part) // 2 :], part[: len(part) // 2]]
                 else:
                     log.error("document.unreadable", doc=part[0], error=str(error), means=_LEFT_OUT)
 
     async def fetch(self, ids: Sequence[DocId], *, conflicts: bool = False) -> dict[DocId, Doc | None]:
-        """These documents, by one request; None for one that is deleted.
+        """Requests these documents at once; None for a deleted one.
 
-        `conflicts`: also the revisions of losing branches, as `_conflicts`. Raises TooLargeError where fewer have to be
-        asked for, UnreadableError where one of them cannot be decoded.
+        `conflicts`: also returns the revisions of losing branches, as `_conflicts`. Raises TooLargeError if the caller
+        has to request fewer, UnreadableError if one of them cannot be decoded.
         """
         if not ids:
             return {}
@@ -312,12 +314,14 @@ class Couch:
         return {DocId(row.id): row.doc for row in found if row.id is not None}
 
     def _learn(self, rows: int, size: int) -> None:
-        """Asks for as many documents at once as fit into half of `READ_BYTES`, if the next ones are like these."""
+        """Adapts the number of documents a request so that half of `READ_BYTES` is filled, if the next ones are as long
+        as these.
+        """
         fitting = READ_BYTES // 2 // max(1, size // rows)
         self.rows_at_once = max(1, min(fitting, 2 * self.rows_at_once, PAGE))
 
     async def leaves(self, doc_id: DocId, revs: Sequence[str]) -> list[Doc]:
-        """These revisions of a document, where CouchDB has them; deleted ones are left out."""
+        """Returns these revisions of a document if CouchDB has them; deleted ones are left out."""
         query = {"open_revs": _json(list(revs))}
         with self.edge():
             async with self.session.get(
@@ -331,15 +335,16 @@ class Couch:
         return [doc for doc in docs if not doc.get("_deleted")]
 
     async def ids(self, first: str, last: str) -> list[DocId]:
-        """Of the documents from `first` to `last`, in CouchDB's order."""
+        """Returns the ids of the documents from `first` to `last`, in CouchDB's order."""
         with self.edge():
             response = await self._database.all_docs.get(startkey=_json(first), endkey=_json(last))
             return [DocId(row["id"]) for row in response.rows]
 
     async def incoming_with(self, refs: Sequence[Any]) -> list[Doc]:
-        """The documents that hold one of these as `gateway_ref` of an incoming message or of a task, as of a while ago.
+        """Returns the documents that hold one of these as `gateway_ref` of an incoming message or a task, as of a while
+        ago.
 
-        The index is not brought up to date first, which would cost more than the writing.
+        The index is not updated first, which would cost more than the write itself.
         """
         if not refs:
             return []
@@ -352,8 +357,8 @@ class Couch:
     async def write(self, docs: Sequence[Doc]) -> list[WriteResult]:
         """Stores the documents, each on condition that its `_rev` is the latest; one result a document, in order.
 
-        Sent in as many requests as `BULK_ROWS` and `BULK_BYTES` ask for. After an error none, some or all may be
-        stored: read again to know.
+        Sent in as many requests as `BULK_ROWS` and `BULK_BYTES` require. After an error none, some or all may be
+        stored: read the documents again to know.
         """
         bodies = [_encoded(doc) for doc in docs]
         written: list[WriteResult] = []
@@ -363,10 +368,11 @@ class Couch:
         return [body if isinstance(body, Rejected) else next(results) for body in bodies]
 
     async def _write(self, bodies: list[bytes]) -> list[WriteResult]:
-        """CouchDB refuses a whole request for one bad document in it: halves it until the bad one stands alone.
+        """Halves a refused request until the bad document is alone, since CouchDB refuses a whole request for one bad
+        document.
 
-        A proxy may refuse a request for its size, so its 400 and 413 are narrowed down too, but are never a verdict on
-        the document that stands alone then: TransientError.
+        A proxy may refuse a request for its size, so its 400 and 413 are narrowed down, too. They never reject the
+        document that is alone in the end: that raises TransientError.
         """
         try:
             rows, has_quorum = await self._bulk_docs(bodies)
@@ -382,7 +388,7 @@ class Couch:
         return [*await self._write(bodies[:middle]), *await self._write(bodies[middle:])]
 
     async def _bulk_docs(self, bodies: list[bytes]) -> tuple[list[dict[str, Any]], bool]:
-        """A row a document, and whether enough nodes have stored them."""
+        """Returns a row for each document, and whether enough nodes have stored them."""
         body = io.BytesIO(b'{"docs":[' + b",".join(bodies) + b"]}")  # aiohttp warns of megabytes of plain bytes
         with self.edge("_bulk_docs"):
             async with self.session.post(f"{self.url}/_bulk_docs", data=body, headers=_JSON) as response:

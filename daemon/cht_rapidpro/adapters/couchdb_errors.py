@@ -1,7 +1,8 @@
-"""What an error on the way to CouchDB means, translated once.
+"""Translates the errors of requests to CouchDB, once.
 
-aiocouch's errors derive from KeyError, OSError and ValueError, aiohttp has its own, a proxy may answer with anything.
-A caller sees TransientError (try again) and TroubleError (a human must act), and no text that could quote a document.
+aiocouch's errors derive from KeyError, OSError and ValueError, aiohttp has its own, and a proxy may answer with
+anything. A caller sees TransientError (try again) and TroubleError (an operator must act), and no text that could quote
+a document.
 """
 
 import json
@@ -39,23 +40,25 @@ class _Refusal(msgspec.Struct):
 
 
 class AwayError(TransientError):
-    """CouchDB, or what stands in front of it, serves nothing at present: it is no fault of what was asked for."""
+    """CouchDB, or a proxy in front of it, serves nothing at present: the failure is not about the requested
+    documents.
+    """
 
 
 class UnreadableError(TransientError):
-    """An answer holds what no decoder takes: half an emoji, a number of 5,000 digits, a thousand levels."""
+    """An answer cannot be decoded: it holds half an emoji, a number of 5,000 digits, or a thousand levels."""
 
 
 @contextmanager
 def translated(health: Health, config: Couchdb, kind: str = "") -> Iterator[None]:
-    """Raises what goes wrong inside as a GatewayError, and tells `health` of it, as a call of that kind.
+    """Raises an error inside the block as a GatewayError, and reports it to `health` as a call of this kind.
 
     A server that takes no connection is away for every kind of call.
     """
     try:
         yield
     except TooLargeError:
-        raise  # it is no fault: less has to be asked for
+        raise  # not a failure: the caller has to request less
     except GatewayError as error:
         health.fails(error, kind)
         raise
@@ -67,7 +70,9 @@ def translated(health: Health, config: Couchdb, kind: str = "") -> Iterator[None
 
 
 def raise_for_status(response: aiohttp.ClientResponse, config: Couchdb) -> None:
-    """Raises what an HTTP status of 400 or above means; TransientError for the page of a proxy with any other."""
+    """Raises the error for an HTTP status of 400 or above; TransientError for the page of a proxy with any other
+    status.
+    """
     if response.status >= 400:
         raise _by_status(response.status, config)
     if response.content_type == "text/html":
@@ -75,7 +80,7 @@ def raise_for_status(response: aiohttp.ClientResponse, config: Couchdb) -> None:
 
 
 def word_of(answer: bytes) -> str | None:
-    """CouchDB's own word for an error, such as `bad_request`; None for the body of a proxy or a firewall.
+    """Returns CouchDB's own word for an error, such as `bad_request`; None for the body of a proxy or a firewall.
 
     Only an answer with such a word says something about a document. The reason is left out: it may quote the document.
     """
@@ -87,7 +92,7 @@ def word_of(answer: bytes) -> str | None:
 
 
 def denied(config: Couchdb) -> DeniedError:
-    """CouchDB does not take this user with this password."""
+    """Makes the error for a user and password that CouchDB refuses."""
     where = f"CouchDB at {config.url}, database {config.database!r}: HTTP 401"
     return DeniedError(f"{where}, check [couchdb] user and password", about="401")
 
@@ -126,5 +131,5 @@ def _where(config: Couchdb) -> str:
 
 
 def _detail(error: BaseException) -> str:
-    """The text of an error that cannot quote a document: msgspec's own of the types."""
+    """Returns an error's text if it cannot quote a document: msgspec's text about types."""
     return f": {error}" if isinstance(error, msgspec.ValidationError) else ""

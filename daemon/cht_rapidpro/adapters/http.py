@@ -1,8 +1,8 @@
 """The webhook that RapidPro's flows call, as CHT's own API answers it.
 
-Everything that a caller may send has an answer below 500; that is left to the one case in which the message is not
-stored anywhere, so that the flow's failure branch runs for that alone. Nothing that a caller does holds anything for
-ever: headers, body and the wait for an answer have a limit each.
+Every request gets an answer below 500, except in one case: the message could not be stored. So the flow's failure
+branch runs for that case only. No caller can hold a connection for ever: headers, body and the wait for an answer each
+have a time limit.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ import re
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from types import TracebackType
 from typing import Final, NoReturn, Self
 from urllib.parse import parse_qsl
@@ -21,8 +21,8 @@ import structlog
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from cht_rapidpro.adapters.crowd import BoundedRunner
-from cht_rapidpro.adapters.server_log import OnceAMinute, ServerLog
+from cht_rapidpro.adapters.listener import Listener
+from cht_rapidpro.adapters.server_log import OnceAMinute
 from cht_rapidpro.config import Incoming
 from cht_rapidpro.config_values import read_address
 from cht_rapidpro.domain.incoming import AlreadyStored, Arrival, Stored, doc_id, read_arrival, shown_id
@@ -34,7 +34,7 @@ from cht_rapidpro.metrics import request_times
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-# The second is what CHT offered first, misspelt; old flows still call it.
+# The second path is CHT's older, misspelt one, which old flows still call.
 PATHS: Final = ("/api/v2/sms/rapidpro/incoming-messages", "/api/v1/sms/radpidpro/incoming-messages")
 
 _JSON: Final = "application/json"
@@ -42,13 +42,12 @@ _FORM: Final = "application/x-www-form-urlencoded"
 _FORM_FIELDS: Final = 100
 _NOT_SAVED: Final = "Message was not saved"
 _BODY_TIME: Final = 10.0  # seconds for the body, of the 15 that a flow waits
-# For the headers, from the connection or the last answer on: longer than a proxy keeps an idle connection (nginx: 60),
-# or a webhook would run into its end now and then.
+# For the headers, from the connection or the last answer on. Longer than a proxy keeps an idle connection (nginx: 60
+# s), because otherwise a webhook could arrive just when the connection is closed.
 _HEADER_TIME: Final = 75.0
-_LINGER_TIME: Final = 1.0  # for the rest of a body that is refused, so that its sender sees the answer
+_LINGER_TIME: Final = 1.0  # for reading the rest of a refused body, so that the sender gets the answer
 _STOP_TIME: Final = 10.0
 _LAST_CALL: Final = 0.5
-_ROUNDS: Final = 5  # of the loop, more than asyncio needs from taking a connection to telling of it
 _SCHEME: Final = re.compile(f"Token{WS_CLASS}+(.*)")
 _KIND: Final = re.compile(r"[a-z0-9!#$&^_.+/-]{1,80}")
 _LISTEN_AGAIN: Final = 5.0  # seconds
@@ -57,11 +56,11 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Webhook:
-    """Listens while it is entered. `store` raises TransientError where the message is not stored anywhere.
+    """Listens while it is entered. `store` raises TransientError if the message is not stored anywhere.
 
-    `notice` is told of each mistake of the flow.
-    `sockets`: ones that listen already, in place of `[incoming] listen`. `addresses`: where it listens; while the
-    address is taken or unknown there is none, `problem` says why, and it is tried again every few seconds.
+    `notice` gets each mistake of the flow. `sockets`: sockets that listen already, used instead of `[incoming] listen`.
+    `addresses`: the bound addresses, empty while the address is taken or unknown; then `problem` says why, and the
+    address is tried again every few seconds.
     """
 
     def __init__(
@@ -82,13 +81,11 @@ class Webhook:
         self.times = request_times("webhook", "answer")
         self._refused = OnceAMinute()
         application = web.Application(client_max_size=config.max_body, middlewares=[self._refuse_as_cht_does])
-        for path in PATHS:  # CHT's own matches them without regard to case
+        for path in PATHS:  # CHT matches its paths without regard to case, too
             application.router.add_post(f"/{{path:(?i:{path[1:]})}}", self._handle)
-        self._runner = BoundedRunner(
+        self._listener = Listener(
             "incoming",
             application,
-            access_log=None,
-            logger=ServerLog("incoming"),
             keepalive_timeout=_HEADER_TIME,
             lingering_time=_LINGER_TIME,
             shutdown_timeout=_STOP_TIME,
@@ -97,21 +94,20 @@ class Webhook:
         self.problem = ""
 
     async def __aenter__(self) -> Self:
-        await self._runner.setup()
-        try:
-            await self._listen()
-        except TroubleError as error:
-            self.problem = str(error)
-            log.error("incoming.unavailable", listen=self._config.listen, error=self.problem)
-        except BaseException:
-            await self._runner.cleanup()
-            raise
-        else:
-            self._tell_addresses()
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._listener)
+            try:
+                await self._listen()
+            except TroubleError as error:
+                self.problem = str(error)
+                log.error("incoming.unavailable", listen=self._config.listen, error=self.problem)
+            else:
+                self._tell_addresses()
+            self._stack = stack.pop_all()
         return self
 
     async def run(self) -> NoReturn:
-        """Tries the address again while it cannot be listened at: sending and the rest go on meanwhile."""
+        """Tries the address again while it is not available; everything else works meanwhile."""
         while True:
             await asyncio.sleep(_LISTEN_AGAIN)
             if self.problem:
@@ -121,39 +117,34 @@ class Webhook:
                     self._tell_addresses()
 
     def _tell_addresses(self) -> None:
-        self.addresses = [_shown(address) for address in self._runner.addresses]
+        self.addresses = [_shown(address) for address in self._listener.addresses]
         log.info("incoming.listening", addresses=self.addresses, by="systemd" if self._sockets else "configuration")
         if self._keyring.is_filled and not self._keyring.secrets.incoming_keys:
             log.warning("incoming.unkeyed", means="every webhook is refused: give [incoming] key_file a key")
 
     async def _listen(self) -> None:
-        for each in self._sockets:
-            await web.SockSite(self._runner, each, backlog=self._runner.backlog).start()
         if self._sockets:
+            self._listener.listen_at(self._sockets, leaves_queue=True)
             return
         host, port = read_address(self._config.listen)
-        site = web.TCPSite(self._runner, host, port, backlog=self._runner.backlog)
         try:
-            await site.start()
+            await self._listener.listen(host, port)
         except OSError as error:
-            await site.stop()
-            why = f"[incoming] listen: {self._config.listen} cannot be listened at: {error.strerror or error}"
+            why = f"[incoming] listen: cannot listen at {self._config.listen}: {error.strerror or error}"
             raise TroubleError(why, about="listen") from error
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Takes no new connection, and lets the requests that have come be answered.
+        """Stops accepting connections, and waits until the requests that have arrived are answered.
 
-        Also those of connections that were taken a moment ago: aiohttp closes one whose request has not come yet.
+        This includes connections that were accepted a moment ago: aiohttp would close one whose request has not arrived
+        yet.
         """
-        for site in list(self._runner.sites):
-            await site.stop()
-        for _ in range(_ROUNDS):
-            await asyncio.sleep(0)
-        if self._runner.server is not None and self._runner.server.connections:
+        await self._listener.stop_accepting()
+        if len(self._listener):
             await asyncio.sleep(_LAST_CALL)
-        await self._runner.cleanup()
+        await self._stack.__aexit__(kind, error, trace)
 
     async def _handle(self, request: web.Request) -> web.Response:
         await self._authorise(request.headers.get(hdrs.AUTHORIZATION, ""))
@@ -174,12 +165,12 @@ class Webhook:
         return web.json_response({"saved": 0 if isinstance(stored, AlreadyStored) else 1})
 
     async def _authorise(self, header: str) -> None:
-        """As CHT does it, in its words; a key that is not known may be one that was rotated a moment ago."""
+        """Checks the key as CHT does, with CHT's error texts; an unknown key may have been rotated a moment ago."""
         found = _SCHEME.fullmatch(header)
         key = found[1] if found else ""
         if key and not self._keyring.secrets.admits(key):
             await self._keyring.renew("incoming_keys")
-        if not self._keyring.is_filled:  # nobody can be told that his key is wrong
+        if not self._keyring.is_filled:  # the vault was not read yet, so no key can be called wrong
             raise web.HTTPServiceUnavailable(reason=_NOT_SAVED, headers={hdrs.RETRY_AFTER: "1"})
         if not self._keyring.secrets.incoming_keys:
             raise web.HTTPForbidden(reason="No incoming key configured")
@@ -201,7 +192,9 @@ class Webhook:
         return answer
 
     def _tell(self, error: web.HTTPException, request: web.Request) -> None:
-        """The first of its kind and then one line a minute: what is refused is not stored, but anybody may send it."""
+        """Logs the first refusal of a kind, then one line a minute: refused webhooks are not stored, but any sender can
+        cause them.
+        """
         field = error.field if isinstance(error, _Refused) else ""
         if times := self._refused.count((error.status, error.reason, field)):
             detail = {"field": field} if field else {}
@@ -211,7 +204,7 @@ class Webhook:
 
 
 class _Refused(web.HTTPBadRequest):
-    """The body is no message for this field of it."""
+    """The body is not a message, because of this field."""
 
     def __init__(self, field: str) -> None:
         super().__init__(reason=_NOT_SAVED)
@@ -219,7 +212,7 @@ class _Refused(web.HTTPBadRequest):
 
 
 def _shown(address: object) -> str:
-    """An IP address has a port, a socket of the file system is its path."""
+    """Shows an IP address with its port, a Unix socket as its path."""
     return ":".join(map(str, address[:2])) if isinstance(address, tuple) else str(address)
 
 
@@ -235,7 +228,7 @@ async def _read_body(request: web.Request) -> object:
     except (web.RequestPayloadError, HttpProcessingError) as error:
         raise web.HTTPBadRequest(reason="The body cannot be read") from error
     try:
-        # As CHT reads it: what is no UTF-8 is U+FFFD.
+        # As in CHT, invalid UTF-8 becomes U+FFFD.
         text = body.decode("utf-8-sig", "replace")
         return _read_form(text) if kind == _FORM else json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -1,6 +1,6 @@
-"""CouchDB as it answers, for the check: statuses and headers that the daemon's own adapter has no use for.
+"""Requests to CouchDB for `check`, which needs statuses and headers that the daemon's adapter does not return.
 
-Everything here is asked once and changes nothing, so that a check may be run beside a working daemon at any time.
+Each request is made once and changes nothing, so that `check` may run beside a working daemon.
 """
 
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Unseen:
-    """No answer; `why` in the words of the network."""
+    """There was no answer; `why` describes the network error."""
 
     why: str
 

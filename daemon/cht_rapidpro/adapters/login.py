@@ -1,9 +1,9 @@
-"""User and password on each request to CouchDB, never on one that a redirect leads elsewhere; restraint with a refused
-pair.
+"""Adds user and password to each request to CouchDB, but not after a redirect; limits tries with a refused password.
 
-Put on when the request leaves, so that a password can be rotated while the daemon runs. Five wrong passwords lock the
-user for minutes, the right one included (COUCHDB.md, "Lock-out"), and half a dozen jobs ask at the same time: so a
-refused pair is held back here, for all of them together, and a newer one goes out at once.
+They are added when the request leaves, so that a password can be rotated while the daemon runs. Five wrong passwords
+lock the user for minutes, even for the right password (docs/couchdb.md#documents, "Lock-out"), and several jobs make
+requests at the same time. So this module holds back a refused pair for all of them, and lets a new pair through at
+once.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ class Login:
         self.use(config)
 
     def use(self, config: Couchdb) -> None:
-        """Takes this user and password from now on."""
+        """Uses this user and password from now on."""
         self._config = config
         self._refused_at = -math.inf
         self._header = aiohttp.encode_basic_auth(config.user, config.password.reveal()) if config.user else None
@@ -53,7 +53,9 @@ class Login:
 
 
 def _redirected(config: Couchdb, response: aiohttp.ClientResponse) -> TroubleError:
-    """CouchDB's API redirects nothing that we ask for: a proxy or another server answers. Only the host is quoted."""
+    """Makes the error for a redirect: CouchDB redirects none of these requests, so a proxy or another server answers.
+    Only the host is quoted.
+    """
     try:
         host = URL(response.headers.get("Location", "")).host
     except ValueError:

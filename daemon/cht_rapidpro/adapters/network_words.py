@@ -1,6 +1,6 @@
-"""What an error of the network means, in words for an operator instead of the name of a class.
+"""Describes network errors for an operator, without the names of classes.
 
-The text of aiohttp's errors holds names of its own making, such as `ssl:default`, and may quote what a server sent.
+The text of aiohttp's errors contains internal names, such as `ssl:default`, and may quote a server's answer.
 """
 
 import os
@@ -20,9 +20,9 @@ def in_words(error: BaseException) -> str:
         case aiohttp.ClientHttpProxyError():
             return f"the proxy answers HTTP {error.status}"
         case aiohttp.InvalidURL():
-            return "the address is not one that can be asked"
+            return "the address cannot be used"
         case aiohttp.ClientResponseError():
-            return "what answers does not speak HTTP, or not as it should"
+            return "the server does not speak HTTP, or sends malformed HTTP"
         case aiohttp.ConnectionTimeoutError():
             return "no connection in time"
         case TimeoutError():

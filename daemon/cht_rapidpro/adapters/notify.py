@@ -1,7 +1,8 @@
-"""What the process tells systemd (sd_notify): that it is ready, how it does, that it lives, that it stops.
+"""Notifies systemd (sd_notify): ready, status line, watchdog, stopping.
 
-Datagrams to the socket that `NOTIFY_SOCKET` names; without it, outside of systemd, nothing is said. Nothing here waits:
-that systemd takes no message is one warning until it takes one again, and the watchdog's next one comes soon.
+Sends datagrams to the socket that `NOTIFY_SOCKET` names; without it, outside of systemd, sends nothing. No call waits:
+if systemd accepts no message, there is one warning until it accepts one again, and the watchdog's next message follows
+soon.
 """
 
 import os
@@ -28,18 +29,18 @@ class Notifier:
         self.watchdog_timeout = _watchdog_timeout(environ)
 
     def ready(self) -> None:
-        """Started, or done with what `reloading` began."""
+        """Tells that the start, or a reload, is finished."""
         self._send("READY=1")
 
     def reloading(self) -> None:
-        """The configuration is being read again; `ready` ends it."""
+        """Tells that the configuration is being read again; `ready` ends this."""
         self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
         self._send("STOPPING=1")
 
     def status(self, line: str) -> None:
-        """The line that `systemctl status` shows; said when it has changed."""
+        """Sends the line that `systemctl status` shows, if it has changed."""
         if line != self._last_status:
             self._last_status = line
             self._send(f"STATUS={line}")
@@ -61,7 +62,7 @@ class Notifier:
 
 
 def _watchdog_timeout(environ: Mapping[str, str]) -> float | None:
-    """systemd asks this very process for it; a child that inherits the variables is not meant."""
+    """Returns the time-out if systemd set it for this process; a child that inherits the variables must not use it."""
     found = environ.get("WATCHDOG_USEC", "")
     is_ours = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
     return int(found) / _MICROSECONDS if found.isdigit() and is_ours else None

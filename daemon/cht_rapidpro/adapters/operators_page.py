@@ -1,7 +1,8 @@
-"""Serves the operator's page, and keeps those that are open up to date by server-sent events.
+"""Serves the operator's page, and updates open pages by server-sent events.
 
-Whoever looks must not slow the relay: however many look, the parts are drawn once a second at most, and not at all
-while nobody does. A reader that does not read is dropped, and there is a limit to their number.
+Open pages must not slow down the relay: however many are open, the parts are drawn at most once a second, and not at
+all while no page is open. A browser that does not read its stream is disconnected, and the number of streams is
+limited.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ from cht_rapidpro.page.view import View
 
 MAX_LISTENERS: Final = 8
 _INTERVAL: Final = 1.0  # seconds between two drawings
-_PATIENCE: Final = 5.0  # seconds that a reader may take for one event
+_PATIENCE: Final = 5.0  # seconds that a browser may take for one event
 _FILES: Final = {"page.css": "text/css", "page.js": "text/javascript"}
 _CONTENTS: Final = {name: files("cht_rapidpro.page").joinpath(name).read_bytes() for name in _FILES}
 _HEADERS: Final = {
@@ -36,7 +37,7 @@ Snapshot = Callable[[], Mapping[str, object]]
 
 
 class OperatorsPage:
-    """`snapshot`: what /status answers; `wall_clock`: ms since the epoch."""
+    """`snapshot`: the answer of /status. `wall_clock`: ms since the epoch."""
 
     def __init__(self, snapshot: Snapshot, history: History, wall_clock: Callable[[], int]) -> None:
         self._snapshot = snapshot
@@ -67,11 +68,11 @@ class OperatorsPage:
         return web.Response(body=_CONTENTS[name], content_type=_FILES[name], charset="utf-8", headers=_HEADERS)
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
-        """Another site's page could not read these, but take all the places."""
+        """Refuses other sites' pages: they could not read the events, but could use up all the streams."""
         if request.headers.get("Sec-Fetch-Site", "same-origin") not in {"same-origin", "none"}:
-            raise web.HTTPForbidden(text="Only the operator's page may listen.\n")
+            raise web.HTTPForbidden(text="Only the operator's page may open this stream.\n")
         if self._listeners >= MAX_LISTENERS:
-            raise web.HTTPServiceUnavailable(text=f"{MAX_LISTENERS} are listening already.\n")
+            raise web.HTTPServiceUnavailable(text=f"{MAX_LISTENERS} pages are open already.\n")
         self._listeners += 1
         try:
             return await self._stream(request)

@@ -35,7 +35,7 @@ class PauseFile:
             return unreadable(f"{self._path} is not UTF-8")
 
     def write(self, pause: Pause) -> None:
-        """Readable for the service's user, whoever writes it. Raises ConfigError, UnusableError."""
+        """Makes it readable for the service's user, also when root writes it. Raises ConfigError, UnusableError."""
         temporary = self._path.with_suffix(".new")
         try:
             with temporary.open("w") as out:

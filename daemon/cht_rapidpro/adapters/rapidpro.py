@@ -1,6 +1,6 @@
-"""RapidPro's API v2, for one workspace: each request once, with its place in the budget and its word to the health.
+"""RapidPro's API v2 for one workspace: sends each request once, counts it in the budget and reports it to the health.
 
-What went wrong is returned, not raised: the caller has to tell "surely not sent" from "perhaps sent" in every case.
+Failures are returned, not raised: the caller has to tell "surely not sent" from "perhaps sent" in every case.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ Failure = NotSent | Throttled | Trouble | Doubtful
 
 @dataclass(frozen=True, slots=True)
 class BadCursor:
-    """RapidPro does not know the position any more: the listing has to begin again."""
+    """RapidPro does not know the cursor any more: the listing has to begin again."""
 
     def __str__(self) -> str:
         return "RapidPro does not know the position in its list any more"
@@ -52,7 +52,8 @@ class BadCursor:
 
 ListFailure = Failure | BadCursor
 
-# RapidPro counts neither 403s nor 429s; what else is trouble is mostly a proxy's, and comes once a minute.
+# Not counted in the budget: RapidPro counts neither 403s nor 429s, and other trouble is mostly a proxy's, once a
+# minute.
 _NOT_COUNTED: Final = (Throttled, NotSent, Trouble)
 _WITHOUT: Final = {
     "id": "a success without a broadcast id",
@@ -63,7 +64,7 @@ _BAD_CURSOR: Final = {"detail": "Invalid cursor"}
 
 
 class Listing(StrEnum):
-    """What can be listed in pages; the name is the endpoint's."""
+    """The endpoints that are listed in pages."""
 
     BROADCASTS = "broadcasts"
     MESSAGES = "messages"
@@ -95,11 +96,11 @@ class Page:
 
 
 class RapidPro:
-    """The API below a base URL that each call names, since it may come from CHT's app settings and change there.
+    """The API below a base URL, which each call names, because it may come from CHT's app settings and change there.
 
-    `budgets` and `healths` are kept by throttle scope, since RapidPro limits, and a token's role permits, each kind of
-    request for itself: what is refused while listing messages says nothing about sending. `budget` and `health` are
-    those of the scope `v2`, which broadcasts and workspace share.
+    There is one budget and one health for each throttle scope, because RapidPro limits each kind of request separately,
+    and a token's role permits each kind separately: a refused listing of messages says nothing about sending. `budget`
+    and `health` are those of the scope `v2`, which broadcasts and workspace share.
     """
 
     def __init__(self, config: Rapidpro, keyring: Keyring) -> None:
@@ -112,7 +113,7 @@ class RapidPro:
         self.times = request_times("rapidpro", "scope")
         self.health = self.healths[Scope.GENERAL]
         self.budget = self.budgets[Scope.GENERAL]
-        self._date: tuple[int, float] | None = None  # RapidPro's clock, and the loop time when it said so
+        self._date: tuple[int, float] | None = None  # RapidPro's clock, and the loop time when it was read
         self._hides_urns: dict[str, bool] = {}
         self.text_limit: int | None = None  # characters, once a refusal told it
         keyring.subscribe(self._forget_refusals)
@@ -127,14 +128,16 @@ class RapidPro:
         await self._transport.__aexit__(kind, error, trace)
 
     def clock(self) -> int | None:
-        """RapidPro's present time in ms since the epoch, after the Date header of its last answer; None before one."""
+        """RapidPro's present time in ms since the epoch, by the Date header of its last answer; None before the first
+        answer.
+        """
         if self._date is None:
             return None
         date, at = self._date
         return date + round((asyncio.get_running_loop().time() - at) * 1000)
 
     def hides_urns(self, base: str) -> bool | None:
-        """Whether the workspace is anonymous, as its last answer said; None before one."""
+        """Whether the workspace is anonymous, by its last answer; None before the first answer."""
         return self._hides_urns.get(base)
 
     async def post_broadcast(self, base: str, broadcast: Broadcast) -> Answer:
@@ -150,14 +153,14 @@ class RapidPro:
         return read
 
     def _learn_limit(self, answer: Answer, length: int) -> None:
-        """A text that is longer and was taken shows that the site's setting was raised."""
+        """Forgets a learned limit when a longer text was accepted: the site's setting was raised."""
         if isinstance(answer, Refused) and answer.text_limit is not None:
             self.text_limit = answer.text_limit
         elif isinstance(answer, Created) and self.text_limit is not None and length > self.text_limit:
             self.text_limit = None
 
     async def probe(self, base: str) -> Failure | None:
-        """GET workspace.json, the cheapest request that needs a valid token; None: all is well."""
+        """GET workspace.json, the cheapest request that needs a valid token. Returns None on success."""
         answer = await self._ask("GET", f"{base}/api/v2/workspace.json", names="uuid")
         if isinstance(answer, Mapping) and "anon" in answer:
             self._hides_urns[base] = bool(answer["anon"])
@@ -203,10 +206,10 @@ class RapidPro:
     async def _ask(
         self, method: str, url: str, data: bytes | None = None, *, names: str, scope: Scope = Scope.GENERAL
     ) -> Mapping[str, object] | Answer | BadCursor:
-        """The JSON object of a success, which has the key `names`, or what the answer means.
+        """Sends the request; returns the JSON object of a success, which has the key `names`, or what the answer means.
 
-        A token that RapidPro does not know may have been rotated meanwhile. RapidPro has done nothing then, so the
-        request is made again with the newer one, unless so much time has passed that a claim could grow too old.
+        A token that RapidPro does not know may have been rotated meanwhile. RapidPro has then done nothing, so the
+        request is made again with the newer token, unless so much time has passed that a claim could become too old.
         """
         until = asyncio.get_running_loop().time() + self._patience
         token = self._keyring.secrets.rapidpro_token
@@ -220,7 +223,7 @@ class RapidPro:
         return answer
 
     async def _newer_than(self, refused: Secret) -> Secret | None:
-        """The token that has taken the place of the refused one, None where it is still in force."""
+        """Returns the token that has replaced the refused one, None if there is no new token."""
         if self._keyring.secrets.rapidpro_token == refused:
             await self._keyring.renew("rapidpro_token")
         token = self._keyring.secrets.rapidpro_token
@@ -257,7 +260,7 @@ class RapidPro:
         return read_answer(reply.status, reply.body, reply.retry_after)
 
     def _note(self, answer: Mapping[str, object] | Answer | BadCursor, method: str, url: str, scope: Scope) -> None:
-        """Bookkeeping of the budget and the health."""
+        """Reports the answer to the budget and the health."""
         url = url.partition("?")[0]
         kind = f"{method} {url.rpartition('/')[2]}"
         now = asyncio.get_running_loop().time()
@@ -270,7 +273,7 @@ class RapidPro:
                 budget.throttled(now, retry_after)
             case NotSent(why):
                 health.fails(TransientError(f"{method} {url}: {why}"), kind)
-            case Doubtful(why):  # about one message, or all of RapidPro
+            case Doubtful(why):  # may be about one message, or about all of RapidPro
                 health.fails(TransientError(f"{method} {url}: {why}"), kind, is_certain=False)
             case Trouble(why):
                 error = f"{method} {url}: {why}: {_remedy(why)}"
@@ -279,12 +282,12 @@ class RapidPro:
                 health.works(kind)
 
     def limit(self, requests_per_hour: int | Limits | None) -> None:
-        """Sets our own limit for each scope; what was spent in the last hour stays spent."""
+        """Sets the configured limit for each scope; requests of the last hour stay counted."""
         for scope, per_hour in _by_scope(requests_per_hour).items():
             self.budgets[scope].configured = per_hour
 
     def _forget_refusals(self) -> None:
-        """What was told about the old token may be told about the new one."""
+        """Forgets refusals of the old token, so that a refusal of the new one is logged, too."""
         for health in self.healths.values():
             health.tell_again()
 
@@ -295,17 +298,17 @@ def _by_scope(requests_per_hour: int | Limits | None) -> dict[Scope, int | None]
 
 
 def _as_answer(answer: Answer | BadCursor) -> Answer:
-    """To a request without a cursor, RapidPro has no such answer: somebody else gave it."""
+    """RapidPro does not give this answer to a request without a cursor, so a proxy gave it."""
     return Trouble("HTTP 404: Invalid cursor") if isinstance(answer, BadCursor) else answer
 
 
 def _as_failure(answer: Answer) -> Failure:
-    """To a question that creates nothing, an answer like that of a creation is as good as none."""
+    """An answer of a creation to a request that creates nothing counts as a failure."""
     return Doubtful("an answer that RapidPro does not give") if isinstance(answer, Created | Refused) else answer
 
 
 def _cursor(link: object) -> str | None:
-    """The cursor of `next`; its host is never followed, the token must not travel."""
+    """Returns the cursor of `next`; its host is never used, because the token must not go to another host."""
     found = parse_qs(urlsplit(link).query).get("cursor") if isinstance(link, str) else None
     return found[-1] if found else None
 
@@ -314,7 +317,7 @@ def _remedy(why: str) -> str:
     if why.startswith("HTTP 403"):
         return "check the token, and that its user may do this"
     if why.startswith("HTTP 400"):
-        return "RapidPro takes no broadcast from this workspace now: look at the workspace in RapidPro"
+        return "RapidPro accepts no broadcast from this workspace now: look at the workspace in RapidPro"
     if why.startswith("HTTP"):
         return "check [rapidpro] url, or sms.rapidpro.url in the app settings: this does not answer as RapidPro does"
     return "check [rapidpro] url and ca_file, and the proxy that the environment names"

@@ -1,8 +1,8 @@
-"""What CouchDB tells about incoming messages beyond its views: what was deleted, and how far the backfill has looked.
+"""Reads from CouchDB which incoming messages were deleted or archived, and keeps the position of the backfill.
 
-A deleted document counts as stored: somebody has removed it, and a plain write to its `_id` would bring it back
-(COUCHDB.md, "Documents"). Only `_all_docs` knows of it. So does an archived one, which CHT has copied to a database of
-its own and purged, without a tombstone: Sentinel would answer it again.
+A deleted document counts as stored: a person has removed it, and a plain write to its `_id` would bring it back
+(docs/couchdb.md#documents). Only `_all_docs` shows it. An archived document counts as stored, too: CHT has copied it to
+another database and purged it without a tombstone, so a new write would make Sentinel reply again.
 """
 
 from collections.abc import Collection, Mapping
@@ -14,9 +14,9 @@ from cht_rapidpro.adapters.couchdb import Couch
 from cht_rapidpro.adapters.couchdb_errors import raise_for_status
 from cht_rapidpro.domain.task import DocId
 
-_LOOK: Final = "_local/cht-rapidpro-backfill"  # not replicated, not in the feed, taken whatever its revision
+_LOOK: Final = "_local/cht-rapidpro-backfill"  # not replicated, not in the feed, written without a revision check
 _NOT_FOUND: Final = 404
-ARCHIVE_SUFFIX: Final = "-archive"  # of the database to which CHT after 5.2.0 moves old documents
+ARCHIVE_SUFFIX: Final = "-archive"  # suffix of the database to which CHT after 5.2.0 moves old documents
 _NO_ARCHIVE: Final = frozenset({401, 403, 404})
 
 
@@ -36,12 +36,12 @@ class ReceivedMessages:
         self._couch = couch
 
     async def existing(self, ids: Collection[DocId]) -> set[DocId]:
-        """Those of these ids under which there is a document, or was one before it was deleted or archived."""
+        """Returns the ids under which there is a document, or was one before it was deleted or archived."""
         found = await self._known(self._couch.url, ids) or set()
         return found | (await self._known(f"{self._couch.url}{ARCHIVE_SUFFIX}", set(ids) - found) or set())
 
     async def _known(self, database: str, ids: Collection[DocId]) -> set[DocId] | None:
-        """None where CHT has no archive, or hides it from our user, of which `check` tells."""
+        """Returns None if CHT has no archive, or the user may not read it, which `check` reports."""
         if not ids:
             return set()
         with self._couch.edge():
@@ -53,7 +53,7 @@ class ReceivedMessages:
         return {DocId(row.key) for row in answer.rows if not row.error}
 
     async def last_look(self) -> Mapping[str, Any]:
-        """What `keep_last_look` has stored; empty before its first time."""
+        """Returns what `keep_last_look` has stored; empty before the first time."""
         with self._couch.edge():
             async with self._couch.session.get(f"{self._couch.url}/{_LOOK}") as response:
                 if response.status == _NOT_FOUND:

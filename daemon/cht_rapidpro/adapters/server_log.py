@@ -1,8 +1,8 @@
-"""What the HTTP servers log about a request that cannot be parsed or whose handler fails: a kind and a count.
+"""Logs malformed requests and failed handlers of the HTTP servers: only a kind and a count.
 
-aiohttp logs each with a traceback, and its texts quote the request: a key, a number, a message. Anybody who reaches the
-port can send such requests, without a key and as many as they like. So nothing of a request is logged, and each kind is
-one line a minute.
+aiohttp logs each of them with a traceback, and its texts quote the request: a key, a number, a message. Every client
+that reaches the port can send such requests, without a key and in any number. So no part of a request is logged, and
+each kind is logged once a minute.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 _PAUSE: Final = 60.0  # seconds between two lines about the same kind
 _FRAMES: Final = 5
+_OUR_FAULT: Final = "a fault of cht-rapidpro itself, in the last of these places: report it with this line"
 # The first that fits; aiohttp's names are of its parser's making and tell an operator nothing.
 _KINDS: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (http_exceptions.LineTooLong, "a line or header is too long"),
@@ -32,13 +33,13 @@ _KINDS: Final[tuple[tuple[type[BaseException], str], ...]] = (
 
 
 class OnceAMinute:
-    """Counts what happens of each kind, and says when a line about it is due."""
+    """Counts events by kind, and says when a log line is due."""
 
     def __init__(self) -> None:
-        self._seen: dict[Hashable, tuple[int, float]] = {}  # how many since the last line, and its time
+        self._seen: dict[Hashable, tuple[int, float]] = {}  # number since the last line, and its time
 
     def count(self, kind: Hashable) -> int | None:
-        """How many there were since the last line, this one included; None: no line is due yet."""
+        """Returns the number since the last line, this one included; None if no line is due yet."""
         now = asyncio.get_running_loop().time()
         count, told = self._seen.get(kind, (0, -math.inf))
         is_due = now - told >= _PAUSE
@@ -47,14 +48,14 @@ class OnceAMinute:
 
 
 class ServerLog(logging.Logger):
-    """The logger for a server of aiohttp's. `listener`: which of ours it is, as the log names it."""
+    """The logger for one of aiohttp's servers. `listener`: its name in the log."""
 
     def __init__(self, listener: str) -> None:
         super().__init__(listener)
         self._seen = OnceAMinute()
 
     def handle(self, record: logging.LogRecord) -> None:
-        """Takes note of what aiohttp logs; of no interest is what comes without an exception, or a client that left."""
+        """Handles a line of aiohttp; ignores lines without an exception, and clients that left."""
         error = record.exc_info[1] if record.exc_info else None
         if error is None or isinstance(error, ConnectionError):
             return
@@ -65,8 +66,8 @@ class ServerLog(logging.Logger):
             log.warning("request.malformed", listener=self.name, kind=kind, times=times)
 
     def _tell_failure(self, error: BaseException) -> None:
-        """A fault in a handler of ours: where it is, without the exception's text, which may quote the request."""
+        """A fault in a handler of ours: where it is. The exception's text may quote the request."""
         frames = traceback.extract_tb(error.__traceback__)[-_FRAMES:]
         where = [f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in frames]
         if times := self._seen.count((type(error), *where[-1:])):
-            log.error("request.failed", listener=self.name, error=type(error).__name__, where=where, times=times)
+            log.error("request.failed", listener=self.name, error=_OUR_FAULT, where=where, times=times)

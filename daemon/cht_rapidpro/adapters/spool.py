@@ -1,8 +1,8 @@
-"""The spool for the event loop: one worker thread, which alone touches the file.
+"""The spool for the event loop: only one worker thread uses the file.
 
-A durable write takes as long as the disk needs for it, and SQLite's connection belongs to one thread. The file is
-opened when it is first needed and anew after every error, so that a disk that was full or read-only is used again as
-soon as it takes anything; meanwhile every call raises TroubleError, and one ERROR tells of it.
+A durable write blocks for as long as the disk needs, and a connection of SQLite belongs to one thread. The file is
+opened when it is first needed and again after every error, so that a disk that was full or read-only is used again as
+soon as it works; until then every call raises TroubleError, and there is one ERROR.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class Spool:
-    """To be entered; at the end the last write is waited for and the file closed."""
+    """To be entered; at the end it waits for the last write and closes the file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -41,30 +41,30 @@ class Spool:
         self._thread.shutdown(wait=False)
 
     async def put(self, arrivals: Sequence[Arrival], rejected: str | None = None) -> None:
-        """On disk when it returns. `rejected`: why CouchDB will not have them, where that is known."""
+        """Stores the messages; they are on disk when it returns. `rejected`: why CouchDB refuses them, if known."""
         await self._do(SpoolFile.put, arrivals, rejected)
 
     async def oldest(self, limit: int) -> list[Row]:
-        """Of those that wait, in the order in which they came."""
+        """Returns the oldest waiting messages, in their order of arrival."""
         return await self._do(SpoolFile.oldest, limit)
 
     async def under(self, ids: Collection[str]) -> list[Arrival]:
-        """Those that came with one of these ids, whatever their state."""
+        """Returns the messages with one of these ids, in any state."""
         return await self._do(SpoolFile.under, ids)
 
     async def settle(self, done: Sequence[int], rejected: Mapping[int, str]) -> None:
-        """Deletes what is stored in CouchDB, and keeps what CouchDB will not have as rejected."""
+        """Deletes the messages that CouchDB has stored, and marks those that it refuses as rejected."""
         await self._do(SpoolFile.settle, done, rejected)
 
     async def counts(self) -> Counts:
         return await self._do(SpoolFile.counts)
 
     async def clean(self) -> None:
-        """After the last row: nothing of the texts stays in the files beside."""
+        """Called after the last row: removes deleted texts from the write-ahead log."""
         await self._do(SpoolFile.clean)
 
     async def last_look(self) -> int | None:
-        """When the backfill looked last, in ms since the epoch."""
+        """Returns the position of the backfill, in ms since the epoch."""
         return await self._do(SpoolFile.last_look)
 
     async def keep_last_look(self, ms: int) -> None:

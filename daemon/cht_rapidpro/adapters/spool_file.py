@@ -1,9 +1,9 @@
 """The file in which incoming messages wait while CouchDB cannot take them.
 
-SQLite with a write-ahead log and `synchronous=FULL`: what `put` has returned from is on the disk, and a kill at any
-point leaves either the whole batch or nothing of it. The texts are people's health: the file is for its owner alone,
-and what is deleted is overwritten. For the daemon's one worker thread (spool.py), and for the commands that an operator
-runs while the daemon works; each opens the file on its own.
+SQLite with a write-ahead log and `synchronous=FULL`: when `put` has returned, the batch is on the disk, and a kill at
+any point leaves the whole batch or nothing of it. The texts are about people's health: only the owner can read the
+file, and deleted rows are overwritten. The daemon's worker thread (spool.py) and the `spool` commands each open the
+file themselves.
 """
 
 import json
@@ -18,10 +18,10 @@ from typing import Final
 from cht_rapidpro.domain.incoming import Arrival, Id
 from cht_rapidpro.errors import TroubleError
 
-_BUSY_MS: Final = 3000  # a command may hold the lock for a moment; a webhook has seconds
+_BUSY_MS: Final = 3000  # wait for the lock that a command may hold for a moment
 _LAST_LOOK: Final = "last_look"
 _VERSION: Final = 1
-# AUTOINCREMENT: a number never comes again, so that a command cannot meet another message under it.
+# AUTOINCREMENT: a number is never used again, so that a command cannot find another message under it.
 _SCHEMA: Final = f"""
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS message (
@@ -40,7 +40,7 @@ _COLUMNS: Final = "number, id, sender, content, at, rejected"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A message in the spool; `rejected`: why CouchDB will not have it, "" while it waits."""
+    """A message in the spool; `rejected`: why CouchDB refuses it, "" while it waits."""
 
     number: int
     arrival: Arrival
@@ -54,10 +54,10 @@ class Counts:
 
 
 class SpoolFile:
-    """The open file. Every method blocks; every one raises TroubleError, after which the file is to be opened anew."""
+    """The open file. Every method blocks and may raise TroubleError; after that the file has to be opened again."""
 
     def __init__(self, path: Path) -> None:
-        """Makes the file if need be."""
+        """Creates the file if it does not exist."""
         self.path = path
         with self._edge():
             _make_private(path)
@@ -92,15 +92,15 @@ class SpoolFile:
             )
 
     def oldest(self, limit: int) -> list[Row]:
-        """Of those that wait, in the order in which they came."""
+        """Returns the oldest waiting messages, in their order of arrival."""
         return self._select("WHERE rejected IS NULL ORDER BY number LIMIT ?", limit)
 
     def all_after(self, number: int, limit: int) -> list[Row]:
-        """Whatever their state, in their order, beginning after `number`."""
+        """Returns messages in any state, in their order, beginning after `number`."""
         return self._select("WHERE number > ? ORDER BY number LIMIT ?", number, limit)
 
     def under(self, ids: Collection[str]) -> list[Arrival]:
-        """Those that came with one of these ids, whatever their state; not more ids than a query takes, 32,766."""
+        """Returns the messages with one of these ids, in any state; at most 32,766 ids, SQLite's limit."""
         marks = ", ".join("?" * len(ids))
         return [row.arrival for row in self._select(f"WHERE id IN ({marks})", *map(json.dumps, ids))]
 
@@ -113,7 +113,7 @@ class SpoolFile:
             return [_row(*columns) for columns in found]
 
     def settle(self, done: Sequence[int], rejected: Mapping[int, str]) -> None:
-        """Deletes what is stored in CouchDB, and marks what CouchDB will not have with the reason."""
+        """Deletes the messages that CouchDB has stored, and marks those that it refuses with the reason."""
         with self._transaction():
             self._connection.executemany("DELETE FROM message WHERE number = ?", [(number,) for number in done])
             self._connection.executemany(
@@ -121,11 +121,11 @@ class SpoolFile:
             )
 
     def retry(self, number: int) -> bool:
-        """Lets a rejected message wait again; False where there is no such."""
+        """Lets a rejected message wait again; False if there is none."""
         return self._change("UPDATE message SET rejected = NULL WHERE number = ? AND rejected IS NOT NULL", number)
 
     def drop(self, number: int) -> bool:
-        """Deletes a message, for good; False where there is none."""
+        """Deletes a message for good; False if there is none."""
         return self._change("DELETE FROM message WHERE number = ?", number)
 
     def _change(self, statement: str, number: int) -> bool:
@@ -159,7 +159,7 @@ class SpoolFile:
                 yield
                 self._connection.execute("COMMIT")
             except BaseException:
-                if self._connection.in_transaction:  # some errors have rolled back already
+                if self._connection.in_transaction:  # after some errors SQLite has rolled back already
                     self._connection.execute("ROLLBACK")
                 raise
 
@@ -179,7 +179,7 @@ def _make_private(path: Path) -> None:
 
 
 def _kept(content: Id) -> str | bytes:
-    """A text as it is; a number as JSON in a BLOB, which SQLite leaves alone."""
+    """Stores a text as it is, and a number as JSON in a BLOB, which SQLite does not convert."""
     return content if isinstance(content, str) else json.dumps(content).encode()
 
 

@@ -1,7 +1,7 @@
-"""The state directory: the identity of this daemon, and the lock that keeps a second one off it.
+"""The state directory: the daemon's instance id, and the lock that prevents a second daemon from using it.
 
-Two daemons under one instance id would take each other's claims for their own. The lock is the kernel's (flock), so
-it ends with the process, however that ends.
+Two daemons with one instance id would take each other's claims for their own. The kernel's lock (flock) ends with the
+process, even after a crash.
 """
 
 import fcntl
@@ -26,8 +26,8 @@ LEAST_ROOM: Final = 50 * 1024 * 1024  # bytes: some 100,000 messages
 def state_directory(path: Path) -> Iterator[str]:
     """Holds the lock on the directory and yields the instance id kept in it, 32 hex digits.
 
-    The directory is made if need be, one level deep. Blocking, for use before the event loop starts. Raises
-    ConfigError: in use, no such path, or a damaged id; UnusableError: not readable or writable at present.
+    Creates the directory if it does not exist, but not its parent. Blocking, for use before the event loop starts.
+    Raises ConfigError: in use, no such path, or a damaged id; UnusableError: not readable or writable at present.
     """
     try:
         path.mkdir(mode=0o700, exist_ok=True)
@@ -66,7 +66,7 @@ def state_copy(path: Path) -> Iterator[Path]:
 
 
 def check_instance_id(path: Path) -> str:
-    """Why the directory's instance id cannot be used by `run`; "" where it can, or is not there yet."""
+    """Returns why `run` cannot use the directory's instance id; "" if it can, or if there is none yet."""
     file = path / "instance-id"
     try:
         if file.exists():
@@ -86,9 +86,9 @@ def known_instance_id(path: Path) -> str:
 
 
 def has_room(folder: Path) -> bool:
-    """Whether the disk of the folder has room for what may be spooled while CouchDB is away for a while.
+    """Whether the folder's disk has room for the messages of a longer outage of CouchDB.
 
-    True for a folder that cannot be looked at: what is wrong with it, the spool itself tells.
+    True for a folder that cannot be examined: the spool itself reports the problem then.
     """
     try:
         found = os.statvfs(folder)
@@ -125,9 +125,10 @@ def _instance_id(file: Path) -> str:
 
 
 def _unusable(place: Path, what: str, error: OSError) -> GatewayError:
-    """A path that leads nowhere is the configuration's fault; a disk or an owner may be another one at the next start.
+    """Makes the error: ConfigError if the path does not exist, UnusableError if disk or rights may be different at the
+    next start.
 
-    One folder is made at most: a longer path that is not there is more often a typing error.
+    At most one folder is created: a longer path that does not exist is more often a typing error.
     """
     is_wrong = isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError | FileExistsError)
     kind = ConfigError if is_wrong else UnusableError
@@ -135,7 +136,7 @@ def _unusable(place: Path, what: str, error: OSError) -> GatewayError:
 
 
 def _new_instance_id(file: Path) -> str:
-    """On disk before its first use: a claim must never name an instance that nobody is after a power cut."""
+    """Makes an id and writes it to disk before its first use: after a power cut, a claim must not name a lost id."""
     made = uuid.uuid4().hex
     temporary = file.with_suffix(".new")
     try:

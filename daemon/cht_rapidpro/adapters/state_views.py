@@ -1,6 +1,6 @@
-"""CHT's views of tasks by their last state, in the shapes that its versions have given them.
+"""Reads CHT's views of tasks by their last state, in the key formats of its versions.
 
-They tell which documents to read, and no more: the views belong to CHT, and none is created or changed here.
+The views only show which documents to read. They belong to CHT: none is created or changed here.
 """
 
 from collections.abc import AsyncGenerator
@@ -20,7 +20,9 @@ GATEWAY_MESSAGES_BY_STATE: Final[View] = ("medic-sms", "gateway_messages_by_stat
 
 @dataclass(frozen=True, slots=True)
 class StateRow:
-    """A task's last state. `changed`: when it entered it, ms or whatever CHT emitted; None: the view lacks it."""
+    """A task's last state. `changed`: when the task entered it, ms or any other value that CHT emitted; None: not in
+    the view.
+    """
 
     doc_id: DocId
     state: Any
@@ -28,10 +30,10 @@ class StateRow:
 
 
 async def updated_since(couch: Couch, ms: int, page_size: int = PAGE) -> AsyncGenerator[list[StateRow], None]:
-    """The tasks whose last state is of this moment or later, those on their way first, newest first, in pages.
+    """Yields the tasks whose last state is of this moment or later, in pages: tasks on their way first, newest first.
 
     The view's keys are `[group, ms, state]`, in older versions of CHT `[ms, state]`: numbers sort before texts, so each
-    range finds nothing where the other shape is in use.
+    range is empty in a view of the other format.
     """
     for newest, oldest in (([""], [ms]), (["pending", {}], ["pending", ms]), (["final", {}], ["final", ms])):
         async with aclosing(couch.pages(BY_LAST_UPDATED_STATE, newest, oldest, page_size, descending=True)) as pages:
@@ -39,8 +41,18 @@ async def updated_since(couch: Couch, ms: int, page_size: int = PAGE) -> AsyncGe
                 yield [StateRow(DocId(row["id"]), row["key"][-1], row["key"][-2]) for row in rows]
 
 
+async def unfinished(couch: Couch, since: object = None, page_size: int = PAGE) -> AsyncGenerator[list[StateRow], None]:
+    """The tasks that are to be sent or on their way, the longest unchanged first, in pages; with CHT's newer keys only.
+
+    `since`: the `changed` to begin at, None for all.
+    """
+    async with aclosing(couch.pages(BY_LAST_UPDATED_STATE, ["pending", since], ["pending", {}], page_size)) as pages:
+        async for rows in pages:
+            yield [StateRow(DocId(row["id"]), row["key"][-1], row["key"][-2]) for row in rows]
+
+
 async def with_ref_in(couch: Couch, state: str, page_size: int = PAGE) -> AsyncGenerator[list[StateRow], None]:
-    """The tasks in a state that have a gateway_ref, of any age, in pages; for a CHT without the view above."""
+    """Yields the tasks of any age in a state that have a gateway_ref, in pages; for a CHT without the view above."""
     async with aclosing(couch.pages(GATEWAY_MESSAGES_BY_STATE, state, state, page_size)) as pages:
         async for rows in pages:
             yield [StateRow(DocId(row["id"]), state, None) for row in rows]

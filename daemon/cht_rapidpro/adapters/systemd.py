@@ -1,4 +1,4 @@
-"""What systemd hands over to the process: listening sockets.
+"""Takes over listening sockets from systemd.
 
 While systemd holds the socket, a webhook that arrives during a restart waits in the kernel instead of being refused,
 and RapidPro tries only once.
@@ -15,10 +15,10 @@ _FIRST: Final = 3  # sd_listen_fds(3): the descriptors begin here
 
 
 def take_sockets(name: str, environ: MutableMapping[str, str]) -> list[socket.socket]:
-    """The listening sockets of that name (`FileDescriptorName=`), or all of them where they have no names.
+    """Returns the listening sockets of that name (`FileDescriptorName=`), or all of them if they have no names.
 
-    The variables are taken out of `environ`, so that no child process takes the sockets for its own. Raises
-    ConfigError where one is no socket that listens.
+    The variables are removed from `environ`, so that no child process uses the sockets. Raises ConfigError if a
+    descriptor is not a listening socket.
     """
     pid, count, names = (environ.pop(f"LISTEN_{key}", "") for key in ("PID", "FDS", "FDNAMES"))
     if pid != str(os.getpid()) or not count.isdigit():

@@ -1,8 +1,8 @@
-"""One request to RapidPro, sent once: what came back, or why nothing did.
+"""Sends one request to RapidPro, once, and returns the answer or why there is none.
 
-A POST that is repeated by a library is a second SMS, so nothing here repeats anything. Redirects are not followed: the
-token must not travel, and a 302 turns a POST into a GET. Errors of aiohttp are translated here and nowhere else, into
-"surely not sent" and "perhaps sent", since a caller has to tell the two apart in every case.
+A POST that a library repeats is a second SMS, so no request is repeated here. Redirects are not followed: the token
+must not go to another host, and a 302 turns a POST into a GET. Errors of aiohttp are translated only here, into "surely
+not sent" and "perhaps sent", since a caller has to tell the two apart in every case.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from cht_rapidpro.domain.budget import HOUR
 from cht_rapidpro.domain.outgoing import Doubtful, NotSent, Trouble
 from cht_rapidpro.tasks import raise_cancelled
 
-# RapidPro's usual server drops idle connections after a few seconds; a POST that meets a dropped one is in doubt.
+# RapidPro's usual server drops idle connections after a few seconds; a POST on a dropped connection is in doubt.
 _KEEPALIVE: Final = 1.5
 _CONNECT_TIMEOUT: Final = 10.0
 _ANSWER_BYTES: Final = 4 * 1024 * 1024
@@ -33,7 +33,7 @@ _ANSWER_BYTES: Final = 4 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An HTTP answer. `body`: decoded JSON, None where it was no JSON or broke off; `retry_after`: s or None.
+    """An HTTP answer. `body`: decoded JSON, None if it was not JSON or ended early; `retry_after`: s or None.
 
     `date`: the server's clock (its Date header) in ms since the epoch, None without the header.
     """
@@ -45,7 +45,9 @@ class Reply:
 
 
 class Transport:
-    """The session with RapidPro; to be entered before use. The token comes with each request: it may be rotated."""
+    """The session with RapidPro; to be entered before use. The token is an argument of each request: it may be
+    rotated.
+    """
 
     def __init__(self, config: Rapidpro) -> None:
         self._config = config
@@ -95,16 +97,18 @@ class Transport:
 
 
 async def _read(response: aiohttp.ClientResponse, token: Secret) -> Reply:
-    """What the server says in an error may quote our token, and goes on into logs and documents."""
+    """Reads the answer; an error's text may quote the token and reaches logs and documents, so the token is removed
+    from it.
+    """
     try:
         body = _decode((await _body(response)).replace(token.reveal().encode(), b"(token)"))
     except (aiohttp.ClientError, TimeoutError, OSError):
-        body = None  # the status alone decides; a success without its body leaves a POST in doubt
+        body = None  # only the status counts; a POST with a success but no body is in doubt
     return Reply(response.status, body, _retry_after(response), _date(response))
 
 
 async def _body(response: aiohttp.ClientResponse) -> bytes:
-    """The answer's body, cut where it is longer than any of RapidPro's."""
+    """Reads the answer's body up to a limit above RapidPro's longest answers."""
     body = bytearray()
     async for chunk in response.content.iter_any():
         body += chunk
@@ -130,7 +134,7 @@ def _retry_after(response: aiohttp.ClientResponse) -> float | None:
 def _date(response: aiohttp.ClientResponse) -> int | None:
     try:
         return round(parsedate_to_datetime(response.headers.get("Date", "")).timestamp() * 1000)
-    except (ValueError, OverflowError, TypeError, IndexError, AttributeError):  # whatever the parser stumbles over
+    except (ValueError, OverflowError, TypeError, IndexError, AttributeError):  # the parser raises various errors
         return None
 
 
@@ -139,9 +143,9 @@ def _ssl(ca_file: str) -> ssl.SSLContext:
 
 
 def _proxy_for(url: str) -> str | None:
-    """The proxy that the environment names for this URL.
+    """Returns the proxy that the environment names for this URL.
 
-    aiohttp's own `trust_env` would also look into ~/.netrc, and fails where that names the host.
+    aiohttp's own `trust_env` would also read ~/.netrc, and fails if that file names the host.
     """
     parts = urlsplit(url)
     if proxy_bypass(parts.netloc):

@@ -1,4 +1,4 @@
-"""How requests of ours name themselves, so that CouchDB's and RapidPro's logs tell who calls."""
+"""The User-Agent of all requests, so that the logs of CouchDB and RapidPro show the caller."""
 
 from importlib.metadata import version
 from typing import Final

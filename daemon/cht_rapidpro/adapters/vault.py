@@ -1,7 +1,7 @@
-"""CHT's credential store: the database `medic-vault` beside `medic`, its documents deciphered (CHT.md, "Credentials").
+"""CHT's credential store: the database `medic-vault` beside `medic` (docs/cht.md#credentials).
 
-It reads and writes what CHT's API reads and writes. Only a server administrator may: the key to the documents is
-CouchDB's own secret, in its configuration. Nothing that was read, deciphered or not, gets into an error.
+It uses the documents of CHT's API. Only a server administrator can: the key to the documents is CouchDB's own secret,
+in its configuration. No error contains a value that was read, deciphered or not.
 """
 
 import asyncio
@@ -23,32 +23,34 @@ from cht_rapidpro.config_values import NO_SECRET, Secret, checked_secret
 from cht_rapidpro.errors import ConfigError, PermanentError, TroubleError
 from cht_rapidpro.health import Health
 
-# One call: a webhook with an unknown key may be waiting for it.
+# Seconds for one call: a webhook with an unknown key may wait for it.
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=5)
-_SECRET_PLACES: Final = ("couch_httpd_auth", "chttpd_auth")  # CHT looks into the first; CouchDB renamed it
+_SECRET_PLACES: Final = ("couch_httpd_auth", "chttpd_auth")  # CHT reads the first one; CouchDB has renamed it
 
 
 class CredentialName(StrEnum):
-    """What CHT calls RapidPro's credentials."""
+    """CHT's names of RapidPro's credentials."""
 
     OUTGOING = "rapidpro:outgoing"  # RapidPro's token
     INCOMING = "rapidpro:incoming"  # the key that a webhook must bring
 
 
 def needed(config: Config) -> list[CredentialName]:
-    """What has to be in the vault."""
+    """Returns the names of the credentials that have to be in the vault."""
     return [name for name in CredentialName if config.incoming.enabled or name is not CredentialName.INCOMING]
 
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """The credential is there and cannot be used, for this reason."""
+    """The credential exists and cannot be used, for this reason."""
 
     why: str
 
 
 class Vault:
-    """Uses the session of `couch`; each method raises TransientError (try again) or TroubleError (a human must act)."""
+    """Uses the session of `couch`; each method raises TransientError (try again) or TroubleError (an operator must
+    act).
+    """
 
     def __init__(self, couch: Couch) -> None:
         self._couch = couch
@@ -56,7 +58,7 @@ class Vault:
         self.health = Health("vault")
 
     async def read(self, names: Sequence[CredentialName]) -> dict[CredentialName, Secret | Unreadable]:
-        """These credentials; one that is not there, or is empty, is NO_SECRET."""
+        """Reads these credentials; one that does not exist, or is empty, is NO_SECRET."""
         node_secret = await self._node_secret()
         keys = msgspec.json.encode({"keys": [_doc_id(name) for name in names]})
         answer = await self._ask("POST", f"{self.url}/_all_docs?include_docs=true", keys)
@@ -66,9 +68,9 @@ class Vault:
         return {name: await asyncio.to_thread(_credential, docs.get(_doc_id(name), {}), node_secret) for name in names}
 
     async def write(self, name: CredentialName, value: Secret) -> bool:
-        """Stores the credential; True: there was none of this name. What else its document holds stays."""
+        """Stores the credential; True if it is new. Other fields of its document stay unchanged."""
         enciphered = await asyncio.to_thread(encipher, value.reveal(), await self._node_secret())
-        await self._ask("GET", self.url)  # or a missing database would look like a missing document
+        await self._ask("GET", self.url)  # otherwise a missing database would look like a missing document
         url = f"{self.url}/{quote(_doc_id(name), safe='')}"
         while True:
             doc = await self._ask("GET", url, absent=404) or {}
@@ -86,7 +88,7 @@ class Vault:
             raise TroubleError(f"CouchDB at {self._couch.config.url} has no couch_httpd_auth/secret", about="no secret")
 
     async def _ask(self, method: str, url: str, body: bytes | None = None, *, absent: int = 0) -> Any:
-        """The JSON of a success; None for the status `absent`."""
+        """Returns the JSON of a success; None for the status `absent`."""
         with self._edge():
             async with self._couch.session.request(
                 method, url, data=body, headers={"Content-Type": "application/json"}, timeout=_TIMEOUT
@@ -120,7 +122,7 @@ def _doc_id(name: CredentialName) -> str:
 
 def _credential(doc: Mapping[str, Any], node_secret: str) -> Secret | Unreadable:
     stored = doc.get("password")
-    if not stored:  # to CHT, too, an empty one is none
+    if not stored:  # CHT also treats an empty one as absent
         return NO_SECRET
     if not isinstance(stored, str):
         return Unreadable("its password is no text")

@@ -1,7 +1,7 @@
-"""How CHT enciphers a credential: AES-256-CBC under a key made of CouchDB's own secret (CHT.md, "Credentials").
+"""CHT's encryption of credentials: AES-256-CBC with a key made of CouchDB's own secret (docs/cht.md#credentials).
 
-Text in, text out, in CHT's very format, so that either side reads what the other wrote. The library is imported at the
-first use, which therefore belongs into a thread: only who uses the vault has to pay for its memory.
+The format is exactly CHT's, so that each side can read what the other wrote. The library is imported at the first use,
+which therefore has to happen in a thread: without the vault it takes no memory.
 """
 
 import os
@@ -14,12 +14,14 @@ _BLOCK: Final = 16
 
 
 def encipher(text: str, node_secret: str) -> str:
-    """`text` as CHT stores it: hex of a new random IV, a colon, hex of the ciphertext."""
+    """Returns `text` as CHT stores it: hex of a new random IV, a colon, hex of the ciphertext."""
     return encipher_with(os.urandom(_BLOCK), text, node_secret)
 
 
 def encipher_with(iv: bytes, text: str, node_secret: str) -> str:
-    """The same with an IV of 16 bytes that the caller vouches for: one that is used twice tells of equal beginnings."""
+    """Like `encipher`, with an IV of 16 bytes, which must be used only once: a second use shows which texts begin
+    equally.
+    """
     from Cryptodome.Cipher import AES  # noqa: PLC0415 - see above
     from Cryptodome.Util.Padding import pad  # noqa: PLC0415
 
@@ -28,7 +30,7 @@ def encipher_with(iv: bytes, text: str, node_secret: str) -> str:
 
 
 def decipher(stored: str, node_secret: str) -> str:
-    """The text in what CHT stored. PermanentError where it is none of CHT's, or made under another secret."""
+    """Returns the text in a value that CHT stored. Raises PermanentError for another format or another secret."""
     from Cryptodome.Cipher import AES  # noqa: PLC0415 - see above
     from Cryptodome.Util.Padding import unpad  # noqa: PLC0415
 
@@ -36,12 +38,12 @@ def decipher(stored: str, node_secret: str) -> str:
         iv, ciphertext = (bytes.fromhex(part) for part in stored.split(":"))
         return unpad(AES.new(_key(node_secret), AES.MODE_CBC, iv).decrypt(ciphertext), _BLOCK).decode()
     except ValueError:
-        # Without its cause: a wrong secret brings forth bytes that an error of Python's would show.
+        # Without the cause: Python's error would show bytes of the value.
         raise PermanentError("it is not in CHT's format, or enciphered under another secret of CouchDB") from None
 
 
 def _key(node_secret: str) -> bytes:
-    """The secret's bytes, repeated to 32 and cut there."""
+    """Returns the secret's bytes, repeated and cut to 32."""
     secret = node_secret.encode()
     if not secret:
         raise PermanentError("CouchDB's secret is empty")

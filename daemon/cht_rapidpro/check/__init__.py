@@ -1,1 +1,1 @@
-"""`cht-rapidpro check`: every dependency looked at once, with what each finding means and what to do about it."""
+"""`cht-rapidpro check`: checks every dependency, and says what each finding means and what to do about it."""

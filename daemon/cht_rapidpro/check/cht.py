@@ -1,6 +1,6 @@
-"""The check of CHT's app settings: who sends, with which address, and what would keep messages from being made.
+"""Checks CHT's app settings: which gateway sends, RapidPro's address, and settings that prevent messages.
 
-Reads the documents that the daemon reads and judges them by the daemon's own rules, so that the two cannot differ.
+Reads the documents that the daemon reads and applies the daemon's own rules, so that the results agree.
 """
 
 import json
@@ -22,7 +22,7 @@ _TO_PASTE: Final = json.dumps({"sms": {"outgoing_service": OUR_SERVICE}})
 def check_settings(settings: AppSettings | str, cht: Cht, rapidpro: Rapidpro) -> Iterator[Finding]:
     """`settings`: the snapshot, or why there is none."""
     if isinstance(settings, str):
-        says = f"{settings}: a daemon that runs keeps to the last good settings, one that starts now sends nothing"
+        says = f"{settings}: a running daemon keeps the last good settings, a daemon that starts now sends nothing"
         yield bad("cht.settings", says, "check [couchdb] database; does CHT run on it?")
         return
     version = f"CHT {settings.cht_version}" if settings.cht_version else "CHT of an unknown version"
@@ -40,7 +40,7 @@ def _service(settings: AppSettings, cht: Cht) -> Finding:
     if choice.sends:
         return good(about, f"we send: {choice.why}")
     if choice.conflict:
-        says = f"nothing is sent, because two gateways would send everything twice: {choice.why}"
+        says = f"nothing is sent, because two gateways would send every message twice: {choice.why}"
         return bad(about, says, f"put into the app settings: {_TO_PASTE}")
     return note(about, f"nothing is sent: {choice.why}", f"to send, put into the app settings: {_TO_PASTE}")
 
@@ -58,7 +58,7 @@ def _address(settings: AppSettings, rapidpro: Rapidpro) -> Finding:
         url = check_url(settings.rapidpro_url, allow_plain_http=rapidpro.allow_plain_http)
     except ConfigError as error:
         return bad(about, f"[rapidpro] url is empty, and sms.rapidpro.url in the app settings: {error}", "set one")
-    says = f"{url} comes from the app settings: whoever may edit them decides who gets our token"
+    says = f"{url} comes from the app settings: their editors decide who gets the token"
     return note(about, says, "pin it by [rapidpro] url")
 
 
@@ -66,7 +66,7 @@ def _country(values: Mapping[str, Any]) -> Finding:
     about, code = "cht.default_country_code", values.get("default_country_code")
     region = phone.default_region(code)
     if region is None:
-        says = f"default_country_code is {code!r}: numbers without + are sent as they stand"
+        says = f"default_country_code is {code!r}: numbers without + are sent unchanged"
         return note(about, says, 'set it to a calling code such as "254" in the app settings')
     return good(about, f"numbers without + belong to {region}")
 
@@ -74,11 +74,11 @@ def _country(values: Mapping[str, Any]) -> Finding:
 def _forms(values: Mapping[str, Any]) -> Iterator[Finding]:
     found = list(flaws(values))
     for form, flaw in found[:_MOST_FLAWS]:
-        yield note("cht.forms", f"form {form!r}: {flaw}", "mend the form in the app settings")
+        yield note("cht.forms", f"form {form!r}: {flaw}", "correct the form in the app settings")
     if len(found) > _MOST_FLAWS:
-        yield note("cht.forms", f"and {len(found) - _MOST_FLAWS} more like these")
+        yield note("cht.forms", f"and {len(found) - _MOST_FLAWS} more forms with problems")
     if not found:
-        yield good("cht.forms", "nothing in the form definitions is in the parser's way")
+        yield good("cht.forms", "the form definitions have no known problem")
 
 
 def _transitions(values: Mapping[str, Any]) -> Iterator[Finding]:
@@ -87,6 +87,6 @@ def _transitions(values: Mapping[str, Any]) -> Iterator[Finding]:
     if resolve and not (isinstance(resolve, Mapping) and resolve.get("disable")):
         yield bad(
             "cht.resolve_pending",
-            "the transition resolve_pending is on: it turns every pending message into sent, and no gateway sees one",
-            'take "resolve_pending" out of transitions in the app settings',
+            "the transition resolve_pending is on: it marks every pending message as sent, so no gateway sends it",
+            'remove "resolve_pending" from transitions in the app settings',
         )

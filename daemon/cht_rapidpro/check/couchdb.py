@@ -1,20 +1,19 @@
-"""The check of CouchDB: reachable, the right credentials, the database, the rights, and the views of CHT's.
+"""Checks CouchDB: reachable, credentials, database, rights, and CHT's views.
 
-Asked from the outside in; what cannot work because something before it does not is left out, so that the first ✗ is the
-one to mend.
+Each check depends on the one before; checks that cannot succeed are left out, so that the first ✗ is the one to fix.
 """
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Final
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Any, Final
 
 from cht_rapidpro.adapters.inspection import Inspection, Seen, Unseen
 from cht_rapidpro.check.finding import Finding, bad, good, note
 from cht_rapidpro.config import Couchdb
 from cht_rapidpro.config_values import three_ways
-from cht_rapidpro.domain.task import Lack, lack, message_fields
+from cht_rapidpro.domain.task import SENDABLE, Doc, Lack, lack, message_fields, unlisted
 
-# What CHT's design documents emit and we read (CHT.md, "Views"); the last two are for delivery states and backfill.
+# The views of CHT that the daemon reads (docs/cht.md#views); the last two are for delivery states and backfill.
 VIEWS: Final = (
     ("medic", "messages_by_state"),
     ("medic-sms", "messages_by_gateway_ref"),
@@ -22,7 +21,10 @@ VIEWS: Final = (
     ("medic-sms", "gateway_messages_by_state"),
 )
 CLOCK_LIMIT: Final = 60_000  # ms by which clocks may differ before it is worth a line
+UNSENDABLE: Final = "couchdb.messages"
+_REPAIR: Final = "repair or clear these tasks in CHT"
 _LOOKED_AT: Final = 1000  # rows
+_READ: Final = 200  # documents
 _OLDEST: Final = 2  # major version: `_selector` feeds and `_bulk_docs` as we use them
 
 
@@ -51,6 +53,8 @@ async def check_couchdb(couchdb: Inspection, config: Couchdb, now: Callable[[], 
     keys = {"startkey": '["pending-or-forwarded"]', "endkey": '["pending-or-forwarded",{}]'}
     for finding in _unsendable(await couchdb.get(path, limit=str(_LOOKED_AT), reduce="false", **keys)):
         yield finding
+    for finding in _unlisted(await _waiting_longest(couchdb, config)):
+        yield finding
 
 
 def _no_couchdb(config: Couchdb, seen: Seen | Unseen) -> Finding:
@@ -59,12 +63,12 @@ def _no_couchdb(config: Couchdb, seen: Seen | Unseen) -> Finding:
     if seen.status in (401, 403):
         return _wrong_password(config, seen.status)
     if 300 <= seen.status < 400:
-        says = f"{config.url} redirects (HTTP {seen.status}), which is never followed: the password would travel"
-        return bad("couchdb.reachable", says, "set [couchdb] url to the address that answers itself")
+        says = f"{config.url} redirects (HTTP {seen.status}); no redirect is followed, to protect the password"
+        return bad("couchdb.reachable", says, "set [couchdb] url to the final address")
     return bad(
         "couchdb.reachable",
-        f"{config.url} answers HTTP {seen.status} and not as CouchDB does",
-        "check [couchdb] url, and the proxy before it",
+        f"{config.url} answers HTTP {seen.status} and is not CouchDB",
+        "check [couchdb] url, and the proxy in front of it",
     )
 
 
@@ -76,7 +80,9 @@ def _version(version: str) -> Finding:
 
 
 def clock(about: str, whose: str, theirs: int | None, ours: int) -> Finding:
-    """Times stand in documents and bound RapidPro's listings: clocks that differ much make both hard to read."""
+    """Compares the clocks: they stamp documents and limit RapidPro's listings, so a large difference makes both
+    unreliable.
+    """
     if theirs is None:
         return note(about, f"{whose} sends no Date header, so its clock is not known")
     seconds = abs(theirs - ours) / 1000
@@ -122,7 +128,7 @@ def _as_whom(session: Seen | Unseen) -> str:
 
 
 def _rights(config: Couchdb, seen: Seen | Unseen) -> Finding:
-    """An empty `_bulk_docs` writes nothing and is refused to whom a full one would be."""
+    """Checks the right to write: an empty `_bulk_docs` writes nothing, and needs the same rights as a full one."""
     if _is_well(seen):
         return good("couchdb.rights", "writing is allowed (tried without writing)")
     how = f"HTTP {seen.status}" if isinstance(seen, Seen) else seen.why
@@ -135,14 +141,42 @@ def _rights(config: Couchdb, seen: Seen | Unseen) -> Finding:
 
 def _unsendable(seen: Seen | Unseen) -> Iterator[Finding]:
     """The oldest messages that CouchDB wants sent, and that lack what a message has to have."""
-    rows = seen.fields.get("rows") if isinstance(seen, Seen) else None
+    rows = _rows(seen)
     by_lack: dict[Lack, list[str]] = defaultdict(list)
-    for row in rows if isinstance(rows, list) else []:
+    for row in rows:
         if reason := lack(message_fields(row.get("value"))):
             by_lack[reason].append(str(row.get("id")))
     for reason, docs in by_lack.items():
-        says = f"{len(docs)} of the {len(rows or [])} oldest messages to send have no usable {reason} and never go"
-        yield bad("couchdb.messages", f"{says}; one is in {docs[0]}", "repair or clear these tasks in CHT")
+        says = f"{len(docs)} of the {len(rows)} oldest messages to send have no usable {reason} and never go"
+        yield bad(UNSENDABLE, f"{says}; one is in {docs[0]}", _REPAIR)
+
+
+async def _waiting_longest(couchdb: Inspection, config: Couchdb) -> list[Doc]:
+    """Documents with a task that is to be sent, of the tasks that have not changed for longest."""
+    path = f"{config.database}/_design/medic-sms/_view/messages_by_last_updated_state"
+    keys = {"startkey": '["pending"]', "endkey": '["pending",{}]', "limit": str(_LOOKED_AT), "reduce": "false"}
+    rows = _rows(await couchdb.get(path, **keys))
+    ids = dict.fromkeys(row.get("id") for row in rows if row.get("key", [None])[-1] in SENDABLE)
+    if not ids:
+        return []
+    seen = await couchdb.post(f"{config.database}/_all_docs?include_docs=true", {"keys": list(ids)[:_READ]})
+    return [doc for row in _rows(seen) if isinstance(doc := row.get("doc"), dict)]
+
+
+def _rows(seen: Seen | Unseen) -> list[dict[str, Any]]:
+    rows = seen.fields.get("rows") if isinstance(seen, Seen) else None
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
+
+def _unlisted(docs: Sequence[Doc]) -> Iterator[Finding]:
+    """Messages that the view of messages to send has no row for."""
+    by_lack: dict[Lack, list[str]] = defaultdict(list)
+    for doc in docs:
+        for reason in {reason for _, reason in unlisted(doc)}:
+            by_lack[reason].append(str(doc.get("_id")))
+    for reason, found in by_lack.items():
+        says = f"of the {len(docs)} documents whose messages wait longest, {len(found)} have a task without a {reason}"
+        yield bad(UNSENDABLE, f"{says}, which never goes; one is {found[0]}", _REPAIR)
 
 
 def _view(name: str, seen: Seen | Unseen) -> Finding:

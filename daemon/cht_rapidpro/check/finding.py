@@ -1,6 +1,6 @@
-"""One line of the check: how it is, what that means, what to do.
+"""One finding of the check: a mark, what was found and what it means, and what to do.
 
-A finding never holds a secret or a phone number; its `about` names the place in a closed vocabulary, for machines.
+A finding never holds a secret or a phone number. Its `about` names the subject, from a closed set, for programs.
 """
 
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class Mark(StrEnum):
-    """`NOTE`: it works, and something should be known; `BAD`: messages will not flow, or not as they should."""
+    """`NOTE`: it works, and the operator should know something; `BAD`: messages do not flow, or not correctly."""
 
     GOOD = "✓"
     NOTE = "!"
@@ -17,7 +17,9 @@ class Mark(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`about`: such as `couchdb.views`; `says`: what was found and what it means; `remedy`: "" where nothing is due."""
+    """`about`: such as `couchdb.views`; `says`: what was found and what it means; `remedy`: "" if there is nothing to
+    do.
+    """
 
     mark: Mark
     about: str

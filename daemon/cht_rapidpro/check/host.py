@@ -1,6 +1,6 @@
-"""The check of this machine: the files with secrets, the state directory, the addresses to listen at.
+"""Checks this machine: the files with secrets, the state directory, the addresses to listen at.
 
-A running daemon holds the lock on its state directory and listens already; that is how it should be, and no finding.
+A running daemon holds the lock on its state directory and listens already; this is not a problem.
 """
 
 import os
@@ -25,9 +25,9 @@ def check_files(path: Path, config: Config) -> Iterator[Finding]:
     for warning in config.warnings:
         yield note("config.file", warning)
     if path.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        says = f"others than its owner can write {path}: they decide where CouchDB's password and RapidPro's token go"
+        says = f"not only its owner can write {path}, which decides where password and token are sent"
         yield bad("config.permissions", says, f"chmod go-w {path}")
-    holds_secret = any("stands in the file" in warning for warning in config.warnings)
+    holds_secret = any("is in the file itself" in warning for warning in config.warnings)
     secrets = [path.absolute().parent / name for name in _secret_files(config)]
     for file in [*secrets, *[path] * holds_secret]:
         yield _permissions(file)
@@ -50,9 +50,9 @@ def _permissions(file: Path) -> Finding:
 
 
 def check_disk(folder: Path) -> Iterator[Finding]:
-    """`folder`: of the spool; one that is not there yet has nothing to be looked at."""
+    """`folder`: of the spool; if it does not exist yet there is nothing to check."""
     if folder.is_dir() and not has_room(folder):
-        says = f"less than {LEAST_ROOM >> 20} MiB are free on the disk of {folder}: messages may be turned away"
+        says = f"less than {LEAST_ROOM >> 20} MiB are free on the disk of {folder}: incoming messages may be refused"
         yield bad("host.disk", says, "make room there")
 
 
@@ -84,7 +84,7 @@ def check_state_dir(state_dir: Path) -> Iterator[Finding]:
 
 
 def check_address(about: str, address: str) -> Finding:
-    """Whether a daemon could listen there; `address`: host and port."""
+    """Checks whether a daemon could listen there; `address`: host and port."""
     host, _, port = address.rpartition(":")
     try:
         found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
@@ -93,5 +93,6 @@ def check_address(about: str, address: str) -> Finding:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 listener.bind(place)
     except OSError as error:
-        return bad(about, f"{address} cannot be listened at: {error.strerror}", "name another one, or end who has it")
+        remedy = "name another one, or end the process that has it"
+        return bad(about, f"cannot listen at {address}: {error.strerror}", remedy)
     return good(about, f"{address} is free")

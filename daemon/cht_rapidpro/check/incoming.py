@@ -1,4 +1,4 @@
-"""The check of the way in: a key for the webhooks, the address, the spool, and the flow whose messages are fetched."""
+"""Checks incoming messages: a key for the webhooks, the address, the spool, and the flow for the backfill."""
 
 import os
 from collections.abc import AsyncIterator, Iterator
@@ -16,6 +16,7 @@ from cht_rapidpro.check.host import check_address, check_disk
 from cht_rapidpro.config import Config, Incoming
 from cht_rapidpro.config_values import Secret
 from cht_rapidpro.domain.backfill import NO_MESSAGE_IDS, IdIs
+from cht_rapidpro.domain.findings import counted
 from cht_rapidpro.errors import TroubleError
 
 _PLANS_OF_CHT: Final = "google-libphonenumber 3.2.44 with the plans of 9.0.22 in CHT 5.2.0; a few numbers differ"
@@ -23,12 +24,12 @@ _SHORTEST_KEY: Final = 20  # characters
 
 
 def check_incoming(config: Config, *, is_running: bool) -> Iterator[Finding]:
-    """`is_running`: a daemon runs on the state directory, and listens itself."""
+    """`is_running`: a daemon runs on the state directory, so the address is taken by it."""
     own = config.incoming
     if not own.enabled:
-        yield note("incoming.enabled", "no webhook is listened for: [incoming] enabled is false")
+        yield note("incoming.enabled", "the webhook is switched off: [incoming] enabled is false")
         return
-    if config.cht.credentials != "vault":  # which check_vault looks into
+    if config.cht.credentials != "vault":  # which check_vault checks
         yield _key(own)
     if not is_running:
         yield check_address("incoming.listen", own.listen)
@@ -36,15 +37,16 @@ def check_incoming(config: Config, *, is_running: bool) -> Iterator[Finding]:
     yield good("incoming.numbers", f"numbering plans: phonenumbers {phonenumbers.__version__} here, {_PLANS_OF_CHT}")
     yield from check_disk(Path(own.spool).parent)
     if not own.flow:
-        says = "what flows send while nobody listens is lost: RapidPro tries once"
-        yield note("incoming.flow", says, "name the relay flow by [incoming] flow, and it is fetched afterwards")
+        says = "messages that arrive while the gateway is off are lost: RapidPro tries once"
+        yield note("incoming.flow", says, "set [incoming] flow to the relay flow, and they are fetched afterwards")
 
 
 def check_miswired(found: object) -> Iterator[Finding]:
     """`found`: the `miswired` of the running daemon's status."""
     for each in found if isinstance(found, list) else []:
-        says = f"RapidPro's flow sends {each['sends']} as `{each['field']}` ({each['times']} times since the start)"
-        yield bad("incoming.flow", says, "correct the body of the flow's webhook: the README has it")
+        times = counted(each["times"], "time")
+        says = f"RapidPro's flow sends a wrong `{each['field']}`: {each['sends']} ({times} since the start)"
+        yield bad("incoming.flow", says, "correct the webhook's body: docs/operations/connect-rapidpro.md")
 
 
 def _key(own: Incoming) -> Finding:
@@ -59,7 +61,7 @@ def _key(own: Incoming) -> Finding:
 
 
 def _spool(file: Path) -> Finding:
-    """The file if it is there, else the folder in which it would be made."""
+    """Checks the file if it exists, else the folder in which it would be created."""
     about = "incoming.spool"
     place = file if file.exists() else file.parent
     if not place.exists():
@@ -77,13 +79,13 @@ def _spool(file: Path) -> Finding:
 
 
 async def check_archive(couchdb: Inspection, database: str) -> AsyncIterator[Finding]:
-    """What CHT has archived must not be fetched again, so the archive is asked, too, where there is one."""
+    """Checks the access to CHT's archive: the backfill must not fetch archived messages again."""
     about = "couchdb.archive"
     match await couchdb.get(f"{database}{ARCHIVE_SUFFIX}"):
         case Seen(status=200):
-            yield good(about, "what CHT has archived is not fetched again")
+            yield good(about, "archived messages are not fetched again")
         case Seen(status=401 | 403):
-            says = "CHT's archive cannot be read: with backfill_from, or a position lost, archived messages come back"
+            says = "CHT's archive cannot be read: with backfill_from, or a position lost, they are fetched again"
             yield bad(about, says, f"make the user of [couchdb] a member of {database}{ARCHIVE_SUFFIX}")
 
 
@@ -99,8 +101,8 @@ async def check_flow(rapidpro: Transport, base: str, token: Secret, flow: str, i
     match reply:
         case Reply(status=200, body={"results": [{"name": str() as name, **rest}, *_]}):
             if rest.get("archived"):
-                return bad(about, f"the flow {name!r} is archived: it takes no messages", "name the one that does")
-            return good(about, f"what the flow {name!r} takes while nobody listens is fetched afterwards")
+                return bad(about, f"the flow {name!r} is archived: it takes no messages", "name the flow that does")
+            return good(about, f"messages that the flow {name!r} takes while the gateway is off are fetched afterwards")
         case Reply(status=200, body={"results": []}):
             return bad(about, f"RapidPro has no flow {flow}", "copy the UUID from the flow's address in RapidPro")
         case Reply(status=status):

@@ -1,4 +1,4 @@
-"""The check of RapidPro: reachable, a token that is valid, the right workspace.
+"""Checks RapidPro: reachable, a valid token, the right workspace.
 
 One request, `workspace.json`, which every version answers and which creates nothing.
 """
@@ -43,15 +43,13 @@ def _refusal(base: str, reply: Reply) -> Finding:
         case 403 if said:
             return bad("rapidpro.token", f"{base} refuses the token: {said}", "make a new API token in the workspace")
         case 429:
-            return note(
-                "rapidpro.token", f"{base} is throttling us: the hour's requests are used up", "try again later"
-            )
+            return note("rapidpro.token", f"{base} is throttling: the hour's requests are used up", "try again later")
         case 301 | 302 | 303 | 307 | 308:
-            says = f"{base} redirects (HTTP {reply.status}), which we never follow: the token would travel"
-            return bad("rapidpro.reachable", says, "set [rapidpro] url to the address that answers itself")
+            says = f"{base} redirects (HTTP {reply.status}); no redirect is followed, to protect the token"
+            return bad("rapidpro.reachable", says, "set [rapidpro] url to the final address")
         case status:
-            says = f"{base} answers HTTP {status} and not as RapidPro does"
-            return bad("rapidpro.reachable", says, "check [rapidpro] url, and the proxy before RapidPro")
+            says = f"{base} answers HTTP {status} and is not RapidPro"
+            return bad("rapidpro.reachable", says, "check [rapidpro] url, and the proxy in front of RapidPro")
 
 
 def _workspace(workspace: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[Finding]:

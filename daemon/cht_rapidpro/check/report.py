@@ -1,6 +1,6 @@
-"""All checks in their order, and how they are shown.
+"""Runs all checks in their order, and prints the findings.
 
-What the configuration alone can tell comes first (`--offline` ends there), then each dependency.
+The configuration comes first (`--offline` ends there), then each dependency.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from cht_rapidpro.adapters.pause_file import PauseFile
 from cht_rapidpro.adapters.state_dir import is_in_use
 from cht_rapidpro.adapters.transport import Transport
 from cht_rapidpro.check.cht import check_settings
-from cht_rapidpro.check.couchdb import check_couchdb
+from cht_rapidpro.check.couchdb import UNSENDABLE, check_couchdb
 from cht_rapidpro.check.finding import Finding, Mark, bad, good, note
 from cht_rapidpro.check.host import check_address, check_files, check_pause, check_state_dir
 from cht_rapidpro.check.incoming import check_archive, check_flow, check_incoming, check_miswired
@@ -33,7 +33,7 @@ _LIMITS = "set [rapidpro] requests_per_hour to what RapidPro allows, a number fo
 
 
 async def check(path: Path, environ: Mapping[str, str], *, offline: bool) -> list[Finding]:
-    """Raises ConfigError where the file cannot be used."""
+    """Raises ConfigError if the file cannot be used."""
     loaded = config_file.load(path, environ)
     findings = list(check_files(path, loaded))
     if offline:
@@ -56,11 +56,15 @@ async def check(path: Path, environ: Mapping[str, str], *, offline: bool) -> lis
     if settings is not None:
         findings += check_settings(settings, loaded.cht, loaded.rapidpro)
     findings += await _rapidpro(loaded, token, settings)
-    return findings + await asyncio.to_thread(_told_by_daemon, loaded, is_running=is_running)
+    are_named = any(finding.about == UNSENDABLE for finding in findings)
+    return findings + await asyncio.to_thread(_told_by_daemon, loaded, is_running=is_running, are_named=are_named)
 
 
-def _told_by_daemon(loaded: Config, *, is_running: bool) -> list[Finding]:
-    """What only the running daemon knows: of the flow, of what it cannot send, of RapidPro's answers."""
+def _told_by_daemon(loaded: Config, *, is_running: bool, are_named: bool) -> list[Finding]:
+    """What only the running daemon knows: of the flow, of what it cannot send, of RapidPro's answers.
+
+    `are_named`: messages that lack something were found in CouchDB already.
+    """
     try:
         told = status_command.ask(loaded.admin.listen) if is_running else {}
     except (ConfigError, TransientError) as error:
@@ -68,17 +72,16 @@ def _told_by_daemon(loaded: Config, *, is_running: bool) -> list[Finding]:
     figures = told.get("figures", {})
     return [
         *check_miswired(told.get("miswired")),
-        *_unsendable(figures),
+        *_unsendable(figures, are_named=are_named),
         *_text_limit(figures),
         _requests_left(figures),
     ]
 
 
-def _unsendable(figures: Mapping[str, Any]) -> Iterator[Finding]:
-    """The view shows what lacks a number, and `check_couchdb` has looked there."""
+def _unsendable(figures: Mapping[str, Any], *, are_named: bool) -> Iterator[Finding]:
     found = figures.get("unsendable_messages") or {}
-    known_here = {reason: found.get(reason) for reason in ("held", "undecidable")}
-    for finding in unsendable({"unsendable_messages": known_here}):
+    told = {reason: found.get(reason) for reason in ("held", "undecidable")} if are_named else found
+    for finding in unsendable({"unsendable_messages": told}):
         yield bad("outgoing.unsendable", finding.what.rstrip("."), finding.advice)
 
 
@@ -92,7 +95,7 @@ def _requests_left(figures: Mapping[str, Any]) -> Finding:
     about = "rapidpro.requests_left"
     left = figures.get("budget_left_requests")
     if not isinstance(left, dict):
-        return good(about, "unknown: RapidPro does not tell, and no daemon is running that would have counted")
+        return good(about, "unknown: RapidPro does not report it, and no daemon is running that counts")
     told = ", ".join(f"{scope}: {'no limit' if count is None else f'{count:g}'}" for scope, count in left.items())
     says = f"by the running daemon's count: {told}"
     if learned := figures.get("budget_learned_requests"):
@@ -102,7 +105,7 @@ def _requests_left(figures: Mapping[str, Any]) -> Finding:
 
 
 async def _settings(couchdb: Inspection, loaded: Config) -> AppSettings | str | None:
-    """The snapshot, or what is wrong with it; None where CouchDB shows nothing."""
+    """Reads the app settings: the snapshot, or what is wrong with it; None if CouchDB does not answer."""
     seen = [await couchdb.get(f"{loaded.couchdb.database}/{doc_id}") for doc_id in ("settings", "_design/medic")]
     if not all(isinstance(one, Seen) and one.status in (200, 404) for one in seen):
         return None
@@ -118,7 +121,7 @@ async def _rapidpro(loaded: Config, token: Secret, settings: AppSettings | str |
     try:
         base = check_url(loaded.rapidpro.url or known.rapidpro_url, allow_plain_http=loaded.rapidpro.allow_plain_http)
     except ConfigError:
-        return [note("rapidpro.reachable", "not asked: there is no address that may have our token")]
+        return [note("rapidpro.reachable", "not asked: there is no address to which the token may be sent")]
     async with Transport(loaded.rapidpro) as rapidpro:
         findings = await check_rapidpro(rapidpro, base, token, known.values, _now)
         own = loaded.incoming
@@ -132,14 +135,14 @@ def _now() -> int:
 
 
 def is_good(findings: Iterable[Finding]) -> bool:
-    """Whether messages will flow: nothing is marked ✗."""
+    """Whether messages will flow: no finding is marked ✗."""
     return all(finding.mark is not Mark.BAD for finding in findings)
 
 
 def as_text(findings: Sequence[Finding]) -> str:
     wrong = sum(finding.mark is Mark.BAD for finding in findings)
     notes = sum(finding.mark is Mark.NOTE for finding in findings)
-    return "\n".join([*map(str, findings), f"{wrong} to mend, {notes} to know"])
+    return "\n".join([*map(str, findings), f"{wrong} to fix, {notes} to know"])
 
 
 def as_json(findings: Sequence[Finding]) -> str:

@@ -1,6 +1,6 @@
-"""The check of CHT's vault: reachable with our user, and what it holds in a usable form.
+"""Checks CHT's vault: reachable with the configured user, and which credentials are usable.
 
-It reads as the daemon does, so that a credential that is good here is good there.
+It reads as the daemon does, so that a credential that is usable here is usable there.
 """
 
 from collections.abc import Iterator, Mapping
@@ -34,7 +34,7 @@ def _findings(found: Mapping[CredentialName, Secret | Unreadable]) -> Iterator[F
     for name, value in found.items():
         about = f"vault.{name.name.lower()}"
         if isinstance(value, Secret) and value:
-            yield good(about, f"{name} is there")
+            yield good(about, f"{name} can be used")
         else:
             why = value.why if isinstance(value, Unreadable) else "there is none"
             yield bad(about, f"{name}: {why}; {_MEANS[name]}", f"cht-rapidpro credentials set {name}")

@@ -42,7 +42,7 @@ class CouchDBServer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ExternalCouchDB:
-    """A server that somebody else runs."""
+    """A server that the demo does not start itself."""
 
     url: str
     user: str

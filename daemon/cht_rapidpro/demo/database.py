@@ -1,4 +1,4 @@
-"""A small CouchDB client for the demo and the tests: it plays the part of CHT and of whoever else writes.
+"""A small CouchDB client for the demo and the tests: it writes as CHT and other programs do.
 
 It shares no code with the gateway's own adapter on purpose: what the gateway wrote is read back by other
 means, and a mistake in the adapter cannot hide itself.

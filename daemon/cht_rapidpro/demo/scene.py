@@ -18,7 +18,7 @@ from cht_rapidpro.domain.statuses import State
 
 @dataclass(frozen=True, slots=True)
 class Fate:
-    """Where a message must end. `details`: the task's `state_details`, "" where nobody writes them.
+    """Where a message must end. `details`: the task's `state_details`, "" if none are written.
 
     `is_sent`: exactly one broadcast, which RapidPro delivers; else none.
     """

@@ -19,7 +19,7 @@ DELIVERED: Final = "delivered"  # RapidPro's last status in the demo's progress 
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """`task`: as it stands in CouchDB, empty while its document is not written.
+    """`task`: as it is in CouchDB, empty while its document is not written.
 
     `broadcasts` and `phone`: what RapidPro has for the message's URN, oldest first. `expected_ref`: the `gateway_ref`
     that the task must have, the id of its first message's broadcast, "" without one.

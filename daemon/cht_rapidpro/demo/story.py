@@ -2,7 +2,8 @@
 
 CouchDB, a RapidPro simulator and the real daemon are started, a dozen documents are written, phones send SMS and are
 answered, and the demo ends when every message is where its scene says. It is the installation's self-test, too: exit
-code 0 says that CouchDB, RapidPro and the phone agree. Whatever it started is gone at its end, however it ends.
+code 0 says that CouchDB, RapidPro and the phone agree. At its end, in every case, all processes that it started are
+gone.
 """
 
 import asyncio
@@ -48,7 +49,7 @@ async def run(*, keep: bool) -> int:
         try:
             return 0 if await _run(display, keep=keep) else 1
         except asyncio.CancelledError:
-            display.say("interrupted; whatever was started is gone", "yellow")
+            display.say("interrupted; all started processes are gone", "yellow")
             return 1
         except (aiohttp.ClientError, TimeoutError) as error:
             raise GatewayError(f"the demo's CouchDB does not answer: {str(error) or type(error).__name__}") from error
@@ -96,7 +97,7 @@ async def _run(display: Display, *, keep: bool) -> bool:
 
 @asynccontextmanager
 async def _medic(couchdb: CouchDBServer, waiting: Sequence[Scene]) -> AsyncIterator[Database]:
-    """A CHT database with the waiting messages; on somebody else's server under a name that nobody has."""
+    """A CHT database with the waiting messages; on a foreign server under a name that is not in use."""
     name = f"cht-rapidpro-demo-{uuid4().hex}" if isinstance(couchdb, ExternalCouchDB) else "medic"
     try:
         await create_medic(couchdb, name)

@@ -1,8 +1,8 @@
 """CHT's views that the gateway reads, written anew for the demo and the tests from what production emits.
 
-A production database has CHT's own; the gateway never creates or changes a design document there. The
-functions are ECMAScript 5, which QuickJS, SpiderMonkey and PouchDB read alike. A key or value that differs
-from CHT's would make the tests prove something about a database that nobody has.
+A production database has CHT's own; the gateway never creates or changes a design document there. The functions are
+ECMAScript 5, which QuickJS, SpiderMonkey and PouchDB read alike. A key or value that differs from CHT's would make the
+tests prove something about a database that does not exist.
 """
 
 from typing import Any, Final

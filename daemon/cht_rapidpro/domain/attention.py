@@ -1,6 +1,6 @@
-"""The messages that do not arrive, put together by reason: an operator mends reasons, not messages.
+"""The messages that do not arrive, put together by reason: an operator fixes reasons, not messages.
 
-Bounded in groups and in the length of each reason, so that a page shows the worst whatever happens.
+Bounded in groups and in the length of each reason, so that a page always has room for the worst.
 """
 
 from collections.abc import Iterable, Iterator

@@ -1,8 +1,9 @@
-"""What RapidPro's flow has taken while nobody listened: which window to ask for, and which of the rows are ours.
+"""Backfill: which window to list for messages that arrived while the gateway was off, and which rows belong to the
+flow.
 
-A flow that sends `input.uuid` names each message, and a listing of messages is all there is to know. One that sends
-`run.uuid` names the run, which may have taken several messages: those are told apart in `runs.py`. Both ways assume a
-relay flow, which posts every message that it takes, as it is. All times are ms since the epoch of RapidPro's clock.
+A flow that sends `input.uuid` names each message, and a listing of messages shows everything that is needed. A flow
+that sends `run.uuid` names the run, which may have taken several messages; `runs.py` tells them apart. Both ways assume
+a relay flow, which posts every message that it takes, unchanged. All times are ms since the epoch of RapidPro's clock.
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,19 +24,19 @@ NO_MESSAGE_IDS_ABOUT: Final = "message ids"
 IdIs = Literal["message", "run"]
 _Kind = TypeVar("_Kind")
 
-# A message is listed by when it came and may be handled long afterwards; a run by when it changed last, which shows
-# as soon as its transaction ends.
+# A message is listed by its time of arrival and may be handled long afterwards; a run is listed by its last change, and
+# appears when its transaction ends.
 _OVERLAPS: Final[Mapping[IdIs, int]] = {"message": 24 * 3_600_000, "run": 600_000}
-# A flow that is at its webhook just now will have its answer within 15 s: what is younger is the next look's.
+# A flow that is calling the webhook now gets its answer within 15 s: younger messages are left for the next listing.
 GRACE: Final = 60_000
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How far we have looked: everything of this source that came from `earliest` until `until` is stored.
+    """The position: every message of this source that came from `earliest` until `until` is stored.
 
-    `source`: the flow and what it sends as id. `earliest`: nothing before it is fetched: it is the site's past, or
-    has been stored under ids of another kind.
+    `source`: the flow and what it sends as id. `earliest`: nothing before it is fetched, because it is older than the
+    first start, or was stored under ids of another kind.
     """
 
     source: str
@@ -43,7 +44,7 @@ class Look:
     until: int
 
     def after(self, id_is: IdIs) -> int:
-        """Where the next listing begins."""
+        """The moment at which the next listing begins."""
         return max(self.earliest, self.until - _OVERLAPS[id_is])
 
     def for_storage(self) -> dict[str, object]:
@@ -55,7 +56,7 @@ def source_of(flow: str, id_is: IdIs) -> str:
 
 
 def other(id_is: IdIs) -> IdIs:
-    """The kind of id that the flow would send instead."""
+    """The other kind of id."""
     return "message" if id_is == "run" else "run"
 
 
@@ -68,12 +69,13 @@ class Evidence:
 
     @property
     def contradicts(self) -> bool:
-        """Whether the flow sends the other kind, as far as its latest message shows."""
+        """Whether the flow's latest message shows that it sends the other kind."""
         return self.other is not None and (self.own is None or self.own <= self.other)
 
 
 def last_look(stored: Mapping[str, object], spooled: int | None, source: str, begin: int | None, now: int) -> Look:
-    """The look to go on from. `stored`: what CouchDB remembers ({}: nothing); `spooled`: what the spool file does.
+    """Returns the position to continue from. `stored`: the position in CouchDB ({}: none); `spooled`: the one in the
+    spool file.
 
     The very first one begins at `begin`, `[incoming] backfill_from`, else now. So does one after the flow or its kind
     of id was changed, but never before now: the same messages would be missed under their new ids.
@@ -85,7 +87,7 @@ def last_look(stored: Mapping[str, object], spooled: int | None, source: str, be
     until = max(until or 0, spooled or 0) or (now if begin is None else begin)
     if begin is not None:
         earliest = begin
-    # A look from the future is the work of a wrong clock.
+    # A position in the future comes from a wrong clock.
     until = min(until, now)
     return Look(source, until if earliest is None else earliest, until)
 
@@ -106,18 +108,18 @@ class Input:
 
     @property
     def sender(self) -> str:
-        """As the flow writes it: `replace(urns.tel, "tel:+", "+")`; empty for a contact without a number."""
+        """The sender as the flow writes it: `replace(urns.tel, "tel:+", "+")`; empty for a contact without a number."""
         return self.urn.replace("tel:+", "+") if self.urn and self.urn.startswith("tel:") else ""
 
     def posted_as(self, id: str) -> Arrival | None:  # noqa: A002 - the field's name
-        """What the flow posts of it; None: something that is refused, since it has no sender or no text."""
+        """Returns what the flow posts; None if the webhook refuses it, because sender or text is missing."""
         if not self.sender or not self.text:
             return None
         return Arrival(id, self.sender, whole_text(self.text), self.at)
 
 
 class Named(msgspec.Struct):
-    """Another thing, as a row of RapidPro's refers to it."""
+    """A reference from one of RapidPro's rows to another object."""
 
     uuid: str
 
@@ -131,9 +133,9 @@ class _MessageRow(msgspec.Struct):
 
 
 def read_inputs(rows: Iterable[object], flow: str) -> list[Input]:
-    """The incoming messages among these rows of messages.json that the flow has taken.
+    """Returns the incoming messages among these rows of messages.json that the flow has taken.
 
-    Raises TransientError for a row of ours that is no message: without it the listing is not complete.
+    Raises TransientError for a row of this flow that is not a message: without it the listing is not complete.
     """
     return [_read_input(row) for row in rows if flow_of(row) == flow and _field(row, "direction") == "in"]
 

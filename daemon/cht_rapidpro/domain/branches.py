@@ -1,9 +1,9 @@
-"""What the losing branches of a document say about its messages.
+"""Reads what the losing branches of a document say about its messages.
 
-A phone may edit a document offline from the revision before our claim. When it syncs, its branch may win, and then our
-claim or the settlement is in a branch that nobody reads. Invariant: a message is not sent while any branch says that it
-was sent, or may have been. What a losing branch knows is written into the winning one; the conflict itself is CHT's to
-resolve.
+A phone may edit a document offline from the revision before the claim. When it syncs, its branch may win, and then the
+claim or the settlement is in a branch that no view shows. Invariant: a message is not sent while any branch says that
+it was sent, or may have been. Such a claim or settlement is written into the winning branch; CHT resolves the conflict
+itself.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,14 +20,14 @@ _SETTLED: Final = (
     State.SENT,
     State.DELIVERED,
     State.FAILED,
-)  # no set: a state in a document may be unhashable
+)  # a tuple, because a state in a document may be unhashable
 _TAKEN: Final = ("state", "state_details", "gateway_ref")
 
 
 def adopt(leaves: Sequence[Doc]) -> Callable[[Doc], Doc]:
-    """An edit of the winning revision: its sendable tasks get the settlement or the claim that a leaf has of them.
+    """Returns an edit of the winning revision: its sendable tasks get the settlement or the claim of a losing branch.
 
-    What the winning branch has known before and has moved on from (a message that is to be sent again) stays as it is.
+    A claim or settlement that the winning branch already has in its history (a message to be sent again) is not copied.
     """
 
     def edit(doc: Doc) -> Doc:
@@ -67,7 +67,7 @@ def _settles(other: Task, task: Task) -> bool:
 
 
 def _joined(task: Task, other: Task) -> Task:
-    """The task in the state of the other one, with both histories."""
+    """Returns the task in the state of the other one, with both histories."""
     kept = {name: value for name, value in task.items() if name not in _TAKEN}
     known = history(task)
     added = [entry for entry in history(other) if entry not in known]

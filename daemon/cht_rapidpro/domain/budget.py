@@ -1,7 +1,7 @@
-"""What RapidPro's rate limit of one scope has left, mirrored on our side.
+"""Mirrors RapidPro's rate limit of one scope.
 
-RapidPro allows so many requests in a sliding hour (RAPIDPRO.md, "Throttling"). With the same window here a burst goes
-out at full speed while there is room and stops by itself before a 429 does it; a 429 (others share the workspace's
+RapidPro allows a number of requests in a sliding hour (docs/rapidpro.md#throttling). With the same window here a burst
+goes out at full speed while there is room, and stops before a 429 comes. A 429 (other programs share the workspace's
 quota) closes the scope for as long as RapidPro says. Time is an argument, in seconds of any steady clock.
 """
 
@@ -12,7 +12,7 @@ from typing import Final
 
 HOUR: Final = 3600.0
 _FIRST_PAUSE: Final = 1.0
-_PROBING: Final = 30.0  # s after a pause in which one request at a time finds out whether there is room
+_PROBING: Final = 30.0  # s after a pause in which only one request at a time is made, to test for room
 _LONGEST_PAUSE: Final = 60.0
 _SCARCE_FOR: Final = 24 * HOUR
 _EXPLAINED: Final = 0.99  # of our own limit: a 429 is no surprise from here on
@@ -20,9 +20,9 @@ _TELLING: Final = 2  # a 429 before this part of our limit was spent tells of ot
 
 
 class Scope(StrEnum):
-    """RapidPro's throttle scopes, each with a window of its own in current versions (RAPIDPRO.md, "Throttling")."""
+    """RapidPro's throttle scopes, each with its own window in current versions (docs/rapidpro.md#throttling)."""
 
-    GENERAL = "v2"  # broadcasts, workspace, flows: whatever has no scope of its own
+    GENERAL = "v2"  # broadcasts, workspace, flows: every request without its own scope
     MESSAGES = "v2.messages"
     RUNS = "v2.runs"
 
@@ -30,7 +30,8 @@ class Scope(StrEnum):
 class Budget:
     """One scope. `open`: requests without an answer yet.
 
-    `configured`: our own limit an hour, None: only RapidPro's 429s; `learned`: a lower limit that a 429 has shown.
+    `configured`: the configured limit an hour, None: none, only RapidPro's 429s; `learned`: a lower limit that a 429
+    has shown.
     """
 
     def __init__(self, per_hour: int | None) -> None:
@@ -68,14 +69,14 @@ class Budget:
     def throttled(self, now: float, retry_after: float | None) -> None:
         """A 429 came; without a Retry-After the pause doubles from a second to a minute.
 
-        Where we have spent much of our limit, RapidPro's is lower; that is remembered for a day.
+        If much of the configured limit was spent, RapidPro's limit is lower; this is remembered for a day.
         """
         spent, per_hour = self.spent(now) - self.open, self.per_hour
         if per_hour is not None and per_hour > spent >= max(1, (self.configured or 0) // _TELLING):
             self.learned, self._learned_until = spent, now + _SCARCE_FOR
         if retry_after is None:
             if now < self._closed_until:
-                return  # one of several that were in flight together
+                return  # one of several requests that were in flight together
             retry_after = min(_FIRST_PAUSE * 2**self._unexplained, _LONGEST_PAUSE)
             self._unexplained = min(self._unexplained + 1, 10)
         self._closed_until = max(self._closed_until, now + max(retry_after, _FIRST_PAUSE))
@@ -83,7 +84,7 @@ class Budget:
     def left(self, now: float) -> int | None:
         """How many requests may start now; None: no limit.
 
-        Right after a 429 without a Retry-After one request at a time finds out whether there is room again.
+        Right after a 429 without a Retry-After only one request at a time is made, to test whether there is room.
         """
         if self.learned is not None and now >= self._learned_until:
             self.learned = None
@@ -100,7 +101,7 @@ class Budget:
         return self._unexplained > 0
 
     def spent(self, now: float) -> int:
-        """How many requests of ours the window holds; without a limit of our own only the open ones are known."""
+        """How many requests the window holds; without a configured limit only the open ones are known."""
         while self._spent and self._spent[0] + HOUR <= now:
             self._spent.popleft()
         return len(self._spent) + self.open
@@ -119,11 +120,11 @@ class Budget:
 
 
 class Sharing:
-    """How much of RapidPro's limit is left to polling, so that sending never waits for it.
+    """How much of RapidPro's limit polling may use, so that sending never waits for it.
 
-    Old and self-hosted versions count all requests in one scope, and other programs may share the workspace's. Both
-    show as a 429 that our own count of its scope does not explain; for a day after one, polling takes only what sending
-    leaves.
+    Old and self-hosted versions count all requests in one scope, and other programs may share the workspace's limit.
+    Both cause a 429 that the own count of its scope does not explain; for a day after such a 429, polling takes only
+    what sending leaves.
     """
 
     def __init__(self, budgets: Mapping[Scope, Budget]) -> None:
@@ -138,10 +139,10 @@ class Sharing:
         self._scarce_until = now + _SCARCE_FOR
 
     def spare(self, scope: Scope, now: float, waiting: int) -> int | None:
-        """Requests of `scope` that may be spent on questions now; None: no limit. `waiting`: messages to be sent.
+        """Requests of `scope` that polling may use now; None: no limit. `waiting`: messages to be sent.
 
-        In the scope of the sends, and where the requests are scarce, what waits and a quarter of the hour stay for
-        sending; while sending is throttled nothing is asked.
+        In the scope of the sends, and while requests are scarce, a request for each waiting message and a quarter of
+        the hour are kept for sending; while sending is throttled there is no polling.
         """
         left = self._budgets[scope].left(now)
         if scope != Scope.GENERAL and now >= self._scarce_until:

@@ -43,7 +43,7 @@ _FORMER: Final = re.compile(r"\(broadcast (\d+)")
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """Who claims: `id`, 32 hex digits, is unique and survives a restart; `name` is for the reader only."""
+    """The daemon that claims: `id`, 32 hex digits, is unique and survives a restart; `name` is for the reader only."""
 
     id: str
     name: str
@@ -82,7 +82,7 @@ class Past:
     last_sending: int | None
 
     def sent_after(self, now: int) -> int:
-        """The moment before which none of the sends can have begun; `now`: RapidPro's clock.
+        """Returns the moment before which none of the sends can have begun; `now`: RapidPro's clock.
 
         A clock may have been ahead when it wrote the claim. So the window begins at the entry before the claims, at
         most a day before the first one; where the stamp lies in the future, at the latest entry that does not.
@@ -95,14 +95,14 @@ class Past:
 
 
 def claim_of(task: Task) -> Claim | None:
-    """The claim that stands in a task, or None; a `forwarded-to-gateway` of another gateway is no claim."""
+    """Returns the present claim of a task, or None; a `forwarded-to-gateway` of another gateway is not a claim."""
     if task.get("state") != State.FORWARDED_TO_GATEWAY or task.get("gateway_ref"):
         return None
     return _read_claim(task.get("state_details"), _entry(task, -1).get("timestamp"))
 
 
 def is_lookup(task: Task) -> bool:
-    """Whether no POST begins under the claim that stands in a task: an earlier attempt is looked up first."""
+    """Whether no POST begins under the claim that a task holds: an earlier attempt is looked up first."""
     return str(task.get("state_details")).endswith(_LOOKUP)
 
 
@@ -113,7 +113,7 @@ def earlier_claim(task: Task) -> Claim | None:
 
 
 def past(task: Task, doc: Doc) -> Past:
-    """What the history says of the claims that the present one, ours, followed directly."""
+    """Reads from the history the claims that directly precede this daemon's present claim."""
     entries = history(task)
     row = _row_of_claims(task, len(entries))
     stamps = [claim.at for claim, _ in row]
@@ -129,9 +129,10 @@ def past(task: Task, doc: Doc) -> Past:
 
 
 def claimed_before(task: Task, index: int) -> int | None:
-    """When the unbroken row of claims began that ends before an entry of the history; None where there is none.
+    """Returns the earliest time stamp in the uninterrupted run of claims before entry `index` of the history; None if
+    there is no such run.
 
-    That is the earliest moment in it, since clocks step.
+    The earliest, not the first: clocks may have been set back.
     """
     return min((claim.at for claim, _ in _row_of_claims(task, index)), default=None)
 
@@ -181,7 +182,7 @@ def _row_of_claims(task: Task, end: int) -> list[tuple[Claim, bool]]:
 
 
 def _stamp(entry: object) -> int:
-    """The time stamp of a history entry in ms; 0 where it cannot be read."""
+    """Returns the time stamp of a history entry in ms; 0 if it cannot be read."""
     try:
         return parse_timestamp(str(entry.get("timestamp"))) if isinstance(entry, dict) else 0
     except (OverflowError, ValueError):
@@ -189,7 +190,7 @@ def _stamp(entry: object) -> int:
 
 
 def _entry(task: Task, index: int) -> dict[str, object]:
-    """An entry of the state history; empty where there is none."""
+    """Returns an entry of the state history; empty if there is none."""
     entries = history(task)
     found = entries[index] if len(entries) >= -index else None
     return found if isinstance(found, dict) else {}
@@ -273,7 +274,7 @@ def _enter_claim(task: Task, details: str, now: int) -> Task:
 
 
 def renew(me: Instance, uuid: MessageId, held_since: int, now: int, *, sends: bool) -> TaskEdit:
-    """Renews the claim of `held_since` on the task of a message; nothing where another instance has it by now.
+    """Renews the claim of `held_since` on the task of a message; does nothing if another instance holds the task now.
 
     `sends`: whether a POST may begin under the new claim.
     """
@@ -288,8 +289,8 @@ def renew(me: Instance, uuid: MessageId, held_since: int, now: int, *, sends: bo
 def release(me: Instance, uuid: MessageId, now: int) -> TaskEdit:
     """Gives an unused claim back: the task is `pending` again.
 
-    Where the claim is the last history entry and the task was `pending` before, the entry is taken back, so that an
-    outage of hours, with a trial a minute, leaves no hundreds of entries in a document that replicates to phones.
+    If the claim is the last history entry and the task was `pending` before, the entry is removed. Otherwise an outage
+    of hours, with one try a minute, would leave hundreds of entries in a document that replicates to phones.
     """
 
     def edit(task: Task) -> Task:
@@ -312,10 +313,11 @@ def _taken_back(task: Task, before: dict[str, object]) -> Task:
 
 
 def settle(me: Instance, uuid: MessageId, change: Change, now: int) -> TaskEdit:
-    """Writes what became of a message into its task, whatever others made of the task meanwhile: it is a fact.
+    """Writes the outcome of a message into its task, even if the task was changed meanwhile, because the outcome is a
+    fact.
 
-    Only what the same broadcast has brought about later stays, and `delivered`. Where several tasks of the document
-    hold the uuid, the one that we have claimed is meant.
+    Only a later state of the same broadcast, and `delivered`, stay. If several tasks of the document hold the uuid, the
+    edit changes the one under this daemon's claim.
     """
 
     def edit(found: Sequence[Task]) -> Sequence[Task]:
@@ -330,12 +332,12 @@ def settle(me: Instance, uuid: MessageId, change: Change, now: int) -> TaskEdit:
 
 
 def give_back(me: Instance, uuid: MessageId, ref: str, now: int) -> TaskEdit:
-    """Takes a settled task under our claim again: its broadcast turned out to be another task's."""
+    """Claims a settled task again, because its broadcast belongs to another task."""
 
     def edit(task: Task) -> Task:
         if gateway_ref(task) != ref:
             return task
-        if _entry(task, -1).get("state") == task.get("state"):  # it was not true, and would hide the claims before it
+        if _entry(task, -1).get("state") == task.get("state"):  # wrong, and would hide earlier claims
             task = {**task, "state_history": history(task)[:-1]}
         return _enter_claim(task, me.lookup_details, now)
 
@@ -343,7 +345,7 @@ def give_back(me: Instance, uuid: MessageId, ref: str, now: int) -> TaskEdit:
 
 
 def _is_settled(task: Task, change: Change) -> bool:
-    """Whether the fact stands there already (the answer to its write was lost), whatever has followed it."""
+    """Whether the outcome was written already (and only the answer was lost), even if other states followed."""
     if change.gateway_ref:
         return gateway_ref(task) == change.gateway_ref
     return (task.get("state"), task.get("state_details")) == (change.state, change.details)

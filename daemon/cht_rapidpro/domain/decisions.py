@@ -65,8 +65,8 @@ def _resend(task: Task, state: object, situation: Situation) -> Change | Refusal
         return Refusal("it is scheduled: CHT makes it pending when it is due")
     if state == State.FORWARDED_TO_GATEWAY:
         return Refusal(
-            "it is in a gateway's hands and may be sent this moment: when nobody can tell whether it was sent,"
-            " `messages settle` says so"
+            "it is in a gateway's hands and may be sent this moment: if it stays unknown whether it was sent,"
+            " `messages settle` decides it"
         )
     if state != State.FAILED and state not in _ACCEPTED:
         return Refusal(f"its state {str(state)[:40]!r} is none that CHT knows")

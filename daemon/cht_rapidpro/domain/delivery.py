@@ -1,8 +1,9 @@
-"""What became of a message after RapidPro took it: which tasks wait for news, whose news a row is, what it changes.
+"""Delivery states: which tasks wait for a new state, which task a row of RapidPro's belongs to, and what it changes.
 
-RapidPro's statuses go backwards and arrive late, tasks are changed by others meanwhile. Invariant: a task is written
-only while it is on its way and still holds the broadcast that the news is of; `delivered` is never left, `failed` only
-for `delivered`, and nothing is written that changes nothing. Without it an old status would undo a newer truth.
+RapidPro's statuses go backwards and arrive late, and other programs change tasks meanwhile. Invariant: a task is
+written only while it is on its way and still holds the broadcast of the row; a task never leaves `delivered`, leaves
+`failed` only for `delivered`, and no revision is written without a change. Without this rule an old status would
+overwrite a newer state.
 """
 
 from collections import Counter
@@ -39,11 +40,11 @@ _LONGEST_ID: Final = 18  # digits; RapidPro's ids are 64-bit numbers
 
 @dataclass(frozen=True, slots=True)
 class Outstanding:
-    """A task that waits for news of its broadcast. Times are ms of the clock that the document was written by.
+    """A task that waits for the state of its broadcast. Times are ms of the clock that wrote the document.
 
     `uuid`: the message that the task is found by; `urns`: of its messages; `changed`: when it entered its state;
-    `created_after`, `created_before`: RapidPro made the broadcast in between, as far as the history tells. A task of
-    several messages has the broadcast of its first, and follows that one. `is_ours`: cht-rapidpro claimed it before;
+    `created_after`, `created_before`: RapidPro made the broadcast in between, by the history. A task of several
+    messages has the broadcast of its first, and follows that one. `is_ours`: cht-rapidpro claimed it before;
     `has_message`: a message of the broadcast has told its state.
     """
 
@@ -65,7 +66,7 @@ class Outstanding:
 
 
 def outstanding_in(doc: Doc, settings: Mapping[str, Any]) -> list[Outstanding]:
-    """The tasks of a document that wait for news. `settings`: of CHT, for its numbers."""
+    """Returns the tasks of a document that wait for a state. `settings`: CHT's, to normalise numbers."""
     reported = doc.get("reported_date")
     return [found for task in tasks(doc) if (found := read_outstanding(doc["_id"], task, settings, reported))]
 
@@ -73,9 +74,10 @@ def outstanding_in(doc: Doc, settings: Mapping[str, Any]) -> list[Outstanding]:
 def read_outstanding(
     doc_id: DocId, task: Task, settings: Mapping[str, Any], reported: object = None
 ) -> Outstanding | None:
-    """None where nothing is to be asked for: another state, no broadcast of RapidPro's, no message or no time.
+    """Returns None for a task that is not polled: another state, no broadcast of RapidPro's, no message or no time.
 
-    `reported`: the document's `reported_date`, for a task that has neither a history nor a time stamp (CHT.md).
+    `reported`: the document's `reported_date`, for a task that has neither a history nor a time stamp
+    (docs/cht.md#views).
     """
     state, held = task.get("state"), messages(task)
     if state not in (*ON_ITS_WAY, State.FAILED) or (state == State.FAILED and len(held) > 1):
@@ -99,7 +101,7 @@ def _changed(task: Task, reported: object) -> int | None:
 
 
 def read_ref(task: Task) -> BroadcastId | None:
-    """The gateway_ref where it is an id of RapidPro's: a whole number. Another gateway's is never asked for."""
+    """The gateway_ref where it is an id of RapidPro's: a whole number. Another gateway's ref is never polled."""
     ref = gateway_ref(task)
     is_id = ref.isascii() and ref.isdigit() and not ref.startswith("0") and len(ref) <= _LONGEST_ID
     return BroadcastId(ref) if is_id else None
@@ -113,7 +115,8 @@ def _entered(task: Task, index: int) -> int | None:
 
 
 def _created_between(task: Task, changed: int) -> tuple[int, int]:
-    """From the claim to the first state that a gateway had for the broadcast; a quarter of an hour where none is told.
+    """Returns the time from the claim to the first state of the broadcast; a quarter of an hour if the history shows
+    none.
 
     That is at least the time between the sends of CHT's own gateway and what it writes about them.
     """
@@ -165,7 +168,7 @@ Matches = list[tuple[Outstanding, MessageRow]]
 def match_broadcast(
     waiting: Sequence[Outstanding], rows: Sequence[MessageRow], recipients: Sequence[str] | None, ahead: int = 0
 ) -> Matches:
-    """Which of the rows of one broadcast is surely whose.
+    """Matches the rows of one broadcast to tasks, only where the match is certain.
 
     `waiting`: tasks that hold the broadcast; `recipients`: the URNs of all whom it was sent to, None where they are not
     known; `ahead`: ms by which RapidPro's clock is ahead of the one that the tasks were written by. RapidPro makes one
@@ -186,10 +189,10 @@ def match_broadcast(
 def match_rows(
     waiting: Sequence[Outstanding], rows: Sequence[MessageRow], *, is_whole: bool, ahead: int = 0
 ) -> Matches:
-    """Which of the rows of one broadcast is whose. `is_whole`: `waiting` are all recipients, and `rows` all messages.
+    """Matches the rows of one broadcast to tasks. `is_whole`: `waiting` are all recipients, and `rows` all messages.
 
-    By URN; RapidPro may have chosen another URN of the same person, or hide it, so when one task and one row remain of
-    all they belong together.
+    By URN. RapidPro may have chosen another URN of the same person, or hide it, so the last task and the last row of a
+    complete set belong together.
     """
     left, left_rows = list(waiting), list(rows)
     found: Matches = []
@@ -214,7 +217,7 @@ def _with_same_urns(waiting: Sequence[Outstanding], rows: Sequence[MessageRow]) 
 
 
 def _with_same_numbers(waiting: Sequence[Outstanding], rows: Sequence[MessageRow]) -> Matches:
-    """Numbers of which only the national part is equal, where that leaves no choice."""
+    """Matches numbers of which only the national part is equal, if only one match is possible."""
     fitting = [
         (task, row)
         for task in waiting
@@ -226,7 +229,7 @@ def _with_same_numbers(waiting: Sequence[Outstanding], rows: Sequence[MessageRow
 
 
 def is_plausible(task: Outstanding, created_on: int, ahead: int = 0) -> bool:
-    """Whether a message is of the task's time: ids repeat where a site has had another RapidPro before.
+    """Whether a message can be as old as the task: ids repeat if a site has had another RapidPro before.
 
     RapidPro may make a message hours after its broadcast, and the clock that wrote the task may have been wrong.
     """
@@ -245,12 +248,12 @@ def may_follow(task: Task, change: StateChange) -> bool:
 
 
 def _is_broadcasts_own(task: Task) -> bool:
-    """Whether the state is what the broadcast's own status said: nothing of its message was known before it."""
+    """Whether the state came from the broadcast's own status: no state of its message was known before."""
     return len(history(task)) < 2 or _state_at(task, -2) not in SETTLED
 
 
 def advance(uuid: MessageId, broadcast: BroadcastId, to: StateChange, now: int) -> TaskEdit:
-    """Brings the task of a broadcast to the state that RapidPro tells of, where it may go there. `now`: ms."""
+    """Returns an edit that sets the task of a broadcast to this state, if the task may go there. `now`: ms."""
 
     def edit(task: Task) -> Task:
         if gateway_ref(task) != broadcast or not may_follow(task, to):

@@ -1,7 +1,8 @@
 """Edits of documents, which decide anew on each revision that they are given and may be applied again without harm.
 
-A text to a whole district is one document with thousands of tasks, each settled for itself. So edits of tasks are
-applied together, in one pass over the document: one pass for each would take a time that grows with the square.
+A text to a whole district is one document with thousands of tasks, each settled separately. So edits of tasks are
+applied together, in one pass over the document: with one pass for each edit, the time would grow with the square of the
+number of tasks.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -16,7 +17,7 @@ Edit = Callable[[Doc], Doc]
 
 @dataclass(frozen=True, slots=True)
 class TaskEdit:
-    """An edit of what holds one message: a single task, but for odd documents.
+    """An edit of the tasks that hold one message: a single task, except in unusual documents.
 
     `change` is given those tasks and returns what takes their places; the same objects where there is nothing to do.
     """
@@ -29,12 +30,12 @@ class TaskEdit:
 
 
 def each(uuid: MessageId, change: Callable[[Task], Task]) -> TaskEdit:
-    """An edit of each task that holds the message, whatever the others are."""
+    """Returns an edit of each task that holds the message, independent of the other ones."""
     return TaskEdit(uuid, lambda found: [change(task) for task in found])
 
 
 def edited(doc: Doc, edits: Iterable[Edit]) -> Doc:
-    """The document after these edits, in their order; `doc` itself when nothing changed."""
+    """Returns the document after these edits, in their order; `doc` itself if nothing changed."""
     for are_of_tasks, row in groupby(edits, key=lambda edit: isinstance(edit, TaskEdit)):
         if are_of_tasks:
             doc = _edit_tasks(doc, [edit for edit in row if isinstance(edit, TaskEdit)])
@@ -55,7 +56,7 @@ def _edit_tasks(doc: Doc, edits: Sequence[TaskEdit]) -> Doc:
 
 
 def holding(doc: Doc, uuids: Collection[MessageId]) -> dict[MessageId, list[Task]]:
-    """The tasks that hold these messages, also where somebody has emptied their number or text meanwhile."""
+    """Returns the tasks that hold these messages, even if their number or text was emptied meanwhile."""
     found = list(tasks(doc))
     return {uuid: [found[place] for place in places] for uuid, places in _places(found, uuids).items()}
 

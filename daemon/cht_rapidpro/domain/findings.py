@@ -1,7 +1,8 @@
-"""What is amiss, as a list of findings, and the one word that the whole daemon is in.
+"""The daemon's problems as a list of findings, and its state in one word.
 
-The one value from which `status`, `/ready`, the metrics, the page and systemd's line are made, so that no two of them
-can disagree. A finding says whether it heals itself: an alarm that heals itself teaches people to look away.
+`status`, `/ready`, the metrics, the page and systemd's status line are all made from these findings, so that they
+cannot disagree. A finding says whether it heals itself: an alarm for a problem that heals itself makes people ignore
+alarms.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,20 +17,20 @@ _NAMES: Final = {"couchdb": "CouchDB", "rapidpro": "RapidPro", "spool": "The spo
 
 
 class Level(StrEnum):
-    """How serious it is, the worst last."""
+    """How serious a finding is, the worst last."""
 
-    OK = "ok"  # everything flows; a finding of this level is only to be known
-    DEGRADED = "degraded"  # something is amiss, and heals itself
-    BROKEN = "broken"  # a human must act
+    OK = "ok"  # everything flows; a finding of this level is information
+    DEGRADED = "degraded"  # there is a problem, and it heals itself
+    BROKEN = "broken"  # an operator must act
 
 
-# By the reason: the noun that is counted, what is the matter with it, what to do.
+# By reason: the noun that is counted, the problem, what to do.
 _UNSENDABLE: Final = {
-    "held": ("document", "held back: no claim can be written", "Repair the documents that `claim.rejected` names."),
+    "held": ("document", "held back: no claim can be stored", "Repair the documents that `claim.rejected` names."),
     "undecidable": (
         "message",
-        "undecided: it is not known whether RapidPro has sent it",
-        "Look in RapidPro what became of those that `broadcast.unclear` names: `cht-rapidpro messages settle` says so.",
+        "undecided: it is not known whether RapidPro sent it",
+        "Look in RapidPro for those that `broadcast.unclear` names, then report it: `cht-rapidpro messages settle`.",
     ),
     "no_message": ("task", "never sent: no message in it", "Clear the tasks that `message.unsendable` names."),
     "no_uuid": ("message", "never sent: no uuid", "Repair or clear the tasks that `message.unsendable` names."),
@@ -86,7 +87,9 @@ def counted(count: float, noun: str) -> str:
 def find(
     dependencies: Iterable[Dependency], figures: Mapping[str, Any], others: Iterable[Finding], *, can_store: bool
 ) -> list[Finding]:
-    """The worst first; empty where nothing is amiss. `others`: what single parts of the daemon know of themselves."""
+    """Returns the findings, the worst first; empty if there is no problem. `others`: findings of single parts of the
+    daemon.
+    """
     dependencies = list(dependencies)
     fails = any(each.name == "couchdb" and each.condition in ("lost", "refused") for each in dependencies)
     found = [
@@ -104,9 +107,9 @@ def _storing(can_store: bool) -> Iterator[Finding]:
     if not can_store:
         yield Finding(
             Level.BROKEN,
-            "Incoming messages are turned away.",
+            "Incoming messages are refused.",
             advice="Neither CouchDB nor the disk takes them. Make room on the disk of the state directory, or bring"
-            " CouchDB back: RapidPro does not repeat what was turned away.",
+            " CouchDB back: RapidPro does not repeat refused messages.",
         )
 
 
@@ -114,14 +117,14 @@ def _dependency(found: Dependency) -> Iterator[Finding]:
     name, error = named(found.name), found.error or "no reason is known"
     match found.condition:
         case "refused":
-            advice = f"A human must act: {error}"
-            yield Finding(Level.BROKEN, f"{name} refuses us", advice=advice, for_seconds=found.for_seconds)
+            advice = f"An operator must act: {error}"
+            yield Finding(Level.BROKEN, f"{name} refuses access", advice=advice, for_seconds=found.for_seconds)
         case "lost":
-            advice = f"Messages wait, none is lost, and the request is repeated. If it lasts, look there: {error}"
+            advice = f"Messages wait, none is lost, and the request is repeated. If this goes on, look there: {error}"
             yield Finding(Level.DEGRADED, f"{name} does not answer", advice=advice, for_seconds=found.for_seconds)
         case "unknown" if found.is_needed:
-            advice = f"The first request has no answer yet. {found.error or ''}".rstrip()
-            what = f"It is not known whether {name} works"
+            advice = f"It is not known whether it works. {found.error or ''}".rstrip()
+            what = f"{name} has not answered yet"
             yield Finding(Level.DEGRADED, what, advice=advice, for_seconds=found.for_seconds)
 
 
@@ -133,13 +136,13 @@ def _waiting(figures: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(
             Level.DEGRADED,
             "RapidPro's request limit is reached.",
-            advice=f"The rest waits its turn ({', '.join(exhausted)}). A higher limit at RapidPro and"
+            advice=f"The other messages wait ({', '.join(exhausted)}). A higher limit at RapidPro and"
             " in [rapidpro] requests_per_hour lets more go out.",
         )
     elif oldest > LONG_WAIT and not figures.get("sending_paused"):
         yield Finding(
             Level.DEGRADED,
-            "Messages wait long.",
+            "Messages wait for a long time.",
             f"The oldest was due {span(oldest)} ago.",
             "The figures tell whether others go out; the log (journalctl -u cht-rapidpro) tells why.",
         )
@@ -152,7 +155,7 @@ def _spooled(figures: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def unsendable(figures: Mapping[str, Any]) -> Iterator[Finding]:
-    """What will not go before a human acts, by reason."""
+    """Returns the messages that are not sent until an operator acts, by reason."""
     found = figures.get("unsendable_messages") or {}
     for reason, (noun, what, advice) in _UNSENDABLE.items():
         if count := found.get(reason):

@@ -1,8 +1,8 @@
-"""The last hour in small: what became of messages minute by minute, how long they waited, and the last of them.
+"""The last hour in memory: outcomes and waiting times of messages by minute, and the last events.
 
-For a person who looks at the operator's page; Prometheus keeps the real history. The invariant is the size: whatever
-comes in, and however long the ids in it are, it stays under 1 MB. `now` is in seconds of any steady clock, so that a
-clock that is set bends no chart; only `Event.at` is a date.
+For the operator's page; Prometheus keeps the long history. Invariant: the history stays under 1 MB, however many events
+there are and however long their ids are. `now` is in seconds of any steady clock, so that setting the machine's clock
+does not change a chart; only `Event.at` is a date.
 """
 
 import math
@@ -86,7 +86,7 @@ class Minute:
 
 
 class History:
-    """`note` and `sample` write, all else reads."""
+    """`note` and `sample` write, the other methods read."""
 
     def __init__(self) -> None:
         self._minutes: deque[Minute] = deque(maxlen=MINUTES)
@@ -122,7 +122,7 @@ class History:
         return list(self._failures)
 
     def find(self, text: str) -> list[Event]:
-        """All that is remembered about the message, document or broadcast of this id, the newest first."""
+        """Returns the remembered events of the message, document or broadcast with this id, the newest first."""
         wanted = shortened(text)
         return [event for event in reversed(self._events) if wanted in _ids(event.fact.about)]
 
@@ -139,7 +139,7 @@ def total(minutes: Sequence[Minute]) -> Counter[tuple[str, str]]:
 
 
 def shortened(text: str) -> str:
-    """An id as it is kept: one of a megabyte is somebody's joke."""
+    """Shortens an id for the history: ids come from outside and may be of any length."""
     return text if len(text) <= LONGEST_ID else text[: LONGEST_ID - 1] + "…"
 
 

@@ -1,11 +1,11 @@
-"""An incoming SMS before it is a document: what is taken, and the ids that make a repetition harmless.
+"""An incoming SMS before it is a document: which webhooks are accepted, and the ids that make a repetition harmless.
 
-The invariant: one message id, one document. Webhooks are repeated, spooled rows are replayed, the backfill meets what
-the webhook has stored; all of them arrive at the same `_id`, where CouchDB lets only the first one in. Without it each
-of these would be a second report of the same birth.
+Invariant: one message id, one document. Webhooks are repeated, spooled rows are replayed, the backfill finds messages
+that the webhook has stored; all of them get the same `_id`, which CouchDB stores only once. Without it each of these
+would be a second report of the same birth.
 
 CHT words its replies after the first registration in the order of the `_id`s, so these sort by time as CHT's own do:
-each is a UUID of version 7, whose first 48 bits are milliseconds since the epoch (CHT.md, "Incoming records").
+each is a UUID of version 7, whose first 48 bits are milliseconds since the epoch (docs/cht.md#incoming-records).
 """
 
 import hashlib
@@ -23,7 +23,7 @@ Id = str | int | float
 
 DAY: Final = 86_400_000
 REPEATED_WITHIN: Final = 7  # days after which the same id is another message, unless it is time-ordered itself
-_MIDNIGHT: Final = 600_000  # ms around midnight UTC in which two daemons may take two days for today
+_MIDNIGHT: Final = 600_000  # ms around midnight UTC in which two daemons may use different days
 _SHORT: Final = 8  # digits that are no phone number
 _MAX_MS: Final = 2**48 - 1
 _HASH_BYTES: Final = 10
@@ -68,7 +68,7 @@ Stored = Saved | AlreadyStored | Spooled
 
 
 def read_arrival(body: object, at: int) -> Arrival | str:
-    """The message of a webhook's body, or the name of the field that keeps it from being one (CHT.md)."""
+    """Returns the message of a webhook's body, or the name of the invalid field (docs/cht.md#incoming-records)."""
     fields = body if isinstance(body, Mapping) else {}
     given, sender, content = fields.get("id"), fields.get("from"), fields.get("content")
     if not _is_id(given):
@@ -119,14 +119,15 @@ def is_ordered(given: Id) -> bool:
 def doc_id(given: Id, at: int) -> DocId:
     """The `_id` of the message. `at`: ms since the epoch, of which the day counts where the id has no time of its own.
 
-    These never change: they are in databases, and a version that computed others would store everything again.
+    These ids never change: they are in databases, and a version that computed other ids would store every message
+    again.
     """
     text = id_text(given)
     return DocId(text.lower()) if is_ordered(given) else _shaped(_day(at), text)
 
 
 def second_id(arrival: Arrival) -> DocId:
-    """The `_id` of another message under an id that is taken: of its id, sender and content.
+    """Returns the `_id` of a second message under a used id: it depends on id, sender and content.
 
     A flow that waits sends one `run.uuid` several times, a miswired one the same id for everyone. On the day of a
     time-ordered id it sorts after what has that id.
@@ -190,7 +191,7 @@ def is_of(doc: Doc, arrival: Arrival) -> bool:
     """
     sms = doc.get("sms_message")
     if not isinstance(sms, Mapping):
-        return True  # somebody has made another thing of it; its id says whose it was
+        return True  # the document was changed by hand; its `_id` shows which message it was
     stored, arrived = str(sms.get("message")), str(arrival.content)
     return stored.strip() == arrived.strip() and is_sent_by(doc, arrival)
 

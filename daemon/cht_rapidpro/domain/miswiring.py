@@ -1,7 +1,7 @@
-"""What a flow sends that no flow means to send: the commonest mistake of a new site, and silent otherwise.
+"""Finds mistakes in the flow's webhook body: a frequent mistake of new sites, which would otherwise go unnoticed.
 
-CHT stores such messages or refuses them, and so do we; but what is wrong is named. The words never hold what a person
-has written: of an expression only its name.
+Such messages are stored or refused as CHT does it, and the mistake is named. The description never contains text that a
+person wrote, and of an expression only its name.
 """
 
 import re

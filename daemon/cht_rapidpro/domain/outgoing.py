@@ -1,8 +1,8 @@
-"""What is sent to RapidPro and what its answers mean: the rules of RAPIDPRO.md and DESIGN.md as pure functions.
+"""What is sent to RapidPro, and what its answers mean (docs/outgoing.md#what-an-answer-means).
 
-The one question behind every answer is "may the broadcast exist?". `NotSent`, `Throttled`, `Trouble` and `Refused` say
-surely not; `Created` says yes; `Doubtful` says perhaps, and a message in doubt is never sent again without a look or a
-long wait. A message fails only for what RapidPro says about *it*, never for our trouble.
+Each answer tells whether the broadcast may exist. `NotSent`, `Throttled`, `Trouble` and `Refused`: no. `Created`: yes.
+`Doubtful`: perhaps, and a message in doubt is never sent again without a look-up. A message fails only if RapidPro
+refuses that message, never because of trouble in the set-up.
 """
 
 import re
@@ -17,8 +17,8 @@ from cht_rapidpro.domain.task import Change, Message
 Urn = NewType("Urn", str)
 BroadcastId = NewType("BroadcastId", str)
 
-TEXT_LIMIT: Final = 4096  # code points, after escaping (RAPIDPRO.md)
-MAX_URNS: Final = 100  # of one broadcast (RAPIDPRO.md)
+TEXT_LIMIT: Final = 4096  # code points, after escaping (docs/rapidpro.md#post-broadcastsjson)
+MAX_URNS: Final = 100  # of one broadcast (docs/rapidpro.md#post-broadcastsjson)
 _INVALID: Final = "HTTP 403: Invalid token"  # RapidPro's own words, after `_describe`
 _TEXT_MISSING: Final = "Must provide either text or attachments."
 _LENGTH: Final = re.compile(r"Ensure this field has no more than (\d{1,9}) characters\.")  # RapidPro's own words
@@ -27,9 +27,10 @@ _REFUSING: Final = ("urns", "text")
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """What a message is to RapidPro, and what its broadcast is recognised by: the URN as we post it, and the text.
+    """The identity of a message at RapidPro, by which its broadcast is recognised: the URN as posted, and the text.
 
-    RapidPro stores a text without white space at its ends (RAPIDPRO.md), so that is how we post it.
+    RapidPro trims the text that it stores (docs/rapidpro.md#post-broadcastsjson), so the text is trimmed before the
+    POST.
     """
 
     urn: Urn
@@ -59,7 +60,7 @@ class Created:
 class Refused:
     """RapidPro will never take this broadcast; `reason` in its own words.
 
-    `at`: the reasons by position in `urns`, where only those are bad; `is_about_text`: every URN would be refused;
+    `at`: the reasons by position in `urns`, if only some are bad; `is_about_text`: every URN would be refused;
     `text_limit`: the characters that RapidPro takes, where the text has more.
     """
 
@@ -91,7 +92,7 @@ class Throttled:
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """Nothing was created, and the fault is ours: `why` says what a human has to look at."""
+    """Nothing was created, because of trouble in the set-up: `why` says what an operator has to check."""
 
     why: str
 
@@ -113,13 +114,15 @@ Answer = Created | Refused | NotSent | Throttled | Trouble | Doubtful
 
 
 def escape(text: str) -> str:
-    """RapidPro evaluates broadcast texts; with every `@` doubled the phone shows what CHT wrote (RAPIDPRO.md)."""
+    """Doubles every `@`, because RapidPro evaluates the text (docs/rapidpro.md#expressions-in-broadcast-texts)."""
     return text.replace("@", "@@")
 
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """Nothing was created, perhaps not for this message's sake: to be posted again, with fewer than `size` others."""
+    """Nothing was created, perhaps because of another message of the broadcast: to be posted again, with fewer than
+    `size` others.
+    """
 
     size: int
 
@@ -127,7 +130,7 @@ class Again:
 def share(answer: Answer, count: int) -> list[Answer | Again]:
     """What the answer to a broadcast of `count` URNs means for each of them, in their order.
 
-    Positions that RapidPro names fail alone. A refusal of the whole that is not about the text, which all share, is
+    Positions that RapidPro names fail alone. A refusal of the whole broadcast that is not about the common text is
     narrowed down by halving.
     """
     if not isinstance(answer, Refused) or count == 1 or answer.is_about_text:
@@ -138,9 +141,9 @@ def share(answer: Answer, count: int) -> list[Answer | Again]:
 
 
 def prepare(message: Message, settings: Mapping[str, object]) -> Pair | Refused:
-    """The message as RapidPro takes it, its number normalised where that is possible, else as CHT wrote it.
+    """Prepares a message for RapidPro; its number is normalised if possible, else it stays as CHT wrote it.
 
-    A text over the limit of every version is refused here: beyond 3 MB RapidPro answers a 500, which would leave the
+    A text over the limit of every version is refused here: above 3 MB RapidPro may answer 500, which would leave the
     message in doubt for ever.
     """
     pair = pair_of(message, settings)
@@ -164,7 +167,7 @@ def _too_long(text: str, limit: int) -> str:
 
 
 def pair_of(message: Message, settings: Mapping[str, object]) -> Pair:
-    """The message as RapidPro would take it, whatever its length."""
+    """Returns the message as RapidPro takes it, without a check of its length."""
     number = phone.normalize(message.to, settings) or message.to
     return Pair(Urn(f"tel:{number}"), escape(message.text).strip())
 
@@ -187,7 +190,7 @@ def read_answer(status: int, body: object, retry_after: float | None = None) -> 
 
 
 def is_invalid_token(answer: object) -> bool:
-    """Whether RapidPro refused the token itself (unknown, released, its user inactive) and so did nothing at all."""
+    """Whether RapidPro refused the token itself (unknown, released, inactive user), and so did nothing."""
     return isinstance(answer, Trouble) and answer.why == _INVALID
 
 
@@ -231,7 +234,7 @@ def _texts(value: object) -> Iterator[str]:
 
 
 def _describe(status: int, body: object) -> str:
-    """One line for the operator; only JSON is quoted, a proxy's page could hold anything."""
+    """Describes the answer in one line; only JSON is quoted, because a proxy's page may contain anything."""
     if isinstance(body, dict):
         said = " ".join(_texts(body.get("detail") or body.get("non_field_errors")))[:200]
         return f"HTTP {status}: {said}" if said else f"HTTP {status}"
@@ -239,7 +242,9 @@ def _describe(status: int, body: object) -> str:
 
 
 def settled(results: list[Created | Refused]) -> Change:
-    """The state of a task whose messages all have a result: failed if any failed; the ref of the first broadcast."""
+    """Returns the state of a task whose messages all have a result: failed if any failed; the ref of the first
+    broadcast.
+    """
     changes = [_change(result) for result in results]
     worst = next((change for change in changes if change.state == State.FAILED), changes[0])
     ref = next((result.id for result in results if isinstance(result, Created)), None)

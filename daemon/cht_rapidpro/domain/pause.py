@@ -1,7 +1,7 @@
 """A pause of sending that an operator has ordered, as it is kept in a file and shown everywhere.
 
 It is no app setting and no key of the configuration: it must take effect at once, outlive a restart, and be undone by
-one command. A file that cannot be read holds sending, too: somebody wanted it to stop.
+one command. A file that cannot be read holds sending, too: an operator wanted it to stop.
 """
 
 import json

@@ -1,9 +1,9 @@
 """CHT's normalisation of phone numbers, of senders and of recipients.
 
-CHT asks google-libphonenumber 3.2.44 (JavaScript), we ask the Python port of the same library. Invariant:
-both give the same text for the same settings and value; where the two part, JavaScript's way is written out
-below, beside the word "quirk". Without that, a site that moves over would see its people under other numbers:
-CHT finds the contact behind a message by comparing texts. Only the numbering plans are the installed data's.
+CHT uses google-libphonenumber 3.2.44 (JavaScript), this module the Python port of the same library. Invariant: both
+give the same text for the same settings and value; where they differ, JavaScript's behaviour is written out below,
+marked "quirk". Without this a site that moves over would get other numbers, and CHT finds the contact of a message by
+comparing texts. Only the numbering plans are those of the installed data.
 """
 
 import re
@@ -17,7 +17,7 @@ from phonenumbers import NumberParseException, PhoneNumber, PhoneNumberFormat
 # The four sets of digits that the JavaScript library knows; the Python one takes every set in Unicode.
 _DIGITS: Final = "0-9\uff10-\uff19\u0660-\u0669\u06f0-\u06f9"
 _CANDIDATE: Final = re.compile(rf"[+\uff0b{_DIGITS}].*[{_DIGITS}#]", re.DOTALL)
-# What only Python takes for a digit, or, as it ignores case, for an ASCII letter (I, s and k).
+# Characters that only Python treats as digits, or, ignoring case, as ASCII letters (I, s and k).
 _ONLY_PYTHON: Final = re.compile(rf"[^\D{_DIGITS}]|[\u0130\u0131\u017f\u212a]")
 _ASCII_LETTER: Final = re.compile("[A-Za-z]")
 _CALLING_CODE: Final = re.compile("[1-9][0-9]{0,2}")
@@ -100,7 +100,7 @@ def _through_double(national_number: int) -> int:
 
 
 def _accepts(phone_validation: object, number: PhoneNumber) -> bool:
-    # Quirk: CHT calls toLowerCase() of whatever is truthy, [] and {} too, and only a text has it.
+    # Quirk: CHT calls toLowerCase() of every truthy value, [] and {} too, but only a text has it.
     mode = "" if phone_validation in (None, False, 0) else phone_validation
     if not isinstance(mode, str):
         return False

@@ -1,9 +1,9 @@
-"""Which requests answer all that is due in a round: listings of 250 messages a page, and look-ups of one broadcast.
+"""Plans the requests of a polling round: listings of 250 messages a page, and look-ups of one broadcast.
 
 RapidPro lists messages by creation time, newest first. A page that begins at the newest due message covers as many
-others as one page can, so beginning each next page at the next due message needs the fewest pages; no guess about the
-traffic between them is needed. Invariant: each question is answered, asked for singly, or left for the next round,
-where it comes first. Without that order a budget that is too small would starve the same messages in each round.
+other due messages as one page can. So beginning each page at the next due message needs the fewest pages, without an
+estimate of the traffic between them. Invariant: each due message is answered, polled singly, or left for the next
+round, where it comes first. Without this order a small budget would skip the same messages in each round.
 """
 
 from collections import deque
@@ -16,19 +16,20 @@ from cht_rapidpro.domain.outgoing import BroadcastId
 PAGE: Final = 250
 UNLIMITED: Final = 1_000_000
 _SLOWER: Final = 10
-_NEAR: Final = 4  # a message within a quarter of a page's length is on the next page, unless traffic grows fourfold
+_NEAR: Final = 4  # a message within a quarter of a page is expected on the next page
 
 
 def pause(age: int, interval: int) -> int:
-    """Until a message is asked for again: every round at first, then a tenth of its age. All in ms."""
+    """Returns the time until a message is polled again: one round at first, then a tenth of its age. All in ms."""
     return max(interval, age // _SLOWER)
 
 
 class Due(Protocol):
-    """What has become of a message? It was created between two moments, both inclusive, ms of RapidPro's clock.
+    """A message that is due for polling, created between two moments, both inclusive, ms of RapidPro's clock.
 
-    `asked`: when it was last asked for, ms; None: never. `limit`: how many one listing may ask for together with it,
-    since longer ones failed; `is_single`: a listing is not expected to show it, or to show another one with it.
+    `asked`: when it was last polled, ms; None: never. `limit`: the most messages in one listing with it, because longer
+    listings failed; `is_single`: poll it alone, because a listing is not expected to show it or another due message
+    beside it.
     """
 
     after: int
@@ -46,9 +47,10 @@ T = TypeVar("T", bound=Due)
 
 
 class Round(Generic[T]):
-    """What is due in a round. `left`: what has no answer yet; whoever asks takes the answered ones out.
+    """The due messages of a round. `left`: messages without an answer yet; the caller removes the answered ones.
 
-    `by_turn`: what has not been asked for the longest comes first, else the newest, which needs the fewest pages.
+    `by_turn`: the message that was not polled for the longest time comes first; else the newest, which needs the fewest
+    pages.
     """
 
     def __init__(self, due: Collection[T], *, by_turn: bool) -> None:
@@ -62,7 +64,7 @@ class Round(Generic[T]):
         self._is_limited = any(each.limit < UNLIMITED for each in due)
 
     def next(self, at_once: int) -> "list[T] | Listing[T] | None":
-        """The next step for what comes first: a listing, or up to `at_once` look-ups."""
+        """Returns the next step: a listing, or up to `at_once` look-ups."""
         while self._by_turn and self._by_turn[0] not in self.left:
             self._by_turn.popleft()
         if not self._by_turn:
@@ -76,7 +78,7 @@ class Round(Generic[T]):
         return self._singles(at_once)
 
     def _singles(self, at_once: int) -> list[T]:
-        """The first in turn that are to be asked for singly, one a broadcast."""
+        """Returns the first messages that are polled singly, one for each broadcast."""
         found: dict[BroadcastId, T] = {}
         for each in self._by_turn:
             if each in self.left and _is_listed(each):
@@ -88,7 +90,7 @@ class Round(Generic[T]):
         return list(found.values())
 
     def _listing(self, head: T) -> "Listing[T]":
-        """From `head` on to older ones, over as many questions as may be asked for together."""
+        """Returns a listing from `head` to older messages, over as many as may be listed together."""
         start = self._places[head]
         if not self._is_limited:
             return Listing(self, self.by_time, start, head.before, self._oldest)
@@ -106,8 +108,8 @@ class Round(Generic[T]):
 class Listing(Generic[T]):
     """A listing from `before` back to `after` at most, both inclusive, ms of RapidPro's clock.
 
-    `passed`: what it should have shown and did not, to be asked for singly; `ahead`: what the next page may show, and
-    no page before it has shown.
+    `passed`: messages that it should have shown and did not, to be polled singly; `ahead`: messages that the next page
+    may show.
     """
 
     def __init__(self, of: Round[T], asked: Sequence[T], start: int, before: int, after: int) -> None:
@@ -121,11 +123,11 @@ class Listing(Generic[T]):
         self.passed: list[T] = []
 
     def has_company(self, head: T) -> bool:
-        """Whether another broadcast may be answered together with this one."""
+        """Whether the listing may answer more than one broadcast."""
         return any(each.broadcast != head.broadcast for each in self._following())
 
     def blamed(self) -> list[T]:
-        """What the next page might have shown: a page that cannot be read may be the fault of one of these."""
+        """The messages that the next page might have shown: one of them may be why a page cannot be read."""
         return [*self.ahead, *islice(self._following(), PAGE)]
 
     def _following(self) -> Iterator[T]:
@@ -133,7 +135,7 @@ class Listing(Generic[T]):
         return (each for each in map(self._asked.__getitem__, places) if self._is_listed(each))
 
     def goes_on(self, answered: Iterable[T], newest: int, oldest: int, *, is_last: bool) -> bool:
-        """Takes note of a page and says whether the next one is worth a request.
+        """Records a page, and returns whether the next page is worth a request.
 
         `answered`: what the page has shown; `newest`, `oldest`: its rows' creation, ms of RapidPro's clock.
         """
@@ -151,19 +153,19 @@ class Listing(Generic[T]):
             return self._vain <= 1 and self._is_near(newest, oldest)
         if self._vain <= len({each.broadcast for each in self.ahead}):
             return True
-        self.passed += self.ahead  # to look on for them would cost more than to ask for each
+        self.passed += self.ahead  # further pages would cost more than polling each of them
         self.ahead = []
         return False
 
     def _move_to(self, oldest: int) -> None:
-        """Adds what the pages so far may have shown to what is ahead."""
+        """Adds to `ahead` the messages that the pages up to here may have shown."""
         while self._place < len(self._asked) and self._asked[self._place].before >= oldest:
             if self._is_listed(self._asked[self._place]):
                 self.ahead.append(self._asked[self._place])
             self._place += 1
 
     def _is_near(self, newest: int, oldest: int) -> bool:
-        """Whether the next question is so near that the next page shows it; else a new listing begins at it."""
+        """Whether the next message is near enough to be on the next page; otherwise a new listing begins at it."""
         while self._place < len(self._asked) and not self._is_listed(self._asked[self._place]):
             self._place += 1
         is_end = self._place == len(self._asked)

@@ -1,9 +1,9 @@
-"""Finding the broadcasts of messages whose outcome is unknown, in a listing of what RapidPro holds.
+"""Finds the broadcasts of messages in doubt in a listing of RapidPro's broadcasts.
 
-RapidPro has no idempotency key, so a message is recognised by what it says and to whom. Numbers and texts repeat
-(reminders do), hence everything here counts in multisets, of (broadcast, URN) pairs, since a broadcast may have many
-recipients: such a pair answers for one message and no other. Invariant: what is some task's already, or may be
-another's in a moment, is never adopted; without that one message would go out for two.
+RapidPro has no idempotency key, so a message is recognised by its number and text. Numbers and texts repeat (reminders
+do), so this module counts (broadcast, URN) pairs as a multiset: each pair, one recipient of one broadcast, stands for
+one message. Invariant: a pair that belongs to a task, or may soon belong to another daemon's task, is never adopted;
+otherwise one SMS would count for two messages.
 """
 
 from collections import defaultdict
@@ -23,7 +23,8 @@ _NATIONAL_DIGITS: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A message in doubt. `earliest`, `latest`: ms of RapidPro's clock; a broadcast made outside cannot be its.
+    """A message in doubt. `earliest`, `latest`: ms of RapidPro's clock; a broadcast that was made outside of them is
+    another message's.
 
     `latest` None: its last attempt may still take effect.
     """
@@ -38,7 +39,7 @@ class Question:
 
 
 def windows(questions: Iterable[Question]) -> list[tuple[int, int | None]]:
-    """What has to be listed for these questions: windows that do not overlap, `None`: up to now."""
+    """Returns the windows to be listed for these questions; they do not overlap. `None`: up to now."""
     found: list[tuple[int, int | None]] = []
     for question in sorted(questions, key=lambda question: question.earliest):
         last = found[-1] if found else None
@@ -61,7 +62,9 @@ class Listed:
 
 
 def read_listed(row: object) -> Listed | None:
-    """A row of broadcasts.json; None where it is none, or has no id or time. One without a text is never ours."""
+    """Reads a row of broadcasts.json; None if it is invalid, or has no id or time. A row without a text is never
+    ours.
+    """
     match row:
         case {"id": int() as number, "created_on": str() as moment, **rest} if not isinstance(number, bool):
             created_on, urns = read_moment(moment), rest.get("urns")
@@ -81,7 +84,7 @@ def read_moment(text: str) -> int | None:
 
 
 def _text(value: object) -> str:
-    """A text by language, as RapidPro shows it, or plain, as old versions do; we send in one language only."""
+    """Reads a text: by language, or plain, as old versions show it; the gateway sends in one language only."""
     if isinstance(value, dict):
         value = next(iter(value.values()), None)
     return value if isinstance(value, str) else ""
@@ -96,7 +99,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Young:
-    """A broadcast fits, but so recent a one may be another daemon's that is not settled yet: look again."""
+    """A broadcast fits, but is so recent that it may be another daemon's unsettled one: look again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +109,7 @@ class Absent:
 
 @dataclass(frozen=True, slots=True)
 class Unclear:
-    """An anonymous workspace hides the URNs, and the text alone does not tell: a human must look."""
+    """An anonymous workspace hides the URNs, and the text alone is ambiguous: an operator must look."""
 
 
 Verdict = Found | Young | Absent | Unclear
@@ -117,9 +120,9 @@ def match(
 ) -> dict[Key, Verdict]:
     """A verdict for each question; no recipient of a broadcast answers two of them.
 
-    `taken`: those that are other tasks' already; `adoptable_before`: ms of RapidPro's clock. Of
-    several broadcasts that fit, the oldest is taken, by the oldest question first; numbers that are equal go before
-    numbers of which only the national part is (RapidPro normalises by its own country).
+    `taken`: the slots that belong to other tasks already; `adoptable_before`: ms of RapidPro's clock. Of several
+    broadcasts that fit, the oldest is taken, by the oldest question first; numbers that are equal go before numbers of
+    which only the national part is (RapidPro normalises by its own country).
     """
     open_questions = sorted(questions, key=lambda question: (question.earliest, question.key))
     ordered = sorted(listed, key=lambda broadcast: (broadcast.created_on, int(broadcast.id)))
@@ -146,7 +149,7 @@ def match(
 def _match_anonymous(
     questions: Sequence[Question], listed: Sequence[Listed], taken: Taken, adoptable_before: int
 ) -> Iterator[tuple[Key, Verdict]]:
-    """By text and time alone: only where one broadcast and one question are left for each other."""
+    """Matches by text and time only, if exactly one broadcast and one question fit each other."""
     refs = {ref for ref, _ in taken}
     by_text: dict[str, list[Listed]] = defaultdict(list)
     for broadcast in listed:
@@ -176,11 +179,13 @@ class Holder:
 def taken_by(
     holders: Iterable[Holder], listed: Sequence[Listed], known: Mapping[Key, Place], former: Iterable[Place] = ()
 ) -> Taken:
-    """What is messages' already: settled tasks', and those of which we know it (`known`, by the URN that we posted).
+    """Returns the (broadcast, URN) slots that are assigned already: of settled tasks, and of messages in `known` (by
+    the URN that was posted).
 
-    Each message has one place. That of the message that a task's ref stands for is in the ref, whatever we thought of
-    it before somebody else settled the task; that of a task's other messages is the one we know, else the free one
-    nearest in time. `former`: what messages had before an operator ordered them to be sent again.
+    Each message has one slot. A task's `gateway_ref` fixes the slot of its first accepted message, even if `known` has
+    another one, because another daemon may have settled the task. The slot of its other messages is the known one, else
+    the free one nearest in time. `former`: the slots that messages had before an operator ordered them to be sent
+    again.
     """
     by_id = {broadcast.id: broadcast for broadcast in listed}
     taken: set[Place] = set()
@@ -212,14 +217,14 @@ def first_of(holder: Holder, broadcast: Listed | None) -> tuple[Key, Pair]:
 
 
 def _places(posted: Place, by_id: Mapping[BroadcastId, Listed]) -> Iterator[Place]:
-    """A recipient of our own broadcast, by the URN that we posted, as the listing names it."""
+    """Returns the slots of one of our broadcasts, found by the URN that was posted, under the URN of the listing."""
     ref, urn = posted
     if ref in by_id:
         yield from ((ref, Urn(listed)) for listed in _recipients(by_id[ref], urn) if is_same_number(listed, urn))
 
 
 def _recipients(broadcast: Listed, posted: Urn) -> tuple[str, ...]:
-    """The listed URNs; in an anonymous workspace, which hides them, what was posted stands for them."""
+    """The listed URNs; in an anonymous workspace, which hides them, the posted ones are used."""
     return (posted,) if broadcast.urns is None else broadcast.urns
 
 
@@ -229,7 +234,7 @@ def _fits(broadcast: Listed, pair: Pair) -> bool:
 
 
 def _held_urns(broadcast: Listed, pair: Pair) -> Iterator[Urn]:
-    """The recipient that a message has in its task's broadcast; none where the ref is of another, older RapidPro."""
+    """Returns the slot of a message in its task's broadcast; none if the ref is of another, older RapidPro."""
     has_text = broadcast.text == pair.text
     if broadcast.urns is None:
         yield from (pair.urn,) if has_text else ()
@@ -242,7 +247,7 @@ def _held_urns(broadcast: Listed, pair: Pair) -> Iterator[Urn]:
 def _nearest(
     ref: BroadcastId, pair: Pair, by_id: Mapping[BroadcastId, Listed], taken: Collection[Place]
 ) -> Place | None:
-    """The free recipient, of the broadcast nearest in time, that a message of this pair went to."""
+    """Returns the free slot that a message of this pair may have, of the broadcast nearest in time."""
     if ref not in by_id:
         return None
     fitting = [
@@ -256,7 +261,7 @@ def _nearest(
 
 
 def is_same_number(urn: str, posted: str) -> bool:
-    """Whether a URN as RapidPro writes it is the one that we posted."""
+    """Whether a URN as RapidPro writes it is the one that was posted."""
     return _has_urn(urn, posted) or _has_national_part(urn, posted)
 
 
@@ -268,7 +273,7 @@ def _has_national_part(urn: str, posted: str) -> bool:
     """Whether the shorter number, without leading zeros, is the end of the other: `tel:0712…`, `tel:+254712…`."""
     ends = urn[-_NATIONAL_DIGITS:], posted[-_NATIONAL_DIGITS:]
     if ends[0] != ends[1] and all(end.isascii() and end.isdigit() for end in ends):
-        return False  # nearly always: a look compares thousands of numbers with each other
+        return False  # the common case; a look-up compares thousands of numbers with each other
     a, b = _digits(urn), _digits(posted)
     shorter, longer = sorted((a, b), key=len)
     return len(shorter) >= _NATIONAL_DIGITS and longer.endswith(shorter)

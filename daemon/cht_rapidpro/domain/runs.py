@@ -1,9 +1,9 @@
-"""Which message a flow has posted under which run, where the flow sends `run.uuid` as the id.
+"""Matches messages to runs, for a flow that sends `run.uuid` as the id.
 
 RapidPro names no run in its messages and no message in its runs. But a contact's messages are handled one after the
-other, so that its runs and the messages that they took stand in the same order; and a run whose document exists shows
-by its text which message it stands for. The invariant: a message that has a document gets no second one, in any order
-of runs and messages, whatever is missing. What cannot be told is left alone.
+other, so that its runs and the messages that they took have the same order; and a run whose document exists shows by
+its text which message it stands for. Invariant: a message that has a document gets no second one, for every order of
+runs and messages and whichever of them are missing. A message that cannot be matched is not stored.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -77,8 +77,8 @@ def unrecorded(runs: Iterable[Recorded], inputs: Iterable[Input]) -> list[tuple[
             message = _take_first(recorded.run, free)
             if message and not recorded.exists:
                 found.append((recorded.run, message))
-    # A document with another text: the flow posts something else than its messages. A deleted one: nobody can tell
-    # which message it was. What else such a run took stays as it is.
+    # A document with another text: the flow posts something else than its messages. A deleted document: its message is
+    # unknown. The other messages of such a run are not stored.
     for message in free:
         taker = _taker(ordered, message)
         if taker and (taker in explained or not taker.exists):

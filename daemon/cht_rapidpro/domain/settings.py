@@ -1,9 +1,9 @@
-"""CHT's app settings, and whether they choose us to send.
+"""CHT's app settings, and whether they choose this gateway for sending.
 
-Two gateways that send are two SMS for every message, since CHT treats our claim as sendable; so nothing is sent unless
-the settings choose us (CHT.md, "Only one gateway may send"). Fields are read leniently: a field of the wrong type
-counts as absent. The document itself must hold an object, else the last good one stays in force. The translations,
-which incoming messages are answered with, belong to the same snapshot.
+Two gateways that send are two SMS for every message, since CHT treats a claim as sendable. So nothing is sent unless
+the settings choose this gateway (docs/cht.md#only-one-gateway-may-send). Fields are read leniently: a field of the
+wrong type counts as absent. The document itself must hold an object, else the last good one stays in force. The
+translations, which records of incoming messages need, belong to the same snapshot.
 """
 
 import re
@@ -76,7 +76,7 @@ def read_settings(settings: Doc | None, medic: Doc | None, translations: Sequenc
 
 
 def _cht_version(medic: Doc) -> str:
-    """`build_info.version`, else `deploy_info.build`, else `version` (CHT.md)."""
+    """`build_info.version`, else `deploy_info.build`, else `version` (docs/cht.md#only-one-gateway-may-send)."""
     places = (
         _inner(medic, "build_info", "version"),
         _inner(medic, "deploy_info", "build"),
@@ -92,7 +92,7 @@ def _inner(doc: Doc, outer: str, inner: str) -> object:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Whether we send and why; `conflict`: another gateway may be sending, a human must decide."""
+    """Whether this gateway sends, and why; `conflict`: another gateway may be sending, so an operator must decide."""
 
     sends: bool
     why: str
@@ -100,7 +100,9 @@ class Choice:
 
 
 def choose(settings: AppSettings, configured: str) -> Choice:
-    """Whether the app settings choose us. `configured`: `[cht] outgoing_service`, "auto" or the value to expect."""
+    """Decides whether the app settings choose this gateway. `configured`: `[cht] outgoing_service`, "auto" or the value
+    to expect.
+    """
     service = settings.outgoing_service
     if configured != "auto":
         return Choice(service == configured, f"sms.outgoing_service is {service!r}, configured is {configured!r}")

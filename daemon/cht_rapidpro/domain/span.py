@@ -1,4 +1,4 @@
-"""How long something took or is ago, as people say it."""
+"""Durations in words."""
 
 from typing import Final
 
@@ -8,7 +8,7 @@ _DAY: Final = 86400
 
 
 def span(seconds: float) -> str:
-    """In the two largest units that matter to a reader."""
+    """Formats a duration in its two largest units."""
     whole = max(0, round(seconds))
     for unit, size, below, part in (("d", _DAY, "h", _HOUR), ("h", _HOUR, "min", _MINUTE), ("min", _MINUTE, "s", 1)):
         if whole >= size:

@@ -1,9 +1,9 @@
-"""CHT's task states, and which of them a status of RapidPro stands for.
+"""CHT's task states, and the state for each status of RapidPro (docs/cht.md#where-outgoing-messages-are).
 
-The two vocabularies meet only here. Invariant: every status of a broadcast has a state, also one that RapidPro
-invents tomorrow: a broadcast that exists has at least been received. Without that rule a new status would leave
-the task in its claim, and a message that went out would look as if it still had to be sent. A message's status
-comes later, when the task has a state already: an unknown one has none, and changes nothing.
+Only this module knows both vocabularies. Invariant: every status of a broadcast has a state, also an unknown one: a
+broadcast that exists has at least been received. Without this rule a new status would leave the task in its claim, and
+a message that was sent would look as if it still had to be sent. A message's status comes later, when the task has a
+state already: an unknown status changes nothing.
 """
 
 from enum import StrEnum
@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 
 class State(StrEnum):
-    """The states of a task, as they stand in CHT's documents (CHT.md)."""
+    """The states of a task in CHT's documents (docs/cht.md#where-outgoing-messages-are)."""
 
     SCHEDULED = "scheduled"
     PENDING = "pending"
@@ -63,7 +63,7 @@ def message_outcome(status: str) -> StateChange | None:
 def broadcast_outcome(status: str) -> StateChange:
     """What the status of a broadcast means for its task; an empty one stands for a missing one.
 
-    Broadcast statuses are no message statuses: `completed`, and the `sent` of versions up to 9.0.0, say that RapidPro
+    Broadcast statuses are not message statuses: `completed`, and the `sent` of versions up to 9.0.0, say that RapidPro
     has processed it, also where that failed, and not that a message left.
     """
     return _BROADCAST_OUTCOMES.get(status, QUEUED)

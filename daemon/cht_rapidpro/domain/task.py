@@ -1,9 +1,10 @@
 """A CHT document and the message tasks inside it, as plain JSON values.
 
-Documents stay plain dicts: a closed model would drop the fields it does not know when the document is written back.
-Nothing here changes a document in place; a change makes a copy along the changed path and returns the *same* object
-when there was nothing to change, so that no revision is written that changes nothing. Tasks are found by the uuid of a
-message and never by index, because others re-order and delete them at any time (CHT.md).
+Documents stay plain dicts: a closed model would drop the fields it does not know when the document is written back. No
+function changes a document in place. A change makes a copy along the changed path, and returns the *same* object if
+there was nothing to change, so that no revision is written without a change. Tasks are found by the uuid of a message
+and never by index, because other programs re-order and delete them at any time
+(docs/cht.md#where-outgoing-messages-are).
 """
 
 from collections.abc import Callable, Iterator
@@ -25,12 +26,12 @@ _FIRST: Final = -62_135_596_800_000
 _LAST: Final = 253_402_300_799_999
 
 TASK_LISTS: Final = ("tasks", "scheduled_tasks")
-SENDABLE: Final = (State.PENDING, State.FORWARDED_TO_GATEWAY)  # no set: a state in a document may be unhashable
+SENDABLE: Final = (State.PENDING, State.FORWARDED_TO_GATEWAY)  # no set: a state may be unhashable
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One SMS of a task: `to` as CHT wrote it (not normalised), `text` as it shall stand on the phone."""
+    """One SMS of a task: `to` as CHT wrote it (not normalised), `text` as the phone has to show it."""
 
     uuid: MessageId
     to: str
@@ -50,7 +51,7 @@ def read_message(value: object) -> Message | None:
 
 
 class Lack(StrEnum):
-    """What a message has to have and has not, in a form that can be used."""
+    """A required part that a message lacks, or has in an unusable form."""
 
     MESSAGE = "message"  # all three
     UUID = "uuid"
@@ -63,7 +64,7 @@ _SOUND: Final = {"uuid": "u", "to": "1", "message": "t"}
 
 
 def lack(fields: dict[str, object]) -> Lack | None:
-    """What `read_message` gives None for, the first where it is not all; None where the message can be sent."""
+    """Returns the first part that `read_message` misses; None if the message can be sent."""
     lacking = [_FIELDS[name] for name in _FIELDS if read_message({**_SOUND, name: fields.get(name)}) is None]
     return Lack.MESSAGE if len(lacking) == len(_FIELDS) else next(iter(lacking), None)
 
@@ -72,6 +73,35 @@ def message_fields(value: object) -> dict[str, object]:
     """The message of a row's value of the view `messages_by_state`, under the names that it has in the document."""
     found = value if isinstance(value, dict) else {}
     return {"uuid": found.get("id"), "to": found.get("to"), "message": found.get("content")}
+
+
+def unlisted(doc: Doc) -> Iterator[tuple[str, Lack]]:
+    """What tasks that are to be sent lack, where CHT's view `messages_by_state` has no row of it.
+
+    The uuid of the message, "" where it has none, and what is missing. The view leaves out a message with an empty
+    uuid, number or text, and a task whose list of messages is empty or no list; of other faults it has a row.
+    """
+    for task in tasks(doc):
+        if task.get("state") in SENDABLE:
+            yield from _unlisted(task.get("messages"))
+
+
+def _unlisted(found: object) -> Iterator[tuple[str, Lack]]:
+    if _is_falsy(found):
+        return  # the view has a row that says so
+    if not isinstance(found, list) or not found:
+        yield "", Lack.MESSAGE
+        return
+    for message in found:
+        fields = message if isinstance(message, dict) else {}
+        reason = lack(fields)
+        if reason is not None and any(_is_falsy(fields.get(name)) for name in _FIELDS):
+            yield fields["uuid"] if isinstance(fields.get("uuid"), str) else "", reason
+
+
+def _is_falsy(value: object) -> bool:
+    """As JavaScript says; [] and {} are not."""
+    return not value and not isinstance(value, list | dict)
 
 
 def messages(task: Task) -> tuple[Message, ...]:
@@ -89,7 +119,7 @@ def _message_list(task: Task) -> list[Any]:
 
 
 def tasks(doc: Doc) -> Iterator[Task]:
-    """Every task of a document, whatever else stands in its task lists."""
+    """Yields every task of a document; skips other values in its task lists."""
     for name in TASK_LISTS:
         found = doc.get(name)
         if isinstance(found, list):
@@ -97,7 +127,7 @@ def tasks(doc: Doc) -> Iterator[Task]:
 
 
 def map_tasks(doc: Doc, change: Callable[[Task], Task]) -> Doc:
-    """The document with every task replaced by what `change` makes of it; `doc` itself when nothing changed."""
+    """Returns the document with `change` applied to every task; `doc` itself if nothing changed."""
     changed = {}
     for name in TASK_LISTS:
         found = doc.get(name)
@@ -113,7 +143,7 @@ def is_sendable(task: Task) -> bool:
 
 
 def message_ids(task: Task) -> set[MessageId]:
-    """The uuids of its messages, also of one whose number or text somebody has emptied meanwhile."""
+    """Returns the uuids of its messages, even of a message whose number or text was emptied meanwhile."""
     uuids = (message.get("uuid") for message in _message_list(task) if isinstance(message, dict))
     return {MessageId(uuid) for uuid in uuids if isinstance(uuid, str)}
 
@@ -127,7 +157,7 @@ def due(task: Task, doc: Doc) -> int | None:
 
 
 def milliseconds(value: object) -> int | None:
-    """A moment in ms since the epoch, of a number or an ISO-8601 text; None for anything that is no moment.
+    """A moment in ms since the epoch, of a number or an ISO-8601 text; None for anything else.
 
     What lies outside of JavaScript's dates, a number of 400 digits say, counts as the nearest moment inside.
     """
@@ -195,6 +225,8 @@ def _is_already(task: Task, change: Change) -> bool:
 
 
 def gateway_ref(task: Task) -> str:
-    """The gateway_ref as text: CHT's own gateway stores a number, and number and text are the same ref (CHT.md)."""
+    """The gateway_ref as text: CHT's own gateway stores a number, and number and text are the same ref
+    (docs/cht.md#where-outgoing-messages-are).
+    """
     ref = task.get("gateway_ref")
     return "" if ref is None else str(ref)

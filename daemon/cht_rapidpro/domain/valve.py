@@ -1,9 +1,9 @@
-"""When and how many broadcasts may be posted, learned from RapidPro's answers.
+"""Limits when and how many broadcasts may be posted, by RapidPro's answers: a circuit breaker.
 
-A fault that is not one message's own (RapidPro away, a bad token, every answer a 500) must neither spend the budget nor
-put message after message into doubt; and one bad message must not stop the others. So a fault closes the valve for a
-while and narrows it to one request, a definite answer opens it again and doubles the width up to the configured one.
-Time is an argument, in seconds of any steady clock.
+A failure of RapidPro as a whole (away, a bad token, every answer a 500) must neither spend the budget nor put many
+messages in doubt; and one bad message must not stop other messages. So a failure closes the valve for a while and
+limits it to one request; a definite answer opens it again and doubles the limit, up to the configured one. Time is an
+argument, in seconds of any steady clock.
 """
 
 from typing import Final
@@ -12,12 +12,12 @@ from cht_rapidpro.domain.outgoing import Answer, Created, Doubtful, NotSent, Ref
 
 TROUBLE_PAUSE: Final = 60.0
 DOUBTS_IN_A_ROW: Final = 8
-PROBE_AFTER: Final = 5.0  # a closure longer than this wants a harmless request to succeed first
+PROBE_AFTER: Final = 5.0  # seconds; after a longer pause a harmless request has to succeed first
 _LONGEST_PAUSE: Final = 60.0
 
 
 class Valve:
-    """`width`: how many requests may be in flight; `needs_probe`: ask a harmless question before the next send."""
+    """`width`: how many requests may be in flight; `needs_probe`: make a harmless request before the next send."""
 
     def __init__(self, max_width: int) -> None:
         self._max_width = max_width
@@ -32,7 +32,7 @@ class Valve:
         return max(0.0, self._closed_until - now)
 
     def widen(self, max_width: int) -> None:
-        """Sets how many requests may be in flight when all is well; fewer take effect at once."""
+        """Sets the largest `width`; a smaller one takes effect at once."""
         if self.width == self._max_width:
             self.width = max_width
         self._max_width = max_width
@@ -55,7 +55,7 @@ class Valve:
                     self._fault(now)
 
     def probed(self, answer: Answer | None, now: float) -> None:
-        """Takes note of the answer to the harmless question; None: it was answered well."""
+        """Takes note of the answer to the harmless request; None: success."""
         if answer is None:
             self.needs_probe = False
         elif isinstance(answer, Trouble):
@@ -64,7 +64,7 @@ class Valve:
             self._fault(now)
 
     def reset(self) -> None:
-        """Forgets what was learned: RapidPro's address or our token is another one now."""
+        """Forgets what was learned, because RapidPro's address or the token has changed."""
         self._open()
         self.width = self._max_width
 
@@ -75,7 +75,7 @@ class Valve:
         self._faults = self._doubts = 0
 
     def _fault(self, now: float) -> None:
-        if now >= self._closed_until:  # requests that were in flight together are one fault
+        if now >= self._closed_until:  # failures of requests that were in flight together count once
             self._faults = min(self._faults + 1, 10)
             self._close(now, min(2.0 ** (self._faults - 1), _LONGEST_PAUSE))
 

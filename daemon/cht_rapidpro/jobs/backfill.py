@@ -1,9 +1,9 @@
-"""Fetches what the relay flow took while nobody listened: RapidPro posts a message once and never again.
+"""Fetches messages that the relay flow took while the gateway was off: RapidPro posts a message only once.
 
-At the start and every `backfill_interval` it lists what the flow has taken since the last look, and stores what is
-recorded nowhere as the webhook would have. The last look advances only when all of it is stored, on disk at least;
-until then the same is listed again. A message that the webhook is storing at this very moment becomes one document all
-the same: both write the same `_id` without a revision, and CouchDB takes that once.
+At the start and every `backfill_interval` it lists the messages that the flow has taken since the last listing, and
+stores those without a record as the webhook would. The position advances only when all of them are stored, at least on
+disk; until then the same messages are listed again. A message that the webhook is storing at the same time becomes one
+document: both write the same `_id` without a revision, which CouchDB accepts once.
 """
 
 import asyncio
@@ -31,12 +31,12 @@ from cht_rapidpro.jobs.settings import SettingsWatch
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-_RETRY: Final = 30.0  # seconds after a look that failed, doubling up to the interval
+_RETRY: Final = 30.0  # seconds after a listing that failed, doubling up to the interval
 _ANONYMOUS: Final = (
-    "RapidPro hides the phone numbers of this workspace (anonymous): what arrives while nobody listens cannot be"
-    " fetched afterwards; let the workspace show them, or empty [incoming] flow"
+    "RapidPro hides the phone numbers of this workspace (anonymous): missed messages cannot be"
+    " fetched; let the workspace show the numbers, or empty [incoming] flow"
 )
-_CHANGE: Final = "nothing is fetched, since all of it would be stored twice; set it to"
+_CHANGE: Final = "nothing is fetched, since every message would be stored twice; set it to"
 _CONTRADICTED: Final[Mapping[IdIs, str]] = {
     "message": f'the flow sends run.uuid, and [incoming] id_is says "message": {_CHANGE} "run", or let the flow send'
     " input.uuid, and restart",
@@ -46,7 +46,7 @@ _CONTRADICTED: Final[Mapping[IdIs, str]] = {
 
 
 class Backfill:
-    """To be made only where `[incoming] flow` is given. `wall_clock`: ms, for when RapidPro does not tell its time."""
+    """Created only if `[incoming] flow` is set. `wall_clock`: ms, used if RapidPro does not send its time."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class Backfill:
         return base
 
     async def _look(self, base: str) -> None:
-        """One listing, page by page, each stored before the next one is asked for."""
+        """Reads one listing; stores each page before the next one is requested."""
         now = await self._now(base)
         look = await self._last_look(now)
         query = self._way.query(look.after(self._config.id_is))
@@ -122,9 +122,9 @@ class Backfill:
         await self._keep(replace(look, until=now))
 
     async def _evidence(self, base: str, look: Look) -> Evidence:
-        """Of which kind the ids are that the flow has sent. Raises TroubleError where it is not the configured one.
+        """Finds out which kind of id the flow has sent. Raises TroubleError if it is not the configured kind.
 
-        Asked only where something seems to be missed: under the wrong kind of id everything does.
+        Needed only if a message seems to be missing: with the wrong kind of id every message does.
         """
         try:
             latest = await self._latest(base, self._other_way, look, other(self._config.id_is))
@@ -140,7 +140,7 @@ class Backfill:
         return found
 
     async def _latest(self, base: str, way: MissedMessages | MissedRuns, look: Look, id_is: IdIs) -> int | None:
-        """When the latest recorded one of this kind came."""
+        """Returns when the latest recorded message with this kind of id came."""
         query = way.query(look.after(id_is))
         async with aclosing(self._listings.pages(base, way.listing, query)) as pages:
             async for rows in pages:
@@ -150,7 +150,7 @@ class Backfill:
         return None
 
     async def _now(self, base: str) -> int:
-        """RapidPro's time: its clock, not ours, says what was before and after a look."""
+        """Returns RapidPro's time, whose clock decides what is before and after a position."""
         if self._rapidpro.clock() is None:
             await self._rapidpro.probe(base)
         return self._clock()
@@ -163,7 +163,7 @@ class Backfill:
         source = source_of(self._config.flow, self._config.id_is)
         look = last_look(stored, spooled, source, self._config.backfill_from, now)
         if stored.get("source") != source:
-            await self._keep(look)  # the moment of the first start, which later ones must not lose
+            await self._keep(look)  # keeps the moment of the first start for later starts
         return look
 
     async def _keep(self, look: Look) -> None:
@@ -181,12 +181,14 @@ class Backfill:
             self._tell(missed, "none of its contact's messages is the one that this run took", told)
         elif message.urn is None:
             await self._check_anonymity(base)
-            self._tell(missed, "RapidPro does not tell its sender", told)
+            self._tell(missed, "RapidPro does not show its sender", told)
         elif not message.sender:
             self._tell(missed, f"it came over {message.urn.partition(':')[0]}, not from a phone number", told)
 
     def _tell(self, missed: Missed, why: str, told: set[str]) -> None:
-        """Once for each: looks overlap. What has no text is not told of: the webhook would have refused it, too."""
+        """Logs each message once, because listings overlap. Messages without a text are not logged: the webhook refuses
+        them, too.
+        """
         if missed.id not in self._told:
             log.warning("incoming.unrecovered", message=missed.id, why=why)
         told.add(missed.id)

@@ -1,8 +1,8 @@
-"""The messages that wait for being claimed: a bounded, sorted list of references, oldest due first.
+"""The messages that wait to be claimed: a bounded, sorted list of references, oldest due first.
 
-Filled by the sweep of the view and by hints of the feed, emptied by the relay. It knows a message from its first sight
-until the relay is done with it, so that neither a sweep nor a hint brings it in twice. What finds no room is not lost:
-the view still has it, and `more` says that a sweep is due when the list runs low.
+The sweep of the view and the hints of the feed fill it, the relay empties it. It knows a message until the relay has
+finished with it, so that neither a sweep nor a hint adds it twice. A message without room is not lost: the view still
+has it, and `more` shows that a sweep is needed when the list is nearly empty.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ Key = tuple[DocId, MessageId]
 
 @dataclass(frozen=True, slots=True, order=True)
 class Candidate:
-    """A message that CouchDB wants sent, as of when it was seen. `due`: ms since the epoch, 0 where unknown.
+    """A message that CouchDB wanted sent when it was last seen. `due`: ms since the epoch, 0 where unknown.
 
     `text`: the hash of its text, equal for messages that may go out in one broadcast.
     """
@@ -62,7 +62,7 @@ class Backlog:
 
     @property
     def oldest_due(self) -> int | None:
-        """When the first of those that wait was due, in ms since the epoch; None: nothing waits."""
+        """When the oldest waiting message was due, in ms since the epoch; None: no message waits."""
         return self._waiting[0].due if self._waiting else None
 
     def place(self, key: Key) -> int | None:
@@ -83,7 +83,7 @@ class Backlog:
         return len({candidate.text for candidate in self._waiting}) < len(self._waiting)
 
     def hint(self, candidate: Candidate) -> None:
-        """Takes in what the feed has just shown as `pending`, also if it was held: somebody has changed it."""
+        """Adds a message that the feed has just shown as `pending`, even if it was held: its document has changed."""
         if candidate.key not in self._firm:
             self._held.pop(candidate.key, None)
         self._take_in(candidate)
@@ -112,9 +112,10 @@ class Backlog:
         return True
 
     def take(self, broadcasts: int, company: int = 1) -> list[Candidate]:
-        """Candidates for up to so many broadcasts, oldest due first; each stays known until `done` or `hold`.
+        """Takes candidates for at most `broadcasts` broadcasts, oldest due first; each stays known until `done` or
+        `hold`.
 
-        `company`: how many messages of one text a broadcast may have; those behind the oldest are taken with it.
+        `company`: how many messages of one text a broadcast may have; later ones are taken together with the oldest.
         """
         taken, left = [], []
         seen: Counter[int] = Counter()
@@ -132,20 +133,20 @@ class Backlog:
         return taken
 
     def know(self, keys: Iterable[Key]) -> None:
-        """These are with the relay already: the messages of a claimed task, which may wait here one by one."""
+        """Marks messages as taken by the relay: the messages of a claimed task, which may also wait here separately."""
         held = set(keys)
         self._known |= {key: self._known.get(key, 0) for key in held}
         self._waiting = [candidate for candidate in self._waiting if candidate.key not in held]
 
     def done(self, keys: Iterable[Key]) -> None:
-        """The relay is done with these; if the view still has them they may come again."""
+        """Forgets messages that the relay has finished; if the view still has them, they may be added again."""
         for key in keys:
             self._known.pop(key, None)
 
     def hold(self, key: Key, until: float, *, firmly: bool = False) -> None:
-        """Not to come again before `until` (loop time, seconds): others have it, or it cannot be claimed.
+        """Keeps a message out until `until` (loop time, seconds): another daemon has it, or it cannot be claimed.
 
-        `firmly`: nor by a hint, which our own release of it gives.
+        `firmly`: a hint does not add it either, because this daemon's own release causes a hint.
         """
         due = self._known.pop(key, 0)
         if len(self._held) >= _HELD:
@@ -156,15 +157,15 @@ class Backlog:
             self._firm.add(key)
 
     def _pass_over(self, due: int, until: float) -> None:
-        """There is no room to remember this one: for a while sweeps pass over all that is due as early as it.
+        """Makes sweeps skip, for a while, all messages due up to this one: there is no room to remember it.
 
-        So thousands of messages that cannot be claimed, all older than the rest, keep no other from being sent.
+        So thousands of old messages that cannot be claimed do not prevent newer messages from being sent.
         """
         until = min(until, self._swept + _ZONE_PAUSE)
         self._zone = (due, until) if self._zone is None else (max(due, self._zone[0]), max(until, self._zone[1]))
 
     def start_sweep(self, now: float) -> None:
-        """Lets those held come again whose time is over; what finds no room from now on sets `more`."""
+        """Ends expired holds, and resets `more`, which the next message without room sets again."""
         self.more = False
         self._swept = now
         if self._zone is not None and self._zone[1] <= now:
@@ -173,6 +174,6 @@ class Backlog:
         self._firm &= self._held.keys()
 
     def clear(self) -> None:
-        """Forgets everything that waits: sending is not ours at present."""
+        """Forgets all waiting messages: this gateway does not send at present."""
         self.done(candidate.key for candidate in self._waiting)
         self._waiting = []

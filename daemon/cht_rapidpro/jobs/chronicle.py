@@ -1,8 +1,7 @@
 """Keeps the last hour for the operator's page.
 
-It is told of each fact by `Metrics`, which is where every part of the daemon reports what became of a message; so the
-page and Prometheus cannot disagree, and nothing has to be reported twice. Numbers are cut to their last digits before
-they are kept.
+`Metrics`, to which every part of the daemon reports the outcomes of messages, passes each fact on. So the page and
+Prometheus cannot disagree, and nothing is reported twice. Phone numbers are masked before they are kept.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The tasks that we hold: claiming, renewing, releasing and settling them in CouchDB.
+"""Claims, renews, releases and settles tasks in CouchDB, and knows which tasks this daemon holds.
 
 The unit is the task: one with several messages sends each and is settled once. Every write here is an edit that decides
 anew on each revision (domain/claim.py), so that two daemons never both hold a task and no outcome is lost.
@@ -151,7 +151,7 @@ class Claims:
         return [claim for claim, since in self._seen.get(doc_id, {}).items() if since <= first]
 
     def _see(self, doc_id: DocId, doc: Doc) -> None:
-        """Notes which claims of other instances stand in the document now, and since when they do so unchanged."""
+        """Notes the claims of other instances in the document, and since when this process sees each unchanged."""
         known, now = self._seen.pop(doc_id, {}), _time()
         claims = (claim for task in tasks(doc) if (claim := claim_of(task)) and claim.instance != self.me.id)
         self._seen[doc_id] = {claim: known.get(claim, now) for claim in claims}
@@ -168,14 +168,16 @@ class Claims:
         self._held |= keys
 
     def _let_go(self, held: HeldTask) -> None:
-        """What we have claimed again meanwhile is another HeldTask's, and stays."""
+        """Removes the task from the held ones; a task that was claimed again meanwhile is another HeldTask, and
+        stays.
+        """
         ours = [key for key in held.keys if self._held.get(key) is held]
         self._backlog.done(ours)
         for key in ours:
             del self._held[key]
 
     def _lose(self, held: HeldTask) -> None:
-        """Somebody else has the claim now, or nobody wants the message any more."""
+        """Gives up a task: another daemon has the claim now, or CHT no longer wants the message sent."""
         log.warning("claim.lost", doc=held.doc_id, message=held.uuid)
         held.is_lost = True
         self._let_go(held)
@@ -184,7 +186,9 @@ class Claims:
             self._lost.popitem(last=False)
 
     def _pass_over(self, candidate: Candidate, task: Task | None) -> None:
-        """Another daemon has it, nobody wants it sent any more, or it has expired."""
+        """Handles a candidate without a claim: another daemon has it, CHT no longer wants it sent, or it has
+        expired.
+        """
         claim = claim_of(task) if task else None
         pause = _PASSED_PAUSE
         if claim is not None:
@@ -265,7 +269,7 @@ class Claims:
         return _time() - held.seen
 
     async def release(self, held: HeldTask) -> None:
-        """The task is `pending` again, for whoever comes first; in our backlog it keeps its place."""
+        """Makes the task `pending` again, for any daemon; in this daemon's backlog it keeps its place."""
         try:
             await self._writer.apply_to_task(held.doc_id, release(self.me, held.uuid, self._wall_clock()))
         except PermanentError as error:

@@ -1,13 +1,13 @@
 """Keeps the keyring filled from CHT's vault, so that a credential that is rotated there needs no restart.
 
-Read every few minutes, and at once when somebody was refused: RapidPro did not know our token, or we did not know a
-webhook's key. What the vault does not have is not in force; while it cannot be read, or holds what cannot be
-deciphered, the last good secrets stay.
+The vault is read every five minutes, and at once after a refusal: RapidPro did not know the token, or a webhook brought
+an unknown key. A credential that is not in the vault is not in force; while the vault cannot be read, or a credential
+cannot be deciphered, the last good secrets stay in force.
 """
 
 import asyncio
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, NoReturn
 
@@ -15,6 +15,7 @@ import structlog
 
 from cht_rapidpro.adapters.vault import CredentialName, Unreadable, Vault
 from cht_rapidpro.config_values import NO_SECRET, Secret
+from cht_rapidpro.domain.findings import Finding, Level
 from cht_rapidpro.errors import TransientError, TroubleError
 from cht_rapidpro.jobs.retry import until_it_works
 from cht_rapidpro.keyring import Keyring, Refused, Secrets
@@ -22,8 +23,8 @@ from cht_rapidpro.keyring import Keyring, Refused, Secrets
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 REFRESH: Final = 300.0
-LEAST_PAUSE: Final = 3.0  # between two reads for refusals of a kind: wrong keys must not make us hammer CouchDB
-GRACE: Final = 600.0  # a webhook's key stays valid for so long after the vault has another one: flows change later
+LEAST_PAUSE: Final = 3.0  # seconds between two reads for one kind of refusal: wrong keys must not overload CouchDB
+GRACE: Final = 600.0  # seconds for which a replaced webhook key stays valid: flows are changed later
 
 _MEANS: Final[Mapping[CredentialName, str]] = {
     CredentialName.OUTGOING: "nothing is sent",
@@ -48,8 +49,18 @@ class Credentials:
         keyring.refill_from(self.renew)
 
     def refresh(self) -> None:
-        """Asks for the vault to be read again."""
+        """Requests another reading of the vault."""
         self._wake.set()
+
+    def problems(self) -> Iterator[Finding]:
+        """What a human has to write into the vault."""
+        for name, problem in self._problems.items():
+            if problem:
+                yield Finding(
+                    Level.BROKEN,
+                    f"CHT's vault has no usable {name}.",
+                    advice=f"It has to be written anew, by `{_remedy(name)}`: {problem}.",
+                )
 
     async def run(self) -> NoReturn:
         while True:
@@ -60,13 +71,14 @@ class Credentials:
             self._wake.clear()
 
     async def renew(self, refused: Refused) -> None:
-        """Reads the vault, for whoever met with a refusal; several that ask at the same time share one reading.
+        """Reads the vault after a refusal; simultaneous callers share one reading.
 
-        A reading for the same kind of refusal within the last seconds is waited out first. Each kind for itself: wrong
-        keys, which anybody may send, must not hold up a rotated token. Where the reading fails, `run` goes on trying.
+        Waits first if there was a reading for the same kind of refusal within the last seconds. Each kind is limited
+        separately: wrong keys, which any client may send, must not delay a rotated token. If the reading fails, `run`
+        goes on trying.
         """
         asked, before = self._time(), self._keyring.secrets
-        async with self._one_at_a_time:  # one that is under way may bring the answer
+        async with self._one_at_a_time:  # a reading in progress may bring the answer
             pause = self._allowed.get(refused, asked) - self._time()
         if self._keyring.secrets is not before:
             return
@@ -104,24 +116,27 @@ class Credentials:
     def _retire(self, name: CredentialName, secret: Secret, *, is_replaced: bool) -> None:
         if name is CredentialName.INCOMING:
             self._retired = {**self._retired, secret: self._time() + GRACE} if is_replaced else {}
-            self._wake.set()  # `run` may be about to wait for longer than that
+            self._wake.set()  # `run` may be about to wait for longer
 
     def _incoming_keys(self) -> tuple[Secret, ...]:
-        """The vault's key first, then those that it has replaced a short while ago."""
+        """Returns the vault's key first, then the keys that it has replaced a short time ago."""
         now = self._time()
         self._retired = {key: until for key, until in self._retired.items() if until > now}
         current = self._found.get(CredentialName.INCOMING, NO_SECRET)
         return tuple(dict.fromkeys((current, *self._retired))) if current else ()
 
     def _pause(self) -> float:
-        """Seconds until the next reading: earlier where a retired key has to go."""
+        """Returns seconds until the next reading: earlier if a replaced key expires."""
         return max(0.0, min([REFRESH, *(until - self._time() for until in self._retired.values())]))
 
     def _report(self, name: CredentialName, problem: str) -> None:
         if problem and problem != self._problems.get(name):
-            remedy = f"cht-rapidpro credentials set {name}"
-            log.error("credential.unusable", credential=str(name), problem=problem, remedy=remedy)
+            log.error("credential.unusable", credential=str(name), problem=problem, remedy=_remedy(name))
         self._problems[name] = problem
 
     def _time(self) -> float:
         return asyncio.get_running_loop().time()
+
+
+def _remedy(name: CredentialName) -> str:
+    return f"cht-rapidpro credentials set {name}"

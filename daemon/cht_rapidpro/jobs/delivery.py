@@ -1,9 +1,9 @@
-"""Keeps the states of sent messages fresh: asks RapidPro in bulk, and writes what has changed.
+"""Keeps the delivery states up to date: polls RapidPro in bulk, and writes changes.
 
-A round an interval: what waits for news is read from CouchDB, what is due is asked for (domain/planner.py), and each
-answer is applied as it comes in. Sending has priority: a round takes what the budget leaves to it. A request that fails
-is tried later, ever more rarely and for ever fewer messages at once, and the others go on. At a stop the asking ends at
-once, and an answer that is being applied is written.
+Each interval has one round: it reads from CouchDB which tasks wait for a state, polls those that are due
+(domain/planner.py), and applies each answer as it arrives. Sending has priority: a round uses only what the budget
+leaves. A failed request is repeated later, with growing pauses and for fewer messages at once, and other requests go
+on. At a stop polling ends at once, and an answer that is being applied is written.
 """
 
 import asyncio
@@ -36,12 +36,12 @@ from cht_rapidpro.tasks import end
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-_AT_ONCE: Final = 4  # look-ups; sending has the rest of RapidPro's attention
+_AT_ONCE: Final = 4  # look-ups in flight; more would slow down sending
 _SHORTEST_PAUSE: Final = 0.1
-_FAULTS: Final = 3  # in a row: RapidPro itself is ill, and one question a round is enough to see it recover
+_FAULTS: Final = 3  # in a row: RapidPro itself fails, and one request a round is enough to notice its recovery
 _NO_MESSAGE_AFTER: Final = 900_000  # ms of RapidPro's clock since the broadcast
 _UNMATCHED: Final = (
-    "none of the broadcast's messages is surely this task's: RapidPro has chosen other numbers, or has another"
+    "no message of the broadcast can be matched to this task: RapidPro has chosen other numbers, or has another"
     " broadcast under this id"
 )
 
@@ -71,23 +71,23 @@ class Delivery:
         self._config = config
         self._wall_clock = wall_clock
         self._base = ""
-        self._now = 0  # ms of the loop's own clock, when the round began
-        self._left = 0  # requests of the round
+        self._now = 0  # loop time in ms at which the round began
+        self._left = 0  # requests made in the round
         self._faults = 0
         self._is_halted = False
-        self._is_late = False  # the last round has left something over
+        self._is_late = False  # the last round has left messages for the next one
         self._postponed: dict[Watched, StateChange] = {}
         self._changed = asyncio.Event()
         settings.subscribe(self._changed.set)
 
     def settled(self, doc_id: DocId, task: Task) -> None:
-        """The relay has just settled this task."""
+        """Called by the relay when it has settled a task."""
         values = self._settings.settings.values if self._settings.settings else {}
         if found := read_outstanding(doc_id, task, values):
             self._watchlist.hold(found, loop_ms(), self._wall_clock(), self._questions.ahead())
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Asks until `stop` is set; what is being written then is written, for which it needs CouchDB."""
+        """Polls until `stop` is set; finishes the writes in progress, which needs CouchDB."""
         async with asyncio.TaskGroup() as self._work:
             rounds = self._work.create_task(self._rounds())
             try:
@@ -112,7 +112,7 @@ class Delivery:
             await self._outstanding.close()
 
     async def _round(self, base: str) -> None:
-        if self._base not in ("", base):  # another RapidPro, whose ids mean other messages
+        if self._base not in ("", base):  # another RapidPro has other messages under these ids
             self._watchlist.clear()
             await self._outstanding.close()
         self._base = base
@@ -189,14 +189,16 @@ class Delivery:
                     watched.is_unlisted = True
                 if not goes_on or not self._may_ask():
                     for watched in listing.ahead:
-                        watched.latest = seen.oldest  # the next round goes on there
+                        watched.latest = seen.oldest  # the next round continues there
                     return
                 self._left -= 1
 
     # -- what comes of it -------------------------------------------------------------------------------------------
 
     async def _take(self, seen: Seen) -> tuple[list[Watched], list[Watched]]:
-        """Applies what a page says: the tasks that it tells of, and those whose broadcast has no row surely theirs."""
+        """Applies a page: the tasks whose rows it shows, and the tasks whose broadcast has no row that is certainly
+        theirs.
+        """
         self._recover()
         rows: dict[BroadcastId, list[MessageRow]] = defaultdict(list)
         for row in seen.rows:
@@ -216,7 +218,7 @@ class Delivery:
     def _match(
         self, rows: Mapping[BroadcastId, Sequence[MessageRow]]
     ) -> tuple[list[tuple[Watched, MessageRow]], list[Watched]]:
-        """Whose rows these are, and the tasks for which there is none."""
+        """Matches rows to tasks; returns also the tasks without a row."""
         present = self._questions.ahead()
         pairs: list[tuple[Watched, MessageRow]] = []
         unmatched: list[Watched] = []
@@ -240,9 +242,9 @@ class Delivery:
         return change
 
     async def _apply(self, changes: Iterable[tuple[Watched, StateChange]]) -> None:
-        """Writes what is news; in a task of its own, so that it outlives the asking.
+        """Writes changed states, in a task of its own, so that the write is finished after polling was cancelled.
 
-        CHT's Sentinel reads a document and writes it a moment later: a state written in between makes it fail.
+        CHT's Sentinel reads a document and writes it a moment later: a state written in between makes its write fail.
         """
         wanted = []
         for watched, change in changes:
@@ -256,14 +258,14 @@ class Delivery:
             await asyncio.wait({self._work.create_task(self._states.write(wanted))})
 
     async def _write_postponed(self) -> None:
-        """What a task that had just changed is to become; a stop forgets it, the next start asks again."""
+        """Writes the states of tasks that had just changed; a stop forgets them, and the next start polls again."""
         if self._postponed:
             await asyncio.sleep(FRESH / 1000)
             postponed, self._postponed = self._postponed, {}
             await self._apply((each, change) for each, change in postponed.items() if self._watchlist.holds(each))
 
     async def _look_up(self, broadcast: BroadcastId, asked: Sequence[Watched]) -> None:
-        """Asks for the broadcast itself: whom it was sent to, and whether it failed or ended without a message."""
+        """Requests the broadcast itself: its recipients, and whether it failed or ended without a message."""
         if self._questions.spare(Scope.GENERAL) == 0:
             return
         listed = await self._recipients.listed(self._base, broadcast)
@@ -287,11 +289,11 @@ class Delivery:
         return NO_MESSAGE if has_ended(listed.status) and age >= _NO_MESSAGE_AFTER else None
 
     def _fail(self, failure: Failure, asked: Sequence[Watched]) -> None:
-        """The questions of a request that failed. What is not about this one request ends the round."""
+        """Handles a failed request. A failure that is not about this one request ends the round."""
         if not isinstance(failure, Doubtful):
-            self._is_halted = True  # the budget and the health have been told
+            self._is_halted = True  # budget and health know already
             return
-        is_ill = self._faults >= _FAULTS  # then it is nobody's own fault
+        is_ill = self._faults >= _FAULTS  # then no single message is the cause
         self._faults += 1
         if self._faults == 1:
             log.warning("question.failed", why=failure.why, messages=len(asked))

@@ -30,16 +30,16 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 _KNOWN: Final = 10_000
 _RETRY: Final = 5.0  # seconds until a listing that failed is tried again, doubling up to
 _LONGEST_RETRY: Final = 300.0
-_UNCLEAR_PAUSE: Final = 600.0  # seconds between two looks at what only a human can decide, doubling up to
+_UNCLEAR_PAUSE: Final = 600.0  # seconds between two looks at messages that an operator must decide, doubling up to
 _LONGEST_UNCLEAR_PAUSE: Final = 6 * 3600.0
 _MOST: Final = 1000  # messages in doubt that may still be decided: with more of them nothing new is claimed
 _UNCLEAR: Final = (
-    "RapidPro hides its numbers (anonymous workspace) and the text alone does not tell: look there whether this message"
-    " was sent, and say so by `cht-rapidpro messages settle`"
+    "RapidPro hides its numbers (anonymous workspace) and the text alone is ambiguous: look in RapidPro whether this"
+    " message was sent, and report it: `cht-rapidpro messages settle`"
 )
 _MOVED: Final = (
-    "RapidPro's address has changed since this message was tried: look at the old one whether it was sent, and say"
-    " so by `cht-rapidpro messages settle`"
+    "RapidPro's address has changed since this message was tried: look at the old address whether it was sent, and"
+    " report it: `cht-rapidpro messages settle`"
 )
 
 
@@ -49,7 +49,7 @@ class Doubt:
 
     `found`: the broadcast that it was given; `is_blocked`: another daemon was at a message like it in the last look;
     `sent_by`: the stamp (ms) of the last claim of an earlier process of ours under which it may have been sent, None
-    where that is not known or this process has tried it; `told`: how often a human was needed.
+    where that is not known or this process has tried it; `told`: how often an operator was needed.
     """
 
     held: HeldTask
@@ -122,7 +122,7 @@ class Doubts:
 
     @property
     def undecidable(self) -> int:
-        """How many of them only a human can decide."""
+        """How many messages only an operator can decide."""
         return sum(doubt.told > 0 for doubt in self._open.values())
 
     @property
@@ -183,13 +183,13 @@ class Doubts:
     def know(self, held: HeldTask, message: Message, pair: Pair, broadcast: BroadcastId) -> None:
         """This message went out in this broadcast; its document may not say so yet."""
         if held.is_lost:
-            return  # whoever has the task now has to find it
+            return  # the present holder of the task has to find it
         self._known[held.doc_id, message.uuid] = broadcast, pair.urn
         if len(self._known) > _KNOWN:
             self._known.popitem(last=False)
 
     def forget(self, held: HeldTask) -> None:
-        """The task is not ours any more: its broadcasts are to be found by whoever has it, perhaps by us again."""
+        """Forgets a task that another daemon holds now: its present holder has to find its broadcasts."""
         for key in held.keys:
             self._known.pop(key, None)
         self._open = {key: doubt for key, doubt in self._open.items() if doubt.held is not held}
@@ -197,7 +197,7 @@ class Doubts:
     async def keep_alike(self, taken_over: HeldTask) -> None:
         """Renews our claims on messages like those of a task that we have just taken over from another daemon.
 
-        They may be as old: that one would take them over in turn, and the two would swap for ever.
+        They may be as old: the other daemon would take them over in turn, and the two would swap tasks for ever.
         """
         pairs = {doubt.pair for doubt in self._open.values() if doubt.held is taken_over}
         await self._renew(
@@ -256,10 +256,11 @@ class Doubts:
                     doubt.next_look = self._next_look(doubt, verdict)
 
     async def _outlast(self, asking: Collection[Doubt]) -> None:
-        """Renews the claims that the look might outlive: whoever took one over would begin the same look, and so on.
+        """Renews claims that could expire during the look-up: another daemon would take them over and start the same
+        look-up.
 
-        Not while another daemon is at a message like it, or the two would block each other for ever; nor where only a
-        human, or RapidPro when it answers again, can help: each renewal is a revision that replicates to phones.
+        Skips a message while another daemon holds a claim on the same number and text (both would block for ever), and
+        a message that waits for an operator or for RapidPro: each renewal is a revision that replicates to phones.
         """
         if self._retry == _RETRY:
             hopeful = {doubt.held for doubt in asking if not (doubt.is_blocked or doubt.told)}
@@ -274,7 +275,7 @@ class Doubts:
                 self.forget(held)
 
     def _is_open(self, doubt: Doubt) -> bool:
-        """Whether it is still in doubt, and ours: much may happen while others are asked."""
+        """Whether the message is still in doubt and this daemon's: both may change during a request."""
         return self._open.get(doubt.key) is doubt
 
     async def _ask(self, asking: list[Doubt]) -> dict[Key, Verdict | Blocked]:
@@ -305,7 +306,7 @@ class Doubts:
             self.forget(doubt.held)
 
     async def _tell(self, doubt: Doubt, means: str) -> None:
-        """Says once that a human must look, and asks again later, as long as the task is still under our claim."""
+        """Says once that an operator must look, and asks again later, as long as the task is still under our claim."""
         doubt.next_look = self._time() + min(_UNCLEAR_PAUSE * 2.0**doubt.told, _LONGEST_UNCLEAR_PAUSE)
         doubt.told, doubt.why = min(doubt.told + 1, 10), means.partition(":")[0]
         if doubt.told == 1:

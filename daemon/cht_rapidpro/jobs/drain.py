@@ -1,8 +1,8 @@
-"""Brings what waits in the spool into CouchDB, in the order in which it came.
+"""Writes the waiting messages of the spool into CouchDB, in their order of arrival.
 
-A row leaves the file only when its document is known to be stored, so a kill at any point costs a repetition, which the
-recorder finds out, and never a message. Its first success after a trouble is what tells that CouchDB takes messages
-again; until then new ones are spooled without asking it.
+A row is deleted only when its document is known to be stored, so a kill at any point causes a repetition, which the
+recorder recognises, and never loses a message. The drain's first success after a failure shows that CouchDB stores
+messages again; until then new messages go to the spool without a try.
 """
 
 import asyncio
@@ -24,14 +24,14 @@ from cht_rapidpro.pulse import Pulse
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 _ROWS: Final = 200
-_LOOK: Final = 10.0  # seconds between two looks of its own: a command may have given rows back
+_LOOK: Final = 10.0  # seconds between two checks: the `retry` command may have released rows
 _TRY: Final = 20.0
 
 
 class Drain:
-    """`is_blocked`: CouchDB took nothing when it was last asked; new messages belong into the spool.
+    """`is_blocked`: CouchDB did not store the last message; new messages go to the spool.
 
-    `left`: what is in the spool, as of a moment ago.
+    `left`: the number of messages in the spool, as of a moment ago.
     """
 
     def __init__(self, spool: Spool, settings: SettingsWatch, recorder: Recorder) -> None:
@@ -78,7 +78,7 @@ class Drain:
             return await self._drain_batch()
 
     async def _drain_batch(self) -> bool:
-        self.left = await self._spool.counts()  # each time: while CouchDB is away there is no other end of a step
+        self.left = await self._spool.counts()  # each time: while CouchDB is away a step has no other end
         rows = await self._spool.oldest(_ROWS)
         settings = self._settings.settings
         if not rows or settings is None:
@@ -117,5 +117,5 @@ def tell_rejected(arrival: Arrival, reason: str) -> None:
         doc=doc_id(arrival.id, arrival.at),
         gateway_ref=shown_id(arrival.id),
         reason=reason,
-        remedy="it is kept: cht-rapidpro spool list",
+        remedy="it stays in the spool: cht-rapidpro spool list",
     )

@@ -1,7 +1,7 @@
 """The writer of a dry run: it decides on the latest revision like the real one, logs what it would write, and writes
 nothing.
 
-Whoever ordered an edit gets the document as it is. So no claim is won, and nothing that follows from one (a POST, its
+The caller of an edit gets the document as it is. So no claim is won, and nothing that follows from one (a POST, its
 settling) happens. Each change is told once: sweeps bring the same messages again and again.
 """
 

@@ -1,10 +1,10 @@
-"""Finds the messages to send: the feed as a hint that makes us fast, the sweep of the view as the truth.
+"""Finds the messages to send: the feed gives fast hints, the sweep of the view finds every message.
 
 A sweep reads the view `medic/messages_by_state` from the oldest due message on until the backlog is full; it runs at
-the start, every `sweep_interval`, and when the backlog runs low with more behind it. The follower goes on from an
-`update_seq` taken *before* a sweep, so that between the two nothing is missed. Unless it was answered since the sweep
-before, it is started anew from such a position: a filtered longpoll may wait for ever and gives none of its own. No
-checkpoint is stored: the state of the tasks is the checkpoint.
+the start, every `sweep_interval`, and when the backlog runs low with more behind it. The follower continues from an
+`update_seq` taken *before* a sweep, so that no change between the two is missed. If it got no answer since the sweep
+before, it is started again from a new position: a filtered longpoll may wait for ever and gives no position of its own.
+No checkpoint is stored: the state of the tasks is the checkpoint.
 """
 
 import asyncio
@@ -32,7 +32,9 @@ _SETTINGS_EVERY: Final = 10  # sweeps
 
 
 class Feed:
-    """Fills `backlog` while the settings choose us, gives the feed's documents to `copies`, watches the settings."""
+    """Fills `backlog` while the app settings choose this gateway, gives the feed's documents to `copies`, and watches
+    the settings.
+    """
 
     def __init__(
         self,
@@ -54,7 +56,7 @@ class Feed:
         self.following = Pulse("feed", couch.health)
         self._follower: asyncio.Task[NoReturn] | None = None
         self._answered = -math.inf  # loop time: when the follower last learned a position
-        self.heard: float | None = None  # loop time: when CouchDB last told what there is to send
+        self.heard: float | None = None  # loop time: when CouchDB last reported what there is to send
         settings.subscribe(backlog.low.set)
 
     async def run(self) -> NoReturn:
@@ -82,7 +84,7 @@ class Feed:
         raise AssertionError("unreachable: the loop above has no end")
 
     async def _sweep_and_follow(self, group: asyncio.TaskGroup) -> None:
-        """A sweep, and in place of the follower one that goes on from before it."""
+        """Sweeps, and replaces the follower by one that continues from before the sweep."""
         position = await until_it_works(self._couch.update_seq)
         self._follower = self._follower or group.create_task(self._follow(position))
         await self._sweep()
@@ -128,7 +130,7 @@ class Feed:
 
     async def _wait(self, since: Seq) -> Changes:
         if self._couch.health.error is not None:
-            await self._couch.update_seq()  # a feed that is back may be silent for a minute: this tells at once
+            await self._couch.update_seq()  # a feed that works again may be silent for a minute: a sweep tells at once
         return await self._changes.wait(since)
 
     def _take(self, hint: Hint) -> None:
@@ -139,6 +141,7 @@ class Feed:
                 self._copies.drop(hint.doc_id)
             else:
                 self._copies.put(hint.doc, hint.size, _time())
+            self._unsendable.look(hint.doc_id, hint.doc)
             for candidate in _candidates(hint.doc):
                 self._backlog.hint(candidate)
 
@@ -148,7 +151,7 @@ def _time() -> float:
 
 
 def _candidate(row: MessageRow) -> Candidate | None:
-    """The message of a view row, or None where it cannot be sent (CHT emits such rows, too)."""
+    """Returns the message of a view row, or None if it cannot be sent (CHT emits such rows, too)."""
     found = read_message(message_fields(row.value))
     moment = milliseconds(row.due) if isinstance(row.due, int | float) else 0
     return Candidate(moment or 0, row.doc_id, found.uuid, hash(found.text)) if found else None

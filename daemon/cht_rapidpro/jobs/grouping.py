@@ -1,9 +1,9 @@
-"""Whether messages of one text share a broadcast now, and how many (`[outgoing] coalesce`).
+"""Decides how many messages of one text share a broadcast (`[outgoing] coalesce`).
 
-RapidPro takes a hundred numbers a request, which makes minutes of what would be an afternoon; but the states of a
-message that has a broadcast of its own are exact, so while few wait each keeps one. In an anonymous workspace, which
-hides the numbers, nobody could tell later which of a broadcast's recipients got it: there nothing is grouped, and while
-it is not known whether a workspace is anonymous it is asked first.
+RapidPro takes a hundred numbers a request, so that a queue of hours takes minutes. But the delivery states of a message
+with its own broadcast are exact, so while few messages wait each has its own. An anonymous workspace hides the numbers,
+so it would be unknown which of a broadcast's recipients got it: there nothing is grouped. While it is not known whether
+a workspace is anonymous, the gateway asks RapidPro first.
 """
 
 import math
@@ -41,16 +41,16 @@ class Grouping:
         return MAX_URNS if self._is_wanted() and base is not None and self._rapidpro.hides_urns(base) is False else 1
 
     def has_to_ask(self, base: str | None) -> bool:
-        """Whether it is worth a request to learn if the workspace hides its numbers."""
+        """Whether to ask RapidPro now if the workspace hides its numbers."""
         is_known = base is None or self._rapidpro.hides_urns(base) is not None
         return not (is_known or self._has_asked) and self._is_wanted() and self._backlog.has_alike()
 
     def asked(self) -> None:
-        """The workspace was asked; where it did not answer, its first answer to a broadcast will tell."""
+        """Called after RapidPro was asked; without an answer, its first answer to a broadcast will show it."""
         self._has_asked = True
 
     def reset(self) -> None:
-        """It is another workspace now, or another token."""
+        """Forgets the workspace: address or token has changed."""
         self._has_asked = False
 
     def _is_wanted(self) -> bool:

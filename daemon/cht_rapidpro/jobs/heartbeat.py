@@ -1,8 +1,8 @@
-"""Asks CouchDB and RapidPro a harmless question where nothing else does: whether they work is known before the first
-message needs them, and an outage and its end are noticed while nothing is to be sent.
+"""Makes harmless requests to CouchDB and RapidPro while there are no others, so that it is known whether they work
+before the first message needs them, and an outage and its end are noticed while there is nothing to send.
 
 At the start, after a change of address, password or token, after a failure with growing pauses until there is an
-answer, and when nothing was heard for long. Without it a wrong token would look well until the first message.
+answer, and when there was no answer for long. Without it a wrong token would go unnoticed until the first message.
 """
 
 import asyncio
@@ -17,18 +17,18 @@ from cht_rapidpro.health import Condition, Health
 from cht_rapidpro.jobs.settings import SettingsWatch
 from cht_rapidpro.keyring import Keyring
 
-# A frozen CouchDB takes connections and says nothing, and a request of its own may wait for a minute.
-COUCHDB_QUIET: Final = 10.0  # seconds without an answer until it is asked
-COUCHDB_PATIENCE: Final = 5.0  # seconds that it has for this answer
+# A frozen CouchDB accepts connections and sends nothing, and a job's request may wait for a minute.
+COUCHDB_QUIET: Final = 10.0  # seconds without an answer until there is a request
+COUCHDB_PATIENCE: Final = 5.0  # seconds for the answer
 RAPIDPRO_QUIET: Final = 300.0
-_GRACE: Final = 2.0  # a message that is about to be sent, or sent again, makes the question needless
+_GRACE: Final = 2.0  # a message that is about to be sent, or sent again, makes the request needless
 _FIRST_PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 30.0
-_TROUBLE_PAUSE: Final = 60.0  # after what only a human can change
+_TROUBLE_PAUSE: Final = 60.0  # after a failure that needs an operator
 
 
 class Heartbeat:
-    """Makes both known and keeps them so. RapidPro is asked only while messages are sent to it."""
+    """Keeps the health of both up to date. RapidPro gets a request only while this gateway sends."""
 
     def __init__(self, couch: Couch, rapidpro: RapidPro, settings: SettingsWatch, keyring: Keyring) -> None:
         self._couch = couch
@@ -42,7 +42,7 @@ class Heartbeat:
         keyring.subscribe(self._of_rapidpro.ask)
 
     def renew(self) -> None:
-        """Asks both again: the configuration was read anew."""
+        """Requests both again, after the configuration was reloaded."""
         self._of_couchdb.ask()
         self._of_rapidpro.ask()
 
@@ -53,7 +53,7 @@ class Heartbeat:
         raise AssertionError("unreachable: neither has an end")
 
     def _take_target(self) -> None:
-        """Of another RapidPro nothing is known yet."""
+        """Forgets the health if the address is another RapidPro's."""
         if self._settings.target != self._target:
             if self._target is not None:
                 for health in self._rapidpro.healths.values():
@@ -72,14 +72,14 @@ class Heartbeat:
             pass  # its health knows
 
     async def _ask_rapidpro(self) -> None:
-        """Never beyond the limit of requests: what waits to be sent has the first right to them."""
+        """Never exceeds the limit of requests: waiting messages go first."""
         target, has_token = self._settings.target, bool(self._keyring.secrets.rapidpro_token)
         if target is not None and has_token and not self._rapidpro.budget.delay(asyncio.get_running_loop().time()):
             await self._rapidpro.probe(target)
 
 
 class _Beat:
-    """The questions about `health`; `quiet`: seconds without an answer to any of `all_of_it` until there is one."""
+    """The requests for `health`; `quiet`: seconds without an answer to any of `all_of_it` until there is a request."""
 
     def __init__(
         self, health: Health, all_of_it: Sequence[Health], quiet: float, question: Callable[[], Awaitable[None]]
@@ -95,7 +95,7 @@ class _Beat:
         self._wake.set()
 
     async def run(self) -> NoReturn:
-        """A kind of call that failed is judged by its own next answer alone, and nobody but us may ask it again."""
+        """A failed kind of call is judged only by its own next answer, and perhaps no other job makes such a call."""
         pause = _FIRST_PAUSE
         while True:
             heard = self._health.heard
@@ -107,13 +107,13 @@ class _Beat:
                 pause = _FIRST_PAUSE
                 await self._until_quiet()
                 continue
-            self._wake.clear()  # this failure is known
+            self._wake.clear()  # this failure is known already
             is_refused = self._health.condition is Condition.REFUSED
             await self._woken(_TROUBLE_PAUSE if is_refused else pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     async def _until_quiet(self) -> None:
-        """Until nothing was heard of the dependency for long, a failure, or a request to ask."""
+        """Waits until there was no answer for long, a failure, or a call of `renew`."""
         heard: list[float | None] = []
         while (latest := [each.heard for each in self._all_of_it]) != heard:
             heard = latest
@@ -121,7 +121,7 @@ class _Beat:
                 return
 
     async def _woken(self, seconds: float) -> bool:
-        """Whether a failure or a request to ask came within this time."""
+        """Returns whether a failure or a call of `renew` came within this time."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._wake.wait()

@@ -1,4 +1,4 @@
-"""A task that we hold the claim of, and the turns of its messages to be sent.
+"""A task under this daemon's claim, and its messages that are ready to be sent.
 
 The unit of a claim is the task: one with several messages sends each, and is settled once, when all have a result.
 """
@@ -15,7 +15,7 @@ from cht_rapidpro.jobs.backlog import Key
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """One moment on two clocks. `wall`: ms since the epoch, as documents say it; `loop`: s, for ages."""
+    """One moment on two clocks. `wall`: ms since the epoch, for documents; `loop`: s, for ages."""
 
     wall: int
     loop: float
@@ -23,11 +23,12 @@ class Moment:
 
 @dataclass(slots=True, eq=False)
 class HeldTask:
-    """A task under our claim, made or last renewed at `claimed` (before the write, so that it is older than it seems).
+    """A task under this daemon's claim, made or last renewed at `claimed`.
 
-    `earlier`: the claim that ours followed directly; its holder may have sent the messages. `past`: what the document
-    says of such sends, None where there is no earlier claim. `began`: when this process claimed the task first, and
-    `rapidpro_began` the same on RapidPro's clock (ms), None where RapidPro had not told it.
+    `claimed` is taken before the write, so the computed age is never too small. `earlier`: the claim before this one;
+    its holder may have sent the messages. `past`: the history of such sends, None without an earlier claim. `began`:
+    when this process first claimed the task; `rapidpro_began`: the same on RapidPro's clock (ms), None if that was not
+    known.
     """
 
     doc_id: DocId
@@ -38,10 +39,10 @@ class HeldTask:
     past: Past | None
     rapidpro_began: int | None = None
     results: dict[MessageId, Created | Refused] = field(default_factory=dict)
-    attempts: int = 0  # that may have had an effect: in flight, in doubt ever since, or an earlier holder's
+    attempts: int = 0  # sends that may have had an effect: in flight, in doubt, or by an earlier holder
     is_lost: bool = False
-    is_earlier_process: bool = False  # whether `earlier` is of a process of ours that ended before this one began
-    pause: float = 0.0  # seconds to stay away once released: it met with trouble, others shall be tried
+    is_earlier_process: bool = False  # whether `earlier` is of an earlier process of this daemon
+    pause: float = 0.0  # seconds to wait after the release: it met with trouble, other tasks go first
     company: int = 1  # how many messages of the same text a broadcast with one of these may have
     renewing: asyncio.Lock = field(default_factory=asyncio.Lock)
     began: Moment = field(init=False)
@@ -60,12 +61,12 @@ class HeldTask:
         return [(self.doc_id, message.uuid) for message in self.messages]
 
     def about(self, message: Message, gateway_ref: str = "") -> About:
-        """What the metrics are told of one of its messages."""
+        """Returns one of its messages as the metrics need it."""
         return About(self.doc_id, message.uuid, message.to, gateway_ref)
 
     @property
     def is_unused(self) -> bool:
-        """Whether surely nothing of it was sent, so that it can be given back."""
+        """Whether certainly none of its messages was sent, so that the claim can be released."""
         return not self.results and not self.attempts
 
     @property
@@ -75,7 +76,9 @@ class HeldTask:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Turn:
-    """A message that may be posted next; the oldest due goes first. `pair`: how RapidPro gets it, if it can."""
+    """A message that may be posted next; the oldest due goes first. `pair`: the message for RapidPro, or its
+    refusal.
+    """
 
     due: int
     number: int

@@ -1,7 +1,8 @@
-"""The documents that cannot be used as they are: each is named once, and all else goes on.
+"""The documents in which no claim can be stored: each is logged once, and all other documents are used.
 
-CouchDB may fail at one document for ever, refuse it, or hold what no decoder takes. Its messages wait and are tried
-again from time to time; an operator has to see which ones, and why. The list is bounded, the count is not.
+CouchDB may fail at one document for ever or refuse it, or the document cannot be decoded. Its messages wait and are
+tried again from time to time; the operator has to see which documents these are, and why. The list is bounded, the
+count is not.
 """
 
 from collections import OrderedDict
@@ -26,7 +27,9 @@ class HeldBack:
         return len(self._reasons)
 
     def hold(self, doc_id: DocId, reason: str) -> None:
-        """Names the document in one ERROR, unless it is held for this reason already. `reason` quotes no document."""
+        """Logs the document in one ERROR, unless it is held for this reason already. `reason` must not quote the
+        document.
+        """
         known = self._reasons.get(doc_id)
         self._reasons[doc_id] = reason
         if known != reason:

@@ -1,8 +1,8 @@
-"""Takes incoming messages in: into CouchDB together with whatever else waits, or onto this machine's disk.
+"""Stores incoming messages: in CouchDB, in one write with other waiting messages, or on this machine's disk.
 
-RapidPro tries once and waits for fifteen seconds, so an answer never depends on CouchDB coming back: one try that is
-cut short, then the spool at once, until the drain has got through. What is answered well is on a disk. Messages that
-wait while a write is in flight go with the next one; one write is in flight at a time.
+RapidPro tries once and waits for fifteen seconds, so an answer never depends on CouchDB's return: there is one short
+try, then messages go to the spool at once, until the drain succeeds. Every message that is answered 200 is on a disk.
+Messages that arrive while a write is in flight go with the next one; one write is in flight at a time.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from cht_rapidpro.pulse import Pulse
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 _ROWS: Final = 200  # messages a write
-_TRY: Final = 4.0  # seconds for CouchDB; with the spool's wait for its lock well below the webhook's 15
+_TRY: Final = 4.0  # seconds for CouchDB; together with the spool's wait for its lock below the webhook's 15
 _RETRY_AFTER: Final = 5.0
 
 
@@ -88,7 +88,7 @@ class Incoming:
         return self._drain.left
 
     async def store(self, arrival: Arrival) -> Stored:
-        """Where the message is, durably. Raises Unavailable."""
+        """Stores the message, and returns where it is. Raises Unavailable."""
         if len(self) >= self._max_waiting:
             raise Unavailable("too many messages wait to be stored", retry_after=_RETRY_AFTER)
         item = _Waiting(arrival, asyncio.get_running_loop().create_future())
@@ -122,7 +122,7 @@ class Incoming:
             for item, result in zip(batch, results, strict=True):
                 self._metrics.count(_ARRIVED[type(result)], _about(item.arrival))
                 _answer(item, result)
-        finally:  # this job ends: nobody is left waiting
+        finally:  # this job ends: every waiting webhook gets an answer
             for item in batch:
                 _answer(item, _unavailable())
 
@@ -138,7 +138,9 @@ class Incoming:
             return await self._store_without_spool(arrivals)
 
     async def _store_without_spool(self, arrivals: Sequence[Arrival]) -> Sequence[Stored | Unavailable]:
-        """Perhaps CouchDB works again; after a refusal only the drain asks, slowly: wrong passwords lock the user."""
+        """Tries CouchDB again; but after a refusal only the drain tries, slowly, because wrong passwords lock the
+        user.
+        """
         if isinstance(self._couch.health.error, TroubleError):
             return [_unavailable() for _ in arrivals]
         try:
@@ -167,7 +169,7 @@ class Incoming:
     async def _keep_rejected(
         self, arrivals: Sequence[Arrival], outcomes: Sequence[Outcome]
     ) -> Sequence[Stored | Unavailable]:
-        """What CouchDB will not have is kept, with the reason, for a human."""
+        """Keeps messages that CouchDB refuses, with the reason, for an operator."""
         return [
             await self._keep(arrival, outcome.reason) if isinstance(outcome, Rejected) else outcome
             for arrival, outcome in zip(arrivals, outcomes, strict=True)

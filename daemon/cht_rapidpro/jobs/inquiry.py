@@ -1,8 +1,8 @@
-"""One listing of RapidPro's messages, page by page, and what may go wrong with it.
+"""Reads one listing of RapidPro's messages, page by page.
 
-The pages come from a server that others write to meanwhile, over a network: a cursor that is not known any more begins
-the listing again, and paging that repeats itself or never ends is cut. Invariant: a listing ends, and says by its last
-page whether it was whole. Without it one bad answer would keep a daemon asking for ever.
+The list changes while it is read: after an unknown cursor the listing begins again, and paging that repeats itself or
+does not end is cut. Invariant: a listing ends, and its last page shows whether it was complete. Without this one bad
+answer would make a daemon request pages for ever.
 """
 
 from collections.abc import AsyncGenerator, Mapping
@@ -19,7 +19,7 @@ _SERVER_ERROR: Final = Doubtful("HTTP 500")
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A page: the rows that may be ours, when any of its rows was created (ms of RapidPro's clock), how it goes on.
+    """A page: the rows that may belong to tasks, when its rows were created (ms of RapidPro's clock), and its cursor.
 
     `count`: of all rows; `is_last` of its listing.
     """
@@ -39,7 +39,7 @@ class Seen:
 
 
 async def messages_of(rapidpro: RapidPro, base: str, broadcast: str) -> Seen | Failure:
-    """The messages of a broadcast; it must be an id, for an empty text would list everything."""
+    """Reads the messages of a broadcast; `broadcast` must be an id, because an empty text would list all messages."""
     answer = await rapidpro.list_rows(base, Listing.MESSAGES, {"broadcast": broadcast}, None)
     if isinstance(answer, BadCursor):
         return Doubtful("a position in a listing that has none")
@@ -56,7 +56,7 @@ async def pages_of(rapidpro: RapidPro, base: str, after: int, before: int) -> As
     while True:
         seen = await pages.next()
         if isinstance(seen, Seen) and not all(after - 2 <= each <= before + 2 for each in seen.moments):
-            seen = Doubtful("RapidPro lists what was not asked for")
+            seen = Doubtful("RapidPro lists rows that were not requested")
         yield seen
         if not isinstance(seen, Seen) or seen.is_last:
             return
@@ -90,12 +90,12 @@ class _Pages:
         return seen
 
     def _gets_on(self, seen: Seen) -> bool:
-        """Whether a page with more behind it is not before the one before: many messages are made in one ms."""
+        """Whether a page continues the listing: it is not newer than the page before, and may have the same ms."""
         before, self._reached = self._reached, min(seen.moments, default=None)
         return self._reached is not None and (before is None or self._reached <= before)
 
     async def _begin_again(self) -> Seen | Failure:
-        """Once; RapidPro forgets no position twice in a row."""
+        """Begins again, but only once in a row."""
         if self._begun_again or self._cursor is None:
             return Doubtful("RapidPro does not know its own position")
         self._begun_again = True

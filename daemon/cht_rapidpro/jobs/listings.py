@@ -1,7 +1,7 @@
 """Complete listings of RapidPro's messages and runs, at a tenth of what RapidPro allows in an hour.
 
-Whoever waits for a missed message can wait a little longer; what a delivery state or a person needs of the same limit
-must not. A listing ends whole or with an error: half a listing would be taken for all there is.
+A missed message can wait a little longer; delivery states, which share the limit, cannot. A listing is complete or ends
+with an error: half a listing would look like a complete one.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ class Listings:
         raise TransientError(f"{listing}.json has more than {_PAGES} pages")
 
     async def whole(self, base: str, listing: Listing, query: Mapping[str, str]) -> list[object]:
-        """All rows of a listing that is short: what concerns one contact."""
+        """Returns all rows of a short listing, such as one contact's."""
         return [row async for rows in self.pages(base, listing, query) for row in rows]
 
     async def _page(self, base: str, listing: Listing, query: Mapping[str, str], cursor: str | None) -> Rows:
@@ -56,7 +56,7 @@ class Listings:
                 case Rows():
                     return page
                 case Throttled():
-                    continue  # the turn waits for as long as RapidPro says
+                    continue  # `_turn` waits for as long as RapidPro says
                 case BadCursor():
                     raise TransientError(f"RapidPro has forgotten the position in {listing}.json")
                 case NotSent(why) | Trouble(why) | Doubtful(why):

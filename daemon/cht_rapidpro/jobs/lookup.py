@@ -1,8 +1,8 @@
 """Looks up in RapidPro what became of messages in doubt: one listing for all of them.
 
-A verdict says only what can be said safely. A broadcast counts for a message when nobody else has it: not a settled
-task (CouchDB's view tells), not one of our own that is not settled yet, not another daemon's that is being sent. A
-listing that failed or was cut decides nothing.
+A verdict is given only where it is certain. A broadcast counts for a message when no other task has it: not a settled
+task (by CouchDB's view), not an unsettled one of this daemon, not one that another daemon is sending. A listing that
+failed or was cut decides nothing (docs/exactly-once.md#look-up-what-is-in-doubt).
 """
 
 import asyncio
@@ -32,7 +32,7 @@ from cht_rapidpro.jobs.held import HeldTask
 from cht_rapidpro.jobs.retry import until_it_works
 from cht_rapidpro.jobs.writer import Writer
 
-SKEW: Final = 900_000  # ms by which clocks may differ: ours then and now, RapidPro's, another daemon's
+SKEW: Final = 900_000  # ms by which clocks may differ: this machine's earlier and now, RapidPro's, another daemon's
 _PAGES: Final = 1000
 _REFS: Final = 200  # refs a view request
 _SENDABLE: Final = "pending-or-forwarded"  # the view's own name for it
@@ -40,12 +40,14 @@ _SENDABLE: Final = "pending-or-forwarded"  # the view's own name for it
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """Another daemon is at a message with the same number and text: which broadcast is whose cannot be told yet."""
+    """Another daemon holds a claim on a message with the same number and text: broadcasts cannot be assigned yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A message in doubt, of a task that we hold. `until`: loop time; a broadcast made later is not its."""
+    """A message in doubt, of a task under this daemon's claim. `until`: loop time; a later broadcast is another
+    message's.
+    """
 
     key: Key
     pair: Pair
@@ -81,8 +83,8 @@ class Lookup:
     ) -> dict[Key, Verdict | Blocked] | str:
         """A verdict for each message, or why RapidPro could not be asked.
 
-        `known`: what other messages of ours have brought about, by the URNs that we posted, whether their documents say
-        so yet or not. Open claims are read before the settled tasks: what is settled in between is seen there.
+        `known`: broadcasts of this daemon's other messages, by the URNs that were posted, settled or not. Open claims
+        are read before the settled tasks, so that a task that is settled in between is seen as settled.
         """
         now = await self._clock(base)
         questions = [self._question(item, now) for item in asked]
@@ -95,7 +97,8 @@ class Lookup:
         listed = list(found.values())
         blocked, hidden, former = await self._alike({item.pair for item in asked}, {one.id for one in listed}, settings)
         holders = list(dict.fromkeys([*await self._holders(listed, settings), *hidden]))
-        # A claim drops the gateway_ref: who holds one again was settled by another instance, and wants no place more.
+        # A claim drops the gateway_ref: a task that has one again was settled by another instance, and needs no
+        # broadcast.
         settled = {key for holder in holders for key, _ in holder.messages}
         verdicts: dict[Key, Verdict] = {question.key: Absent() for question in questions if question.key in settled}
         open_questions = [question for question in questions if question.key not in settled]
@@ -104,10 +107,10 @@ class Lookup:
         return {item.key: Blocked() if item.pair in blocked else verdicts[item.key] for item in asked}
 
     def _question(self, item: Asked, now: int) -> Question:
-        """The window in which the broadcast was made. `now`: RapidPro's clock.
+        """Returns the window in which the broadcast can have been made. `now`: RapidPro's clock.
 
-        It is bounded by RapidPro's clock and by the loop time that has passed. What documents and our wall clock say
-        only widens it.
+        RapidPro's clock and the loop time that has passed bound the window. Stamps in documents and this machine's wall
+        clock only widen it.
         """
         loop_now = asyncio.get_running_loop().time()
         began = item.held.began
@@ -127,7 +130,9 @@ class Lookup:
         return self._rapidpro.clock()
 
     async def _clock(self, base: str) -> int:
-        """RapidPro's present time, which bounds the listing; ours, which may differ, where it does not tell."""
+        """Returns RapidPro's present time, which bounds the listing; this machine's time if RapidPro does not send
+        it.
+        """
         if self._rapidpro.clock() is None:
             await self._turn()
             await self._rapidpro.probe(base)
@@ -170,9 +175,9 @@ class Lookup:
         return [holder async for doc in self._docs(ids) for holder in holders_in(doc, wanted, settings)]
 
     async def _docs(self, ids: Collection[DocId]) -> AsyncIterator[Doc]:
-        """A part of them at a time: a campaign of minutes is thousands of documents."""
+        """Reads the documents in parts: a campaign of minutes is thousands of documents."""
         ordered = sorted(ids)
-        while ordered:  # few of them where they are long
+        while ordered:  # fewer of them if they are long
             part, ordered = ordered[: self._couch.rows_at_once], ordered[self._couch.rows_at_once :]
             for doc in (await until_it_works(self._couch.read, part)).values():
                 yield doc
@@ -185,18 +190,18 @@ class Lookup:
     async def _alike(
         self, pairs: Collection[Pair], refs: Collection[BroadcastId], settings: Mapping[str, Any]
     ) -> tuple[set[Pair], list[Holder], list[Place]]:
-        """What sendable tasks with a message of one of these pairs say, their losing branches included.
+        """Reads the sendable tasks with a message of one of these pairs, losing branches included.
 
-        First the pairs of which another instance holds an unsettled claim, however old: what it knows of its broadcast
-        stands nowhere yet. Its claim is settled, renewed, or taken over by us in the end; then the two messages are
-        looked up together. Then the tasks whose broadcast only a losing branch names, which no view shows; and the
+        Returns first the pairs of which another instance holds an unsettled claim, however old: its broadcast is not in
+        any document yet. That claim is settled, renewed, or taken over in the end; then the two messages are looked up
+        together. Returns second the tasks whose broadcast only a losing branch names, which no view shows; third the
         broadcasts that messages had before an operator ordered them to be sent again.
         """
         blocked: set[Pair] = set()
         hidden: list[Holder] = []
         former: list[Place] = []
         ids = sorted(await until_it_works(self._sendable_alike, pairs, settings))
-        while ids:  # few at a time where they are long
+        while ids:  # fewer at a time if they are long
             part, ids = ids[: self._couch.rows_at_once], ids[self._couch.rows_at_once :]
             for doc in (await self._writer.latest(part)).values():
                 blocked |= {pair for pair in self._foreign_in(doc, settings) if pair in pairs}

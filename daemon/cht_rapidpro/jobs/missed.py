@@ -1,7 +1,7 @@
-"""Which of the messages in a page of RapidPro's listing are recorded nowhere: a class for each kind of id a flow sends.
+"""Finds the messages without a record in a page of RapidPro's listing: a class for each kind of id that a flow sends.
 
-Each finds them in a page of its `listing`, asked for by its `query`. `before`, in ms of RapidPro's clock: what is
-younger is left for the next look, since its webhook may be on its way.
+Each class reads pages of its `listing` with its `query`. `before`, in ms of RapidPro's clock: younger messages are left
+for the next listing, because their webhook may be on its way.
 """
 
 from collections.abc import AsyncGenerator, Callable, Collection
@@ -22,7 +22,9 @@ _DAY: Final = 24 * 3_600_000
 
 @dataclass(frozen=True, slots=True)
 class Missed:
-    """A message that nobody has recorded, under the id that the flow gave it; `input` None: it is not to be found."""
+    """A message without a record, under the id that the flow gave it; `input` None: RapidPro does not show the
+    message.
+    """
 
     id: str
     at: int
@@ -47,7 +49,7 @@ class MissedMessages:
         return {"folder": "flows", "after": timestamp(after)}
 
     async def recorded(self, rows: list[object]) -> list[int]:
-        """When those came that are recorded, ms since the epoch, the latest first. Raises TroubleError."""
+        """Returns when the recorded messages came, ms since the epoch, the latest first. Raises TroubleError."""
         came = {message.uuid: message.at for message in self._inputs(rows)}
         return sorted((came[uuid] for uuid in await self._recorded.known(came)), reverse=True)
 
@@ -83,7 +85,7 @@ class MissedRuns:
         return {"flow": self._flow, "after": timestamp(after), "paths": "false"}
 
     async def recorded(self, rows: list[object]) -> list[int]:
-        """When those began that are recorded, ms since the epoch, the latest first."""
+        """Returns when the recorded runs began, ms since the epoch, the latest first."""
         began = {run.uuid: run.started for run in read_runs(rows, self._flow)}
         return sorted((began[uuid] for uuid in await self._recorded.known(began)), reverse=True)
 
@@ -99,7 +101,7 @@ class MissedRuns:
                 yield missed
 
     async def _of(self, base: str, contact: str, asked: Collection[Run], before: int) -> list[Missed]:
-        """What is missed of one contact's runs.
+        """Yields the missed messages of one contact's runs.
 
         The messages are listed first: each of them has its run in the second listing. A run that began in between has
         no message in the first one, and must not take another's.

@@ -1,6 +1,6 @@
-"""What is wrong with the flow that calls the webhook, as far as its messages show: for the log, the page and `check`.
+"""Mistakes in the flow that calls the webhook, found in its messages: for the log, the page and `check`.
 
-A WARNING an hour and mistake; each is forgotten a day after it was last seen.
+Each mistake is one WARNING an hour, and is forgotten a day after it was last seen.
 """
 
 import time
@@ -25,7 +25,7 @@ class _Seen:
 
 
 class MiswiredFlow:
-    """The mistakes are of a closed set but for the name of an expression; `_MOST` of them are kept."""
+    """The mistakes are a closed set, except for the names of expressions; at most `_MOST` are kept."""
 
     _MOST: Final = 20
 

@@ -1,9 +1,9 @@
-"""Finds the tasks that wait for news in CHT's views, page by page, and keeps the watchlist filled.
+"""Finds the tasks that wait for a state in CHT's views, page by page, and fills the watchlist.
 
-What the relay settles it tells itself; other daemons' tasks, and everything after a restart, stand in CouchDB only. So
-each round reads what changed in the last minutes, and an hourly walk goes over all that is young enough, a bounded part
-a round. Documents are read only where the view shows a state that is not known yet. Messages that are too old lie
-outside of the key range: a million of them cost nothing.
+The relay reports the tasks that it settles; other daemons' tasks, and all tasks after a restart, are only in CouchDB.
+So each round reads the changes of the last minutes, and an hourly walk reads all tasks that are young enough, a bounded
+part a round. Documents are read only if the view shows a new state. Messages that are too old are outside of the key
+range: a million of them cost nothing.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 _WALK_EVERY: Final = 3600.0  # s of loop time
 _OVERLAP: Final = 300_000  # ms by which another daemon's clock, or its writes, may be late
 _PAGES: Final = 20  # a round
-_PAGES_WITHOUT_TIMES: Final = 2  # each row of these is a document to read
+_PAGES_WITHOUT_TIMES: Final = 2  # each row of these needs a document read
 
 Pages = AsyncGenerator[list[StateRow], None]
 
@@ -54,7 +54,7 @@ class OutstandingTasks:
         self._told = False
 
     async def refresh(self, now: int) -> None:
-        """One round's part of the reading. `now`: ms since the epoch. Raises TransientError and TroubleError."""
+        """Reads one round's part. `now`: ms since the epoch. Raises TransientError and TroubleError."""
         loop_time = asyncio.get_running_loop().time()
         if self._has_times:
             await self._read_latest(now)
@@ -69,7 +69,7 @@ class OutstandingTasks:
                 raise
 
     async def close(self) -> None:
-        """Forgets where the walk was: the next round begins anew."""
+        """Forgets the position of the walk: the next round begins again."""
         self._next_walk = 0.0
         if self._walk is not None:
             walk, self._walk = self._walk, None
@@ -82,7 +82,7 @@ class OutstandingTasks:
         if await has_view(self._couch, GATEWAY_MESSAGES_BY_STATE):
             return self._without_times()
         if not self._told:
-            log.error("view.missing", view="/".join(BY_LAST_UPDATED_STATE), means="states of our own sends only")
+            log.error("view.missing", view="/".join(BY_LAST_UPDATED_STATE), means="only states of own sends")
         self._told = True
         return None
 
@@ -103,7 +103,7 @@ class OutstandingTasks:
             await self._take(page, now)
 
     async def _read_latest(self, now: int) -> None:
-        """What changed in the last minutes; rows of tasks that are none of ours are not looked at again and again."""
+        """Reads the changes of the last minutes; rows of other gateways' tasks are remembered and skipped."""
         seen: set[tuple[DocId, str, float]] = set()
         async with aclosing(updated_since(self._couch, now - _OVERLAP)) as pages:
             count = 0

@@ -1,8 +1,7 @@
-"""Posts one broadcast: under claims that are young enough, and with a note of what it may have brought about.
+"""Posts one broadcast: only under young claims, and records messages whose outcome is unknown.
 
-No POST begins under an old claim, which another daemon may be about to take over, nor for a message that the document
-does not want sent any more. A message whose answer leaves it open whether it was sent is in doubt before anything else
-can happen to it.
+No POST begins under an old claim, which another daemon may soon take over, nor for a message that its document no
+longer wants sent. A message with an ambiguous answer is put in doubt before anything else can happen to it.
 """
 
 import asyncio
@@ -39,7 +38,7 @@ class Posting:
         self._claim_timeout = claim_timeout
 
     async def post(self, turns: list[Turn]) -> list[tuple[Turn, Answer | Again]]:
-        """What RapidPro's answer means for each of the messages; one that is not ours to send any more is left out."""
+        """Posts the messages; returns what the answer means for each. A message under a lost claim is left out."""
         turns = [turn for turn in turns if not turn.task.is_lost]
         turns = await self._confirmed(turns)
         pairs = [turn.pair for turn in turns if isinstance(turn.pair, Pair)]
@@ -58,10 +57,10 @@ class Posting:
         return list(zip(turns, share(answer, len(turns)), strict=True))
 
     async def _confirmed(self, turns: list[Turn]) -> list[Turn]:
-        """Those that are still ours to send, under claims young enough to post under them.
+        """Renews claims older than half of `claim_timeout`; returns the messages whose claim is still held.
 
-        An old claim is renewed first. What was claimed longer ago than a moment is read again, in one request: others
-        may have cleared it, deleted it or changed it meanwhile.
+        Documents that were last seen more than two seconds ago are read again, in one request: a message may have been
+        cleared, deleted or changed meanwhile.
         """
         while turns:
             if stale := {turn.task for turn in turns if self._is_stale(turn.task)}:

@@ -1,4 +1,4 @@
-"""What a round asks RapidPro: which messages are due, when they were created, and how many requests that may take."""
+"""The input of a polling round: which messages are due, when they were created, and how many requests it may make."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from cht_rapidpro.domain.planner import Round
 from cht_rapidpro.jobs.backlog import Backlog
 from cht_rapidpro.jobs.watchlist import Watched, Watchlist
 
-_REQUESTS: Final = 1000  # a round, where nothing else limits them
+_REQUESTS: Final = 1000  # a round, if there is no other limit
 _MARGIN: Final = 60_000  # ms around the times in a history, for clocks that differ
 
 
@@ -33,9 +33,10 @@ class Questions:
         self._wall_clock = wall_clock
 
     def begin(self, now: int, *, ours_only: bool, is_late: bool) -> Round[Watched]:
-        """What is due. `now`: ms of the loop's own clock; `ours_only`: without what other gateways have sent.
+        """Returns the due messages. `now`: loop time in ms; `ours_only`: without messages that other gateways have
+        sent.
 
-        `is_late`: the round before has left something over, which comes first.
+        `is_late`: the round before has left messages, which come first.
         """
         due = [each for each in self._watchlist.due(now) if each.task.is_ours or not ours_only]
         present = self.ahead()
@@ -49,17 +50,17 @@ class Questions:
         return Round(due, by_turn=is_late)
 
     def ahead(self) -> int:
-        """Ms by which RapidPro's clock is ahead of ours, as far as it has told."""
+        """Ms by which RapidPro's clock is ahead of this machine's, by its last answer."""
         ours = self._wall_clock()
         return (self._rapidpro.clock() or ours) - ours
 
     def horizon(self) -> int:
-        """The present time, ms since the epoch, by the clock that is behind: what is read since then is the more."""
+        """The present time, ms since the epoch, by the clock that is behind, so that more is read, not less."""
         ours = self._wall_clock()
         return min(self._rapidpro.clock() or ours, ours)
 
     def budget(self) -> int:
-        """Requests that this round may make: its part of what is left in the hour, more where much is left."""
+        """Returns how many requests this round may make: its part of the hour's rest, more if much is left."""
         spare, per_hour = self.spare(Scope.MESSAGES), self._rapidpro.budgets[Scope.MESSAGES].per_hour
         if spare is None or per_hour is None:
             return _REQUESTS if spare is None else spare
@@ -67,5 +68,5 @@ class Questions:
         return min(spare, max(per_round, spare // 10))
 
     def spare(self, scope: Scope) -> int | None:
-        """Requests that may be spent on questions now; None: no limit."""
+        """Returns how many requests polling may make now; None: no limit."""
         return self._rapidpro.sharing.spare(scope, asyncio.get_running_loop().time(), len(self._backlog))

@@ -1,8 +1,8 @@
-"""The messages whose claim stands and that wait to be posted, gathered into broadcasts.
+"""The claimed messages that wait to be posted, gathered into broadcasts.
 
-Those of one text that may go together (`HeldTask.company`) wait as one group, whichever claim brought them; a broadcast
-is cut from a group only when it is about to be posted. No number is in a broadcast twice, however it is written:
-RapidPro would make one SMS of the two.
+Messages of one text that may share a broadcast (`HeldTask.company`) wait as one group, independent of their claims; a
+broadcast is taken from a group only when it is about to be posted. No number is in a broadcast twice, in any spelling:
+RapidPro would send one SMS for the two.
 """
 
 import math
@@ -37,7 +37,9 @@ class Ready:
         self._groups.setdefault(_group(turn), []).append(turn)
 
     def pop(self) -> list[Turn]:
-        """The messages of the next broadcast: the oldest due and those that go with it. Never called when empty."""
+        """Takes the messages of the next broadcast: the oldest due and the ones that share it. Must not be called when
+        empty.
+        """
         key, turns = min(self._groups.items(), key=lambda group: min(group[1]))
         chosen: dict[Hashable, Turn] = {}
         left = []
@@ -62,7 +64,7 @@ class Ready:
 
 
 def _group(turn: Turn) -> Hashable:
-    """Equal for messages that may go out together: one text, and as much company allowed."""
+    """Returns the group's key: equal for messages that may share a broadcast."""
     if isinstance(turn.pair, Pair) and turn.company > _ALONE:
         return turn.pair.text, turn.company
     return turn.number

@@ -1,7 +1,7 @@
-"""Whom a broadcast was sent to, for messages whose URN does not tell whose they are.
+"""Finds the recipients of a broadcast, for messages whose URN does not show their task.
 
-RapidPro sends to a contact's preferred URN, which may be another one than was posted, and an anonymous workspace hides
-them all. Then a row is a task's only where all recipients of the broadcast are known.
+RapidPro sends to a contact's preferred URN, which may differ from the posted one, and an anonymous workspace hides all
+URNs. Then a row belongs to a task only if all recipients of the broadcast are known.
 """
 
 from collections import defaultdict
@@ -27,14 +27,14 @@ class Recipients:
         self._settings = settings
 
     async def listed(self, base: str, broadcast: BroadcastId) -> Listed | Failure | None:
-        """The broadcast as RapidPro lists it, its recipients among the rest; None where RapidPro has none."""
+        """Returns the broadcast as RapidPro lists it, with its recipients; None if RapidPro has none."""
         answer = await self._rapidpro.list_rows(base, Listing.BROADCASTS, {"id": broadcast}, None)
         if not isinstance(answer, Rows):
             return answer if isinstance(answer, Failure) else Doubtful("a position in a listing that has none")
         return next((row for row in filter(None, map(read_listed, answer.rows)) if row.id == broadcast), None)
 
     async def of_tasks(self, broadcasts: Sequence[BroadcastId]) -> dict[BroadcastId, tuple[str, ...]]:
-        """The URNs in the tasks that hold these broadcasts: all that an anonymous workspace leaves to know."""
+        """Returns the URNs in the tasks that hold these broadcasts: the only source in an anonymous workspace."""
         found: dict[BroadcastId, list[str]] = defaultdict(list)
         values: Any = self._settings.settings.values if self._settings.settings else {}
         for start in range(0, len(broadcasts), _REFS):

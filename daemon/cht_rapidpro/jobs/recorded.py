@@ -1,7 +1,8 @@
-"""What has become of messages under an id: a document, one of CHT's own gateway, a deleted one, a row in the spool.
+"""Finds what exists under a message id: a document, a record of CHT's own gateway, a deleted document, a row in the
+spool.
 
-The backfill leaves alone what is known here. The spool is asked before CouchDB: a row that is drained in between is
-seen there.
+The backfill skips messages that are known here. The spool is read before CouchDB, so that a row that is drained in
+between is seen in CouchDB.
 """
 
 from collections.abc import Collection, Mapping
@@ -22,7 +23,7 @@ class RecordedMessages:
         self._spool = spool
 
     async def known(self, came: Mapping[str, int]) -> set[str]:
-        """The ids under which there is, or was, anything. `came`: when each did, ms since the epoch."""
+        """Returns the ids that have, or had, a record. `came`: when each message came, ms since the epoch."""
         known = {str(arrival.id) for arrival in await self._spool.under(came)}
         places = {each: _places(each, at) for each, at in came.items()}
         existing = await self._received.existing(set().union(*places.values()))
@@ -30,7 +31,9 @@ class RecordedMessages:
         return known | (await self._couch.holders([each for each in came if each not in known])).keys()
 
     async def texts(self, ids: Collection[str]) -> dict[str, list[str]]:
-        """The messages under each of these ids that are not deleted: several where one id came with several."""
+        """Returns the messages under each of these ids that are not deleted: several if an id was used several
+        times.
+        """
         texts: dict[str, list[str]] = {each: [] for each in ids}
         for arrival in await self._spool.under(ids):
             texts[str(arrival.id)].append(str(arrival.content))
@@ -42,7 +45,7 @@ class RecordedMessages:
         return texts
 
     async def seconds(self, arrivals: Collection[Arrival]) -> set[Arrival]:
-        """Those that have, or had, a document as another message than the first one of their id."""
+        """Returns the messages that have, or had, a document as a later message of their id."""
         places = {each: set(map(second_id, _days(each))) for each in arrivals}
         existing = await self._received.existing(set().union(*places.values()))
         return {each for each, ids in places.items() if ids & existing}

@@ -1,8 +1,8 @@
-"""Makes documents of incoming messages and stores each exactly once, whoever brings it and however often.
+"""Makes documents of incoming messages and stores each exactly once, for webhooks, spool and backfill.
 
 The `_id` comes from the message id, so CouchDB itself refuses a second document. A conflict is looked at: the same
-message is stored already, another one under the same id (a flow that waits sends one `run.uuid` several times) gets
-the second id that belongs to it. Without the look a reused id would swallow a message.
+message is stored already, another one under the same id (a flow that waits sends one `run.uuid` several times) gets the
+second id that belongs to it. Without the comparison a reused id would lose a message.
 
 A webhook's message whose id is time-ordered is written straight away. Every other message is looked up first: one of
 the spool or of the backfill, since a write to the `_id` of a deleted document would bring it back, and deleted counts

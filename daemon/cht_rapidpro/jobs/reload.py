@@ -1,8 +1,8 @@
-"""SIGHUP: reads the configuration again and puts into force what can change while the daemon runs.
+"""SIGHUP: reads the configuration again and applies the keys that can change while the daemon runs.
 
-The file is checked whole, as at the start: a bad one changes nothing and is one ERROR. One line tells what is in force
-now, what was changed in the file and waits for a restart, and which secrets a reload can never change. Without that
-line somebody who has rotated a token could not know whether the old one may be revoked.
+The whole file is checked, as at the start: a bad file changes nothing and is one ERROR. One line names the keys that
+are in force now, the changed keys that wait for a restart, and the secrets that a reload can never change. Without that
+line an operator who has rotated a token would not know whether the old one may be revoked.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from cht_rapidpro.errors import ConfigError
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-# What a collaborator takes over while it runs; a secret counts with the key that names its file.
+# The keys that a reload applies; a secret counts with the key that names its file.
 RELOADED: Final = frozenset(
     {
         "couchdb.user",
@@ -34,7 +34,7 @@ RELOADED: Final = frozenset(
         "log.level",
     }
 )
-# A secret belongs to a place: where that waits for a restart, the new secret does, too, and the old one stays.
+# A secret belongs to an address: if a new address waits for a restart, the new secret waits, too.
 _BOUND: Final = {
     "couchdb.url": {"couchdb.user", "couchdb.password", "couchdb.password_file"},
     "rapidpro.url": {"rapidpro.token", "rapidpro.token_file"},
@@ -43,7 +43,7 @@ _BOUND: Final = {
 
 
 class Reload:
-    """`requested` is set by the signal; `load` reads the file anew, in a thread, and raises ConfigError."""
+    """`requested` is set by the signal; `load` reads the file again, in a thread, and raises ConfigError."""
 
     def __init__(
         self, config: Config, load: Callable[[], Config], requested: asyncio.Event, notifier: Notifier = SILENT
@@ -77,7 +77,7 @@ class Reload:
         self._config = _with(self._config, found, reloaded)
         for listener in self._listeners:
             listener(self._config)
-        # Whoever asked for it is told at every level.
+        # Logged even if the level would hide it, because an operator asked for the reload.
         logs.set_level("info")
         for warning in found.warnings:
             log.warning("config.warned", warning=warning)

@@ -1,7 +1,7 @@
-"""Repeating what may be repeated: one policy for every idempotent call to CouchDB.
+"""Repeats idempotent calls to CouchDB, with one policy.
 
-Quick and jittered while CouchDB is away, slow after what only a human can mend. After a refused password the question
-comes every second, because the adapter (login.py) answers it by itself until there is a newer one.
+Pauses are short and jittered while CouchDB is away, and long after trouble that needs an operator. After a refused
+password there is a try every second, because the adapter (login.py) refuses it locally until there is a newer password.
 """
 
 from collections.abc import Awaitable, Callable
@@ -29,7 +29,7 @@ def pause(attempt: tenacity.RetryCallState) -> float:
 async def until_it_works(call: Callable[..., Awaitable[T]], *args: object) -> T:
     """The result of `call(*args)`, repeated for ever while it raises TransientError or TroubleError.
 
-    The adapter's `health` tells of it, so nothing is logged here.
+    The adapter's `health` logs the failure, so nothing is logged here.
     """
     again = tenacity.retry_if_exception_type((TransientError, TroubleError))
     return await tenacity.AsyncRetrying(retry=again, wait=pause)(call, *args)

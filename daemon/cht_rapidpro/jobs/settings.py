@@ -1,8 +1,8 @@
-"""Keeps the snapshot of CHT's app settings and translations, and with it the answer to "do we send, and where to".
+"""Keeps the snapshot of CHT's app settings and translations, and decides whether and where this gateway sends.
 
-All the documents are read at the start, whenever the feed tells of a change of one, and now and then; the snapshot is
-swapped whole. While the settings are invalid the last good one stays, with an ERROR; before the first one nothing is
-sent, and incoming messages wait in the spool.
+All the documents are read at the start, when the feed shows a change of one, and every tenth sweep; the snapshot is
+replaced as a whole. While the settings are invalid the last good one stays, with an ERROR; before the first one nothing
+is sent, and incoming messages wait in the spool.
 """
 
 import asyncio
@@ -34,15 +34,16 @@ from cht_rapidpro.pulse import Pulse
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 _HOST_MEANS: Final = (
-    "our token goes to the new host from now on, and the states of what was sent by the old one will not be found; set"
-    " sms.rapidpro.url back if nobody meant that, or pin it by [rapidpro] url"
+    "the token goes to the new host from now on, and states of messages that the old host sent will not be found;"
+    " if this was not intended, set sms.rapidpro.url back, or pin the address by [rapidpro] url"
 )
 
 
 class SettingsWatch:
     """`settings`: the last good snapshot (None: never read).
 
-    `base`: RapidPro's base URL, None while it is not known; `target`: the same while we send, else None; `choice`: why.
+    `base`: RapidPro's base URL, None while it is not known; `target`: the same while this gateway sends, else None;
+    `choice`: the reason.
     """
 
     def __init__(self, couch: Couch, cht: Cht, rapidpro: Rapidpro) -> None:
@@ -61,7 +62,7 @@ class SettingsWatch:
 
     @property
     def polled(self) -> str | None:
-        """The base URL to ask for the states of what was sent; None while CHT's own RapidPro gateway asks itself."""
+        """The base URL for polling delivery states; None while CHT's own RapidPro gateway polls."""
         if self.target is None and self.settings and self.settings.outgoing_service == BUILT_IN_SERVICE:
             return None
         return self.base if self.settings else None
@@ -71,11 +72,11 @@ class SettingsWatch:
         self._listeners.append(listener)
 
     def refresh(self) -> None:
-        """Asks for the documents to be read again."""
+        """Requests another reading of the documents."""
         self._requested.set()
 
     def problems(self) -> Iterator[Finding]:
-        """What a human has to change in the app settings, and, to be known, that another gateway is chosen."""
+        """The problems in the app settings, and the information that another gateway is chosen."""
         if self._problem:
             yield Finding(Level.BROKEN, "CHT's app settings cannot be used.", advice=f"{self._problem}.")
         if self.choice is not None and self.choice.conflict:
@@ -114,7 +115,7 @@ class SettingsWatch:
             listener()
 
     def _tell(self, choice: Choice) -> None:
-        """One line when the choice changes: on, off, or a conflict that a human has to solve."""
+        """Logs a change of the choice: on, off, or a conflict that an operator has to solve."""
         if choice == self.choice:
             return
         self.choice = choice

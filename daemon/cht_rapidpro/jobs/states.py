@@ -1,7 +1,7 @@
-"""Writes what RapidPro says about messages into their tasks: one history entry a change, none without a change.
+"""Writes delivery states into tasks: one history entry for each change, none without a change.
 
-Whether a task may still go to its new state is decided on the document itself (domain/delivery.py): it may have been
-changed by others since it was read.
+The edit decides on the latest document whether a task may go to its new state (domain/delivery.py), because other
+programs may have changed the task since it was read.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 _FINAL: Final = (State.SENT, State.DELIVERED, State.FAILED)
 _COUNTED: Final = {State.DELIVERED: Outcome.DELIVERED, State.FAILED: Outcome.FAILED}
 FRESH: Final = 2000  # ms
-_UNKNOWN: Final = 100  # statuses told; RapidPro has ten
+_UNKNOWN: Final = 100  # statuses that were logged; RapidPro has ten
 
 
 class States:
@@ -49,22 +49,22 @@ class States:
         self._unknown: set[str] = set()
 
     def tell_unknown(self, status: str) -> None:
-        """A status that nobody knows changes nothing; one WARNING a status."""
+        """Logs an unknown status, once for each; it changes nothing."""
         if status not in self._unknown and len(self._unknown) < _UNKNOWN:
             self._unknown.add(status)
             log.warning("status.unknown", status=status[:40])
 
     def tell_unmatched(self, watched: Watched, means: str) -> None:
-        """RapidPro has messages of the broadcast, and none of them is surely the task's."""
+        """Logs that RapidPro has messages of the broadcast, but none can be matched to the task."""
         task = watched.task
         log.warning("state.unmatched", doc=task.doc_id, message=task.uuid, gateway_ref=task.broadcast, means=means)
 
     def is_fresh(self, watched: Watched, now: int) -> bool:
-        """Whether the task changed so lately that Sentinel may be writing its document. `now`: of the loop, in ms."""
+        """Whether the task changed so recently that Sentinel may be writing its document. `now`: loop time in ms."""
         return now - watched.entered < FRESH
 
     def is_news(self, watched: Watched, change: StateChange) -> bool:
-        """Whether the task, as we know it, is to be brought to this state."""
+        """Whether the task, as last seen, has to be set to this state."""
         if self._write == "final" and change.state not in _FINAL:
             return False
         if watched.task.state == State.FAILED and change.state != State.DELIVERED:
@@ -72,7 +72,7 @@ class States:
         return (watched.task.state, watched.task.details) != change
 
     async def write(self, changes: Iterable[tuple[Watched, StateChange]]) -> None:
-        """Together, for the writer to gather."""
+        """Writes the changes together, so that the writer can gather them."""
         async with asyncio.TaskGroup() as group:
             for watched, change in changes:
                 group.create_task(self._write_one(watched, change))
@@ -96,7 +96,7 @@ class States:
         self._follow(watched, next(iter(meant), None))
 
     def _follow(self, watched: Watched, task: Task | None) -> None:
-        """The task as it is now; what waits for nothing any more leaves the list."""
+        """Updates the watchlist with the task's present state; a finished task leaves the list."""
         values = self._settings.settings.values if self._settings.settings else {}
         found = read_outstanding(watched.task.doc_id, task, values) if task is not None else None
         if found is None:
@@ -110,6 +110,6 @@ def _failure(change: StateChange) -> str:
 
 
 def _has_made(tasks: Iterable[Task], change: StateChange, now: int) -> bool:
-    """Whether one of the tasks says what this very edit has written into it."""
+    """Whether one of the tasks has the history entry that this edit has written."""
     expected = {"state": change.state, "state_details": change.details, "timestamp": timestamp(now)}
     return any(entries[-1] == expected for task in tasks if (entries := history(task)))

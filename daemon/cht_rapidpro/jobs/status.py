@@ -1,9 +1,9 @@
-"""What the daemon knows about itself, put together for people, for Prometheus and for systemd.
+"""The daemon's status, for people, for Prometheus and for systemd.
 
-Every figure is read from its owner at the moment somebody asks; nothing is kept twice. `figures`, `healths` and
-`problems` are plain, so that the composition root adds a line for each part of the daemon. Whatever shows how it does
-is made from `findings`, so that no two places can disagree. Error texts pass the log's mask: the page is as public as
-the journal.
+Every figure is read from its owner at the moment of the request; no figure is kept twice. `figures`, `healths` and
+`problems` are plain, so that the composition root adds a line for each part of the daemon. Every view of the status is
+made from `findings`, so that no two can disagree. Error texts pass the log's mask, because the page is as public as the
+journal.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from cht_rapidpro.domain.attention import Group, grouped
 from cht_rapidpro.domain.claim import Instance
-from cht_rapidpro.domain.findings import Dependency, Finding, Level, find, worst
+from cht_rapidpro.domain.findings import Dependency, Finding, Level, counted, find, worst
 from cht_rapidpro.health import Health
 from cht_rapidpro.jobs.settings import SettingsWatch
 from cht_rapidpro.logs import masked, masked_id
@@ -28,11 +28,11 @@ _UP: Final = {"works": 1, "lost": 0, "refused": 0}
 
 
 class Status:
-    """`figures`: how each is read, by its name in `metrics.GAUGES`; `healths`: of the dependencies.
+    """`figures`: the function that reads each, by its name in `metrics.GAUGES`; `healths`: of the dependencies.
 
-    `can_store`: False while an incoming message could be stored nowhere; `problems`: what single parts have to report.
-    `paused`: the pause of sending, None where there is none. `stuck`: by what is the matter, the documents
-    with their reasons. `miswired`: what is wrong with the flow.
+    `can_store`: False while an incoming message cannot be stored; `problems`: the problems of single parts. `paused`:
+    the pause of sending, None if there is none. `stuck`: by kind of problem, the documents with their reasons.
+    `miswired`: mistakes in the flow.
     """
 
     def __init__(self, me: Instance, settings: SettingsWatch, healths: Iterable[Health]) -> None:
@@ -53,13 +53,13 @@ class Status:
         }
 
     def read(self) -> dict[str, Figure]:
-        """All figures at present."""
+        """Reads all figures."""
         own = {name: read() for name, read in self.figures.items()}
         state = worst(self._findings(own))
         return {"state": {level: int(level is state) for level in Level}, **own}
 
     def watch(self, pulses: Iterable[Pulse], jobs: Iterable[asyncio.Task[Any]]) -> None:
-        """Parts of the program that have to make progress, and jobs none of which ends by itself."""
+        """Adds parts that have to make progress, and jobs that must not end by themselves."""
         self._pulses += pulses
         self._jobs += jobs
 
@@ -69,14 +69,14 @@ class Status:
         return stuck | {job.get_name() for job in self._jobs if job.done()}
 
     def findings(self) -> list[Finding]:
-        """What is amiss at present, the worst first."""
+        """The present findings, the worst first."""
         return self._findings({name: read() for name, read in self.figures.items()})
 
     def overall(self) -> Level:
         return worst(self.findings())
 
     def snapshot(self) -> dict[str, Any]:
-        """All of it, as JSON types."""
+        """The whole status, as JSON types."""
         choice = self._settings.choice
         figures = {name: read() for name, read in self.figures.items()}
         findings = self._findings(figures)
@@ -99,12 +99,12 @@ class Status:
         }
 
     def tell(self) -> None:
-        """Logs what has become so by the passing of time alone."""
+        """Logs changes that only the passing of time has caused."""
         for health in self.healths:
             health.tell()
 
     def line(self) -> str:
-        """One line for systemd: the state, what is amiss, and what waits."""
+        """The line for systemd: the state, the findings, and what waits."""
         figures = {name: read() for name, read in self.figures.items()}
         findings = self._findings(figures)
         amiss = [finding.what.rstrip(".") for finding in findings if finding.level is not Level.OK]
@@ -121,7 +121,9 @@ class Status:
             yield from grouped(what, ((masked_id(doc), masked(reason)) for doc, reason in read()))
 
     def _dependencies(self) -> Iterator[Dependency]:
-        """RapidPro is needed for sending alone, and a scope of its own has no question that is harmless."""
+        """RapidPro is needed only for sending, and its other scopes have no harmless request that would show their
+        state.
+        """
         for health in self.healths:
             yield Dependency(
                 name=health.dependency,
@@ -133,13 +135,13 @@ class Status:
             )
 
     def _miswirings(self) -> Iterator[Finding]:
-        """Its messages are stored as CHT stores them, so this is no reason to call the daemon broken."""
+        """The flow's messages are stored as CHT stores them, so its mistakes do not make the daemon `broken`."""
         for found in self.miswired():
             yield Finding(
                 Level.DEGRADED,
-                f"RapidPro's flow sends {found['sends']} as `{found['field']}`.",
-                f"{found['times']} times since the start.",
-                advice="Correct the body of the flow's webhook: the README has it.",
+                f"RapidPro's flow sends a wrong `{found['field']}`: {found['sends']}.",
+                f"{counted(found['times'], 'time')} since the start.",
+                advice="Correct the flow's webhook body: docs/operations/connect-rapidpro.md has it.",
             )
 
     def _stalls(self) -> Iterator[Finding]:

@@ -1,6 +1,8 @@
-"""The tasks whose broadcast met with trouble: it may be about them (a firewall's rule, say) and not about everything.
+"""The tasks whose broadcast met with trouble, which may be about these tasks (a firewall rule, for example) and not
+about RapidPro.
 
-Invariant: one message that RapidPro, or what stands before it, will not have keeps no other from being sent.
+Invariant: one message that RapidPro, or a proxy in front of it, refuses does not prevent other messages from being
+sent.
 """
 
 from collections import Counter
@@ -15,23 +17,24 @@ _LONGEST_PAUSE: Final = 3600.0  # seconds
 
 
 class Troubled:
-    """How often each met with it since it last got a result."""
+    """Counts how often each task met with trouble since its last result."""
 
     def __init__(self) -> None:
         self._times = Counter[Key]()
 
     def company(self, held: HeldTask, company: int) -> int:
-        """How many messages a broadcast with one of this task may have, where `company` is what others may have.
+        """Returns how many messages a broadcast with one of this task's may have; `company`: how many other broadcasts
+        may have.
 
-        The trouble may be one of a group's alone; and a task of several messages holds one gateway_ref, so each of
-        them keeps a broadcast of its own.
+        The trouble may be about one message of a group. A task of several messages holds one gateway_ref, so each of
+        them keeps its own broadcast.
         """
         return 1 if len(held.messages) > 1 else max(1, company >> self._times[held.keys[0]])
 
     def step_back(self, held: HeldTask, now: int) -> None:
-        """Lets others be tried first after the pause. `now`: ms since the epoch.
+        """Lets other tasks go first after the pause. `now`: ms since the epoch.
 
-        Once it queues behind what waits already; when it meets with trouble again it stays away, ever longer.
+        The first time the task queues behind the waiting ones; after further trouble it waits, longer each time.
         """
         if len(self._times) > _REMEMBERED:
             self._times.clear()
@@ -42,5 +45,5 @@ class Troubled:
             held.pause = min(TROUBLE_PAUSE * 2.0 ** (self._times[key] - 2), _LONGEST_PAUSE)
 
     def forget(self, held: HeldTask) -> None:
-        """It got a result."""
+        """Forgets a task that got a result."""
         self._times.pop(held.keys[0], None)

@@ -1,8 +1,8 @@
-"""Tells systemd how we do, and feeds its watchdog only while every job gets on.
+"""Sends systemd the status line, and feeds its watchdog only while every job makes progress.
 
-A loop that is blocked feeds nothing. Nor does a daemon whose job has ended, or has taken a step that does not end
-(`pulse.py`), while all others run: it would look well and send nothing. systemd then starts it again, and all state is
-durable.
+A blocked loop does not feed the watchdog. Neither does a daemon with a job that has ended, or that is in a step that
+does not end (`pulse.py`), while other jobs run: it would look healthy and send nothing. systemd then restarts it, and
+all state is durable.
 """
 
 import asyncio
@@ -15,12 +15,12 @@ from cht_rapidpro.jobs.status import Status
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-_INTERVAL: Final = 5.0  # seconds between two lines of status
+_INTERVAL: Final = 5.0  # seconds between two status lines
 _FEEDS: Final = 4  # within the time that systemd allows
 
 
 class Watchdog:
-    """`status` knows the parts, and what to say of the present."""
+    """`status` knows the parts, and makes the status line."""
 
     def __init__(self, notifier: Notifier, status: Status) -> None:
         self._notifier = notifier
@@ -40,6 +40,6 @@ class Watchdog:
     def _all_get_on(self) -> bool:
         stalled = self._status.stalled()
         for job in stalled - self._told:
-            log.error("job.stalled", job=job, means="the watchdog is not fed any more: systemd starts us again")
+            log.error("job.stalled", job=job, means="the watchdog is not fed any more: systemd restarts the daemon")
         self._told = stalled
         return not stalled

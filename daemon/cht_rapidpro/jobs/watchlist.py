@@ -1,8 +1,8 @@
-"""The tasks whose news we wait for: a bounded list in memory, and when each was last asked for.
+"""The tasks that wait for a delivery state: a bounded list in memory, with the time of the last poll of each.
 
-CouchDB has the truth of which tasks these are; this is what of it is being worked on. Invariant: it never grows beyond
-its capacity. What finds no room is read again later, and what was asked for long ago makes room: being asked once more,
-as after a restart, is all that this costs.
+CouchDB has the complete set of these tasks; this list has the ones in work. Invariant: it never grows beyond its
+capacity. A task without room is read again later, and tasks that are rarely polled make room: the only cost is one more
+poll, as after a restart.
 """
 
 import asyncio
@@ -19,15 +19,15 @@ from cht_rapidpro.domain.statuses import State
 from cht_rapidpro.domain.task import DocId, MessageId
 
 CAPACITY: Final = 100_000
-_SPARED: Final = 3_600_000  # ms; what is asked for again sooner than this is not made to leave
+_SPARED: Final = 3_600_000  # ms; a task that is polled again sooner is not removed to make room
 _LONGEST_BACKOFF: Final = 3_600_000
 _SILENT_AFTER: Final = 900_000  # ms without any message until a broadcast is looked up
-_SELDOM: Final = 4  # a look-up that told nothing is repeated when the message is so many times as old
+_SELDOM: Final = 4  # a look-up without a result is repeated when the message is this many times as old
 
 
 @dataclass(slots=True, eq=False)
 class Watched:
-    """A task, and what its questions have brought.
+    """A task, and the results of polling it.
 
     `entered`, `asked`, `not_before`: ms of the loop's own clock, which no step of the wall clock touches; `entered`:
     when the task entered its state. `ahead`: ms by which RapidPro's clock was ahead of the one that wrote the task,
@@ -67,7 +67,7 @@ class Watched:
 
     @property
     def is_single(self) -> bool:
-        """Whether it is asked for by its broadcast: no listing is expected to show it, or another one with it."""
+        """Whether it is polled by its broadcast: no listing is expected to show it, or another due task beside it."""
         return self.is_alone or self.is_silent or self.is_unlisted or self.is_unmatched
 
     def next_ask(self, now: int, interval: int) -> int:
@@ -75,7 +75,7 @@ class Watched:
         return max(wanted, self.not_before)
 
     def is_to_be_looked_up(self, now: int) -> bool:
-        """Whether it is time to ask what became of a broadcast without a message."""
+        """Whether it is time to look up a broadcast without a message."""
         return self.is_silent and now - self.entered >= max(_SILENT_AFTER, _SELDOM * self.looked_up)
 
     def answered(self, now: int) -> None:
@@ -90,7 +90,7 @@ class Watched:
         self.is_silent = self.is_unlisted = self.is_unmatched = False
 
     def failed(self, now: int, interval: int) -> None:
-        """The request that asked for it failed: later again, ever more rarely."""
+        """Records a failed request: the task is polled later, with growing pauses."""
         self.not_before = now + min(interval * 2**self.failures, _LONGEST_BACKOFF)
         self.failures = min(self.failures + 1, 20)
 
@@ -119,7 +119,7 @@ class Watchlist:
         return self._by_doc.get(watched.task.doc_id, {}).get(watched.place) is watched
 
     def news(self, rows: Iterable[StateRow]) -> list[StateRow]:
-        """Those that tell of a state of a task which has not been seen."""
+        """Returns the rows that show a new state of a task."""
         seen: dict[DocId, set[tuple[str, float | None]]] = {}
         unseen = []
         for row in rows:
@@ -131,7 +131,7 @@ class Watchlist:
         return unseen
 
     def update(self, doc_id: DocId, tasks: list[Outstanding], now: int, wall: int) -> None:
-        """What waits for news in a document, as it is now. `wall`: as for `hold`."""
+        """Updates the tasks of a document. `wall`: as for `hold`."""
         left = {_place(task) for task in tasks}
         for watched in list(self._by_doc.get(doc_id, {}).values()):
             if watched.place not in left:
@@ -140,7 +140,7 @@ class Watchlist:
             self.hold(task, now, wall)
 
     def hold(self, task: Outstanding, now: int, wall: int, ahead: int | None = None) -> None:
-        """Takes a task in, or its new state; one that is too old, or finds no room, is left out.
+        """Adds a task, or its new state; a task that is too old, or without room, is left out.
 
         `wall`: the wall clock in ms, for the age of what is seen for the first time; from then on it grows by `now`.
         `ahead`: by how many ms RapidPro's clock was ahead of the wall clock that the task was written by, if known.
@@ -174,16 +174,16 @@ class Watchlist:
         self._count = 0
 
     def forgive(self) -> None:
-        """RapidPro works again: what has failed meanwhile does not wait any longer."""
+        """Ends the pauses of failed requests, because RapidPro works again."""
         for watched in self:
             watched.not_before = watched.failures = 0
 
     def due(self, now: int) -> list[Watched]:
-        """What to ask for now; drops what has waited for too long."""
+        """Returns the tasks to poll now; drops tasks that have waited for too long."""
         for watched in self:
             if self._is_over(watched.task.state, now - watched.entered):
                 self.drop(watched)
-        soon = now + self._interval // 2  # the next round would be late for it
+        soon = now + self._interval // 2  # the next round would be too late
         return [
             watched
             for watched in self
@@ -194,7 +194,7 @@ class Watchlist:
         return age > self._give_up_after or (state == State.FAILED and age > FAILED_FOR)
 
     def make_room(self, wanted: int, now: int) -> bool:
-        """Lets those go that are not asked for soon, until so many others find room; False where that is too few."""
+        """Removes tasks that are not polled soon, until there is room for this many; False if there is not enough."""
         over = self._count + wanted - self._capacity
         if over <= 0:
             return True

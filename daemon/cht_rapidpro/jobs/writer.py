@@ -1,9 +1,10 @@
-"""Writes edits of documents into CouchDB, gathered: what waits while a write is in flight goes with the next one.
+"""Writes edits of documents into CouchDB in groups: edits that wait while a write is in flight go with the next one.
 
 An edit is a pure function of the document that may be applied again. On a conflict, or when the answer of a write is
-lost, the document is read again and the edit decides anew: a claim then sees that it is too late, and what became of a
-message is a fact that has to be written. Before an edit a document gets what its losing branches know of its messages.
-One write is in flight at a time. A document that CouchDB fails at is tried alone, so that it stops no other.
+lost, the document is read again and the edit decides anew: a claim then sees that it is too late, while the outcome of
+a message has to be written in any case. Before an edit, claims and settlements of losing branches are copied into the
+document. One write is in flight at a time. A document at which CouchDB fails is tried alone, so that it does not stop
+other documents.
 """
 
 import asyncio
@@ -60,11 +61,11 @@ class Waiting:
     uuid: MessageId | None = None
     conflicts: int = 0
     faults: int = 0
-    is_claim: bool = False  # it is worth nothing without a quorum, and is not tried for ever
+    is_claim: bool = False  # a claim needs a quorum, and is not tried for ever
 
 
 class Copies:
-    """The last seen revisions of some documents, bounded in bytes. A stale one costs a conflict and nothing else."""
+    """The last seen revisions of some documents, bounded in bytes. A stale copy costs only a conflict."""
 
     def __init__(self, limit: int = _COPIES_BYTES) -> None:
         self._limit = limit
@@ -75,7 +76,7 @@ class Copies:
         """Keeps a revision seen at `now` (loop time); `size`: the bytes of its JSON."""
         found = self._docs.get(doc["_id"])
         if found and _generation(found[0]) > _generation(doc):
-            return  # it was longer on its way than our own write
+            return  # it was read before this daemon's own write
         self.drop(doc["_id"])
         self._docs[doc["_id"]] = (doc, size, now)
         self._size += size
@@ -92,7 +93,7 @@ class Copies:
 
 
 class Writer:
-    """`copies` may be given revisions that came in by another way (the feed), to spare a read."""
+    """`copies` also takes revisions from the feed, to save a read."""
 
     def __init__(self, couch: Couch) -> None:
         self._couch = couch
@@ -104,7 +105,7 @@ class Writer:
     async def apply(
         self, doc_id: DocId, edit: Edit, *, max_age: float | None = None, is_claim: bool = False
     ) -> Doc | None:
-        """The document as it is stored after the edit; None when it is deleted or never existed.
+        """Edits a document; returns it as stored; None if it is deleted or never existed.
 
         `max_age`: seconds; an older copy is not written against but read again. Raises PermanentError when CouchDB
         will not take the edited document, FaultyError when it fails at it, and UnconfirmedError for a claim. Waits
@@ -176,7 +177,7 @@ class Writer:
         return edits
 
     async def _commit(self, edits: dict[DocId, list[Waiting]]) -> None:
-        """One try; what is finished is taken out of `edits`, so that another try does the rest."""
+        """Makes one try; removes finished edits from `edits`, so that another try does the rest."""
         waiting = [list(edits)]
         while waiting:
             part = [doc_id for doc_id in waiting.pop() if doc_id in edits]
@@ -193,7 +194,7 @@ class Writer:
                     self._try_faulty_again(edits.pop(part[0]), str(error))
 
     async def _blame(self, error: TransientError) -> None:
-        """Returns where CouchDB works for others, so that the failure is about these documents; raises where not."""
+        """Returns if CouchDB works for other documents, so that the failure is about these; raises otherwise."""
         if isinstance(error, TooLargeError):
             return
         if isinstance(error, AwayError):
@@ -209,7 +210,7 @@ class Writer:
             results = await self._couch.write(changed)
         except GatewayError:
             for doc in changed:
-                self.copies.drop(doc["_id"])  # perhaps written: the next try looks
+                self.copies.drop(doc["_id"])  # perhaps written: the next try reads the document again
             raise
         for doc, result in zip(changed, results, strict=True):
             self._conclude(edits.pop(doc["_id"]), doc, result)
@@ -227,7 +228,9 @@ class Writer:
         return bases
 
     def _edit(self, edits: dict[DocId, list[Waiting]], ids: Sequence[DocId], bases: dict[DocId, _Base]) -> list[Doc]:
-        """The documents that the edits change; those that they leave as they are, or that are gone, are finished."""
+        """Returns the documents that the edits change; edits without a change, or of a deleted document, are
+        finished.
+        """
         changed = []
         for doc_id in ids:
             items, base = edits[doc_id], bases.get(doc_id)
@@ -267,7 +270,9 @@ class Writer:
                 _fail(items, PermanentError(reason))
 
     def _try_again(self, item: Waiting) -> None:
-        """The first conflict is tried again at once, later ones ever more slowly: another program writes in a row."""
+        """Tries again at once after the first conflict, then with growing pauses: another program writes
+        continuously.
+        """
         item.conflicts += 1
         if item.conflicts == 1:
             self._queue(item)
@@ -277,7 +282,7 @@ class Writer:
             self._queue_later(item, 0.01 * 2.0**item.conflicts)
 
     def _try_faulty_again(self, items: list[Waiting], fault: str) -> None:
-        """CouchDB failed at this document and works for others."""
+        """Tries again after CouchDB failed at this document and works for other documents."""
         for item in items:
             item.faults += 1
             if item.faults < _TRIES:
@@ -302,7 +307,7 @@ def _fail(items: Iterable[Waiting], error: PermanentError) -> None:
 
 
 def _generation(doc: Doc) -> int:
-    """How many revisions a document has had: the number before the dash."""
+    """Returns how many revisions a document has had: the number before the dash."""
     number = str(doc.get("_rev", "")).partition("-")[0]
     return int(number) if number.isdigit() else 0
 

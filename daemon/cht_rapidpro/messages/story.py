@@ -1,6 +1,6 @@
 """`messages show`: everything known about one message, and why it has not been sent or what became of it.
 
-Whole, with its text and number: whoever asks for one message has a reason to.
+Whole, with its text and number: an operator asks for one message only with a reason.
 """
 
 from collections.abc import Iterator

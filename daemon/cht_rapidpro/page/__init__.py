@@ -1,5 +1,5 @@
-"""The operator's page as HTML: pure functions of what the daemon knows about itself at one moment.
+"""The operator's page as HTML: pure functions of the daemon's status at one moment.
 
-One glance shall tell whether messages flow, and if not, since when and what to do. What is here draws; the listener
-(adapters/operators_page.py) serves it, with `page.css` and `page.js` beside it.
+The page shows at a glance whether messages flow, and if not, since when and what to do. This package draws it; the
+listener (adapters/operators_page.py) serves it, with `page.css` and `page.js`.
 """

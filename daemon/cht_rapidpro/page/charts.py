@@ -1,6 +1,6 @@
-"""The last hour as small charts: lines over sixty minutes, told apart by their dashes and not by colour alone.
+"""The last hour as small charts: lines over sixty minutes, distinguished by their dashes and not by colour alone.
 
-The numbers that matter stand beside them as text; a chart alone would be nothing to a screen reader.
+The important numbers are beside them as text, because a screen reader cannot read a chart.
 """
 
 import math
@@ -110,7 +110,7 @@ def _legend(lines: Sequence[Line]) -> list[Html]:
 
 
 def _path(values: Values, top: float) -> str:
-    """Steps, each as wide as its minute; a gap where nothing is known."""
+    """Draws a step for each minute, and a gap where the value is unknown."""
     written = []
     before: float | None = None
     for place, value in enumerate(values):
@@ -127,7 +127,7 @@ def _x(minute: int) -> str:
 
 
 def _ceiling(value: float) -> float:
-    """The next number that is 1, 2 or 5 and zeros: the scale holds still while the values do not grow much."""
+    """Returns the next number of the form 1, 2 or 5 and zeros, so that the scale rarely changes."""
     if value <= 1:
         return 1
     size = 10 ** math.floor(math.log10(value))

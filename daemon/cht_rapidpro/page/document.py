@@ -1,4 +1,4 @@
-"""The whole page: its parts in their places, and what works without a script.
+"""The whole page: its parts in their places, and the behaviour without a script.
 
 Without one the browser loads the page again every ten seconds; with one, `page.js` replaces the parts as they change.
 There is no script and no style in the page itself, so that the policy can forbid them.
@@ -22,7 +22,7 @@ POLICY: Final = (
 
 
 def document(view: View, parts: Parts, query: str = "", found: Sequence[Event] = ()) -> Html:
-    """`query`: the id that was searched for; `found`: the events about it."""
+    """`query`: the id that was searched for; `found`: the events with this id."""
     body = tag("body", _header(view, parts), _main(parts, query, found), _footer(view))
     return join(Html("<!doctype html>\n"), tag("html", _head(), body, lang="en"), "\n")
 
@@ -52,7 +52,7 @@ def _header(view: View, parts: Parts) -> Html:
             _place("span", "clock", parts),
             " ",
             tag("span", id="connection", role="status"),
-            tag("noscript", f"This page loads itself again every {_RELOAD} seconds."),
+            tag("noscript", f"This page reloads itself every {_RELOAD} seconds."),
         ),
     )
 
@@ -62,7 +62,7 @@ def _main(parts: Parts, query: str, found: Sequence[Event]) -> Html:
         "main",
         _place("section", "headline", parts, aria_label="How things are"),
         _place("p", "spoken", parts, role="status", class_="aside"),
-        _section("The way of the messages", _place("div", "flow", parts)),
+        _section("The path of the messages", _place("div", "flow", parts)),
         _section("Dependencies", _place("div", "dependencies", parts)),
         _section("Held back, undecidable, failed", _place("div", "stuck", parts)),
         _section("The last hour", _place("div", "charts", parts)),

@@ -1,7 +1,7 @@
-"""The way of a message as a picture: boxes in a row for wide screens, in a column for phones.
+"""The path of a message as a picture: boxes in a row for wide screens, in a column for phones.
 
-Both are in the page and the style sheet shows one, since a picture that is scaled down to a phone cannot be read. A box
-whose figures are not there is left out.
+Both are in the page, and the style sheet shows one of them, because a picture that is scaled down to a phone is
+unreadable. A box without figures is left out.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from cht_rapidpro.domain.span import span
 from cht_rapidpro.page.html import Html, join, tag
 from cht_rapidpro.page.view import Tone, View
 
-_WIDTH: Final = 120  # of a box in the row, and the way to the next
+_WIDTH: Final = 120  # of a box in the row, and the distance to the next
 _HEIGHT: Final = 78
 _STEP: Final = 148
 _ROW: Final = 112
@@ -52,7 +52,8 @@ def _outgoing(view: View) -> Iterator[Box]:
     oldest, doubted = view.figure("queue_oldest_seconds"), view.figure("ambiguous_messages")
     sent = totals["outgoing", "sent"] + totals["outgoing", "adopted"]
     yield _dependency(view, "couchdb", "CouchDB")
-    yield Box("waiting", _amount(view.figure("queue_messages")), f"oldest {span(oldest)}" if oldest is not None else "")
+    waiting, age = view.figure("queue_messages"), f"oldest {span(oldest)}" if oldest is not None else ""
+    yield Box("waiting", _amount(waiting), age if waiting else "")
     yield Box("claimed", _amount(view.figure("claimed_tasks")), f"{_amount(doubted)} in doubt" if doubted else "")
     yield _dependency(view, "rapidpro", "RapidPro")
     yield Box("sent / refused", f"{_amount(sent)} / {_amount(totals['outgoing', 'refused'])}", "last hour")
@@ -76,10 +77,10 @@ def _incoming(view: View) -> Iterator[Box]:
 
 
 def _dependency(view: View, name: str, label: str) -> Box:
-    """The worst of those whose name begins so: RapidPro has one for each of its throttle scopes."""
+    """Returns the worst of the dependencies whose name begins so: RapidPro has one for each throttle scope."""
     conditions = {each["condition"] for each in view.status["dependencies"] if each["name"].split()[0] == name}
     if "refused" in conditions:
-        return Box(label, "refuses us", tone=Tone.BAD)
+        return Box(label, "refuses access", tone=Tone.BAD)
     if "lost" in conditions:
         return Box(label, "no answer", tone=Tone.WARN)
     if "works" not in conditions:
@@ -94,7 +95,9 @@ def _amount(value: float | None) -> str:
 
 
 def _wide(out: Sequence[Box], incoming: Sequence[Box]) -> Html:
-    """Outgoing to the right; incoming below it and back, so that CouchDB is at the left of both."""
+    """Draws outgoing messages to the right and incoming ones below, to the left, so that CouchDB is at the left of
+    both.
+    """
     columns = max(len(out), len(incoming))
     shapes = [_row(out, 1, to_right=True)]
     if incoming:

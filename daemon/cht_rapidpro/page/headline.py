@@ -1,6 +1,6 @@
-"""One sentence that says how things are, or what is wrong, since when, and what to do.
+"""The headline: one sentence about the condition, or what is wrong, since when, and what to do.
 
-Drawn from the findings of the daemon (`domain/findings.py`), the worst first; nothing is judged here.
+Drawn from the daemon's findings (`domain/findings.py`), the worst first; this module decides nothing.
 """
 
 from typing import Final
@@ -26,17 +26,23 @@ def headline(view: View) -> Html:
     first, *others = findings(view)
     return join(
         tag("p", tag("span", _WORDS[first.level], class_=f"badge {TONES[first.level]}"), class_="state"),
-        tag("h1", _sentence(view, first)),
-        tag("p", first.advice, class_="advice") if first.advice else "",
-        tag("ul", *(tag("li", _sentence(view, each), " ", each.advice) for each in others)) if others else "",
+        tag("h1", _marked(_sentence(view, first))),
+        tag("p", _marked(first.advice), class_="advice") if first.advice else "",
+        tag("ul", *(tag("li", _marked(f"{_sentence(view, each)} {each.advice}")) for each in others)) if others else "",
         tag("p", _load(view), class_="advice") if first.level is not Level.OK else "",
     )
 
 
 def spoken(view: View) -> Html:
-    """What a screen reader says when it changes."""
+    """The text that a screen reader says when the headline changes."""
     first = findings(view)[0]
-    return join(f"{_WORDS[first.level]}: {first.what}")
+    return join(f"{_WORDS[first.level]}: {first.what}".replace("`", ""))
+
+
+def _marked(text: str) -> Html:
+    """What stands between backticks is to be typed or searched for as it is."""
+    pieces = text.split("`")
+    return join(*(tag("code", piece) if index % 2 else piece for index, piece in enumerate(pieces)))
 
 
 def _sentence(view: View, finding: Finding) -> str:

@@ -1,7 +1,7 @@
-"""HTML that cannot be broken out of: every text and every attribute is escaped here and nowhere else.
+"""Builds HTML: every text and every attribute is escaped here, and only here.
 
-Ids of documents, messages and dependencies' errors are written by others, and may be hostile. What is not `Html` is
-text, so that forgetting to mark it shows in the page and does no harm.
+Ids of documents and messages, and errors of dependencies, come from outside and may be hostile. A value that is not
+`Html` is text: HTML that was not marked appears as text in the page, and does no harm.
 """
 
 import html
@@ -23,7 +23,7 @@ class Html(str):
 
 
 def escape(content: object) -> Html:
-    """The content as HTML; Html stays what it is."""
+    """Returns the content as HTML; Html stays unchanged."""
     if isinstance(content, Html):
         return content
     return Html(html.escape(_UNPRINTABLE.sub("\ufffd", str(content))))
@@ -34,7 +34,7 @@ def join(*contents: object) -> Html:
 
 
 def tag(name: str, /, *contents: object, **attributes: object) -> Html:
-    """An element. `class_` is `class`, `data_x` is `data-x`; an attribute that is None or False is left out."""
+    """Returns an element. `class_` is `class`, `data_x` is `data-x`; an attribute that is None or False is left out."""
     written = "".join(_attribute(key, value) for key, value in attributes.items() if value not in (None, False))
     end = "" if name in _VOID else f"</{name}>"
     return Html(f"<{name}{written}>{join(*contents)}{end}")

@@ -1,4 +1,4 @@
-"""The parts of the page that change, each by the id of its place: one that is as it was is not sent again."""
+"""The parts of the page that change, each under the id of its place; an unchanged part is not sent again."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -18,14 +18,14 @@ _CONDITION_WORDS: Final = {
     "unknown": "not asked yet",
     "works": "works",
     "lost": "does not answer",
-    "refused": "refuses us",
+    "refused": "refuses access",
 }
 _DIRECTIONS: Final = {"outgoing": "→ out", "incoming": "← in"}
 _OUTCOMES: Final = {
     "adopted": "sent, found at RapidPro",
     "doubted": "in doubt",
     "known": "stored before",
-    "unstored": "turned away",
+    "unstored": "refused, not stored",
     "repeated": "missing at RapidPro, sent again",
 }
 _TONES: Final = {

@@ -1,7 +1,7 @@
-"""What the page is drawn from, and how its words are spelled.
+"""The data that the page is drawn from, and the format of its values.
 
-Figures, dependencies and outcomes that are not there are not drawn; those that nobody has thought of here appear under
-their own names. So a new part of the daemon shows on the page as soon as its figures are there.
+Figures, dependencies and outcomes that do not exist are not drawn; those that this package does not know appear under
+their own names. So a new part of the daemon is on the page as soon as it has figures.
 """
 
 from collections import Counter
@@ -15,16 +15,18 @@ from cht_rapidpro.domain.history import Event, Minute, total
 
 
 class Tone(StrEnum):
-    """How serious it is; always said in words, too."""
+    """How serious a condition is; the page always says it in words, too."""
 
     OK = "ok"
     WARN = "warn"  # heals itself
-    BAD = "bad"  # a human must act
+    BAD = "bad"  # an operator must act
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """`now`: ms since the epoch; `status`: what /status says; `minutes`: the last sixty; `recent`: the newest first."""
+    """`now`: ms since the epoch; `status`: the answer of /status; `minutes`: the last sixty; `recent`: the newest
+    first.
+    """
 
     now: int
     status: Mapping[str, Any]
@@ -32,7 +34,7 @@ class View:
     recent: Sequence[Event]
 
     def figure(self, name: str) -> float | None:
-        """One that has no label; None also where the daemon has no such part."""
+        """Returns a figure without a label; None if the daemon has no such part."""
         value = self.status["figures"].get(name)
         return value if isinstance(value, int | float) else None
 
@@ -40,12 +42,12 @@ class View:
         return name in self.status["figures"]
 
     def labelled(self, name: str) -> Mapping[str, float | None]:
-        """One that has a value for each of its label's."""
+        """Returns a figure with a value for each value of its label."""
         value = self.status["figures"].get(name)
         return value if isinstance(value, Mapping) else {}
 
     def totals(self) -> Counter[tuple[str, str]]:
-        """Of the last hour."""
+        """The counts of the last hour."""
         return total(self.minutes)
 
     def since(self, seconds: float) -> str:
@@ -53,5 +55,5 @@ class View:
 
 
 def clock(ms: int) -> str:
-    """As in the log: UTC."""
+    """Formats a time as in the log: UTC."""
     return f"{datetime.fromtimestamp(ms / 1000, UTC):%H:%M:%S}"

@@ -49,7 +49,7 @@ function countRequests() {
   };
 }
 
-/** express-pouchdb opens new databases to everybody; CouchDB asks for credentials. */
+/** express-pouchdb opens new databases to every user; CouchDB asks for credentials. */
 function requireCredentials(req, res, next) {
   if (req.target.database === '_session' || claimedUser(req)) return next();
   return refuse(res, 401, 'unauthorized', 'You are not authorized to access this db.');
@@ -94,7 +94,7 @@ function guardDatabases(PouchDB, admin) {
   };
 }
 
-/** A DELETE of a document without a revision removes whatever is there; CouchDB calls it a conflict. */
+/** A DELETE of a document without a revision removes any revision; CouchDB calls it a conflict. */
 function requireRevisionToDelete(req, res, next) {
   const { database, document } = req.target;
   if (req.method !== 'DELETE' || !document || document === '_index' || req.query.rev) return next();
@@ -114,7 +114,7 @@ function isDocumentWrite({ method, headers, target }) {
 
 /**
  * A PUT goes to the id in the URL, where express-pouchdb prefers one in the body; and a `_local` document is written
- * whatever its revision (as in CouchDB), so that no test can take it for a lock.
+ * with any revision (as in CouchDB), so that no test can take it for a lock.
  */
 function mendDocumentWrites(PouchDB) {
   return (req, res, next) => {

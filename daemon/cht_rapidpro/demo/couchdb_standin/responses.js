@@ -1,7 +1,7 @@
 /**
  * What express-pouchdb answers, put into CouchDB's words and order.
  *
- * Every JSON answer passes through `utils.sendJSON`, so this is the one place where answers are mended. Without it
+ * Every JSON answer passes through `utils.sendJSON`, so this is the one place where answers are corrected. Without it
  * clients would be tested against reasons, sequences and an order of rows that no CouchDB gives.
  */
 'use strict';
@@ -14,7 +14,7 @@ const COUCHDB_REASONS = {
   'The database could not be created.': 'The database could not be created, the file already exists.',
 };
 
-/** Mends `answer` in place; a document that a client stored passes untouched. */
+/** Corrects `answer` in place; a document that a client stored passes untouched. */
 function speakCouchDB(answer) {
   if (answer.error) answer.reason = COUCHDB_REASONS[answer.reason] || answer.reason;
   const isInfoOrView = 'db_name' in answer || 'total_rows' in answer;

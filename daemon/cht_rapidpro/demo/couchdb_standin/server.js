@@ -3,7 +3,7 @@
  *
  *     node server.js [--port N] [--data DIR]      environment: COUCHDB_USER, COUCHDB_PASSWORD
  *
- * express-pouchdb does the work, and the modules beside this one mend what it does differently; its internals are
+ * express-pouchdb does the work, and the modules beside this one correct where it differs; its internals are
  * patched for that, so its version is pinned. Prints {"url": …} when it listens (port 0, the default, lets the kernel
  * choose), and ends on SIGTERM or when its stdin is closed, that is, with its parent. In memory without --data;
  * with it in LevelDB, where an acknowledged write survives a SIGKILL.

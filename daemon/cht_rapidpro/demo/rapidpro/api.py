@@ -1,7 +1,7 @@
 """RapidPro's API v2: routes, tokens and the order in which a request is judged.
 
-The order is RapidPro's (token, throttle, method, body): it decides which requests count against the rate
-limit. All of it is synchronous, so an effect is whole or absent, whatever the connection does.
+The order is RapidPro's (token, throttle, method, body): it decides which requests count against the rate limit. All of
+it is synchronous, so an effect is complete or absent, even if the connection breaks.
 """
 
 import re
@@ -87,6 +87,6 @@ class Api:
 
 
 def _next(request: web.Request, call: Call, cursor: str) -> str:
-    """Absolute, with whatever host and scheme the request claims to have come through."""
+    """Absolute, with the host and scheme that the request's headers name."""
     scheme = request.headers.get("X-Forwarded-Proto", "http")
     return f"{scheme}://{request.host}{call.path}?{urlencode({**call.query, 'cursor': cursor})}"

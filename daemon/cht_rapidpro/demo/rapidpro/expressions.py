@@ -1,8 +1,8 @@
 """Evaluates the `@` expressions of a broadcast text, as RapidPro's engine does before a message goes out.
 
-A text that is sent unescaped can lose words, show another's name or even a secret (`@globals.api_key`): the
-tests must be able to see that on the simulated phone. Whatever errors vanishes silently. Known are paths,
-arithmetic and text joined by `&`; the engine's functions count as errors.
+A text that is sent unescaped can lose words, show another's name or even a secret (`@globals.api_key`): the tests must
+be able to see that on the simulated phone. An expression that fails vanishes silently. Known are paths, arithmetic and
+text joined by `&`; the engine's functions count as errors.
 """
 
 import operator

@@ -1,7 +1,7 @@
 """The webhook that a flow calls when it has taken an SMS, as RapidPro's engine calls one.
 
-One try, fifteen seconds, the engine's headers: what is not answered well is lost to the gateway until it looks for it.
-A simulator that tried again would hide exactly that.
+One try, fifteen seconds, the engine's headers: a message that is not answered 2xx is lost to the gateway until the
+backfill finds it. A simulator that tried again would hide exactly that.
 """
 
 from typing import Final, Literal

@@ -96,7 +96,7 @@ def run(run: Run, workspace: Workspace, *, paths: bool) -> Row:
 
 
 def flows(workspace: Workspace, query: Mapping[str, str]) -> list[Row]:
-    """What of GET flows.json anybody here looks at."""
+    """The fields of GET flows.json that are used here."""
     wanted = query.get("uuid")
     return [
         {"uuid": uuid, "name": name, "type": "message", "archived": False}

@@ -86,7 +86,7 @@ class Wire:
 
 
 def _reset(request: web.Request) -> web.StreamResponse:
-    """Cut the connection; the response that aiohttp wants goes nowhere."""
+    """Cut the connection; the response that aiohttp requires is not sent."""
     if request.transport is not None:
         connection: socket.socket = request.transport.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)

@@ -78,7 +78,7 @@ class Workspace:
         fields: Mapping[str, str] | None = None,
         status: ContactStatus = "active",
     ) -> Contact:
-        """A contact with normalised `urns`, the preferred one first; it takes them from whoever had them."""
+        """A contact with normalised `urns`, the preferred one first; it takes them from their former contact."""
         contact = Contact(uuid7(self._now()), urns, name, fields or {}, status)
         self._contacts.update(dict.fromkeys(urns, contact))
         return contact

@@ -1,9 +1,9 @@
-"""Incoming SMS as CHT records: what a text and the form definitions of CHT's app settings make of each other.
+"""Incoming SMS as CHT records, by the form definitions of CHT's app settings (docs/sms-records.md).
 
-`build_record` is the whole of it; the webhook, the spool and the backfill call it with what they hold. A text passes
-`form_code` (which form), `parsing` (which format: `labelled`, `compact`, `muvuku`, `j1`), `field_types` (from answers
-to values), `assembly` and `validation`, and becomes a `record`. What is odd here is odd in CHT, and is called a quirk
-where it is implemented: a site that moves over must get the same records.
+`build_record` is the entry; webhook, spool and backfill call it. A text passes `form_code` (which form), `parsing`
+(which format: `labelled`, `compact`, `muvuku`, `j1`), `field_types` (from answers to values), `assembly` and
+`validation`, and becomes a `record`. Surprising behaviour is CHT's own, and is marked "quirk" where it is implemented:
+a site that moves over must get the same records.
 """
 
 from cht_rapidpro.domain.records.javascript import ABSENT

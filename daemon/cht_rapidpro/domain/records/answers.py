@@ -1,4 +1,4 @@
-"""What a parser has found in a text: a value for some of the form's fields, not converted yet."""
+"""The result of a parser: values for some of the form's fields, not converted yet."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""The converted values put together as the `fields` of the record."""
+"""Puts the converted values together as the `fields` of the record."""
 
 from typing import Any, Final
 
@@ -61,7 +61,7 @@ def _store(fields: dict[str, Any], steps: list[str], value: object) -> None:
 def _aggregate(form: Form, answers: Answers, fields: dict[str, Any]) -> None:
     """Sets the first `bsAggreDate` field from the last fields of year, month and day, if a year was sent.
 
-    Taken is what was sent, by the whole key of each field, not what became of it. Quirk: a month or day counts as the
+    Uses the values as sent, by the whole key of each field, not the converted ones. Quirk: a month or day counts as the
     first only if the form has no field for it, not if none was sent.
     """
     target = next((field.key for field in form.fields if field.type == "bsAggreDate"), None)

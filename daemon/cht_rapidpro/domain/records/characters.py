@@ -1,8 +1,9 @@
 """The character classes and case rules of CHT's SMS parsers, which are those of JavaScript's regular expressions.
 
 Python's own `\\s`, `\\d`, `strip()` and IGNORECASE take other characters (U+001C is a blank, Devanagari digits are
-digits, the Kelvin sign is a k), so every module of this package builds its patterns from the sets below. Where one
-slips in from Python, a text that CHT reads in one way is read in another, and nobody notices until a report is wrong.
+digits, the Kelvin sign is a k), so every module of this package builds its patterns from the sets below. If Python's
+classes were used by mistake, a text would be read differently than by CHT, which is noticed only when a report is
+wrong.
 """
 
 import re
@@ -39,7 +40,9 @@ def strip_zero_width(text: str) -> str:
 
 
 def norm(text: str) -> str:
-    """Devanagari digits as ASCII ones, and no zero-width characters (NORM of the specification)."""
+    """Devanagari digits as ASCII ones, and no zero-width characters (NORM in
+    docs/sms-records.md#7-field-type-conversion).
+    """
     return text.translate(_NORMAL)
 
 

@@ -1,4 +1,4 @@
-"""Moments out of whatever a parser has found, as CHT finds them: with moment.js, and JavaScript's own parser after it.
+"""Converts a parser's value to a moment as CHT does it: with moment.js, then with JavaScript's own parser.
 
 A moment is milliseconds since the epoch; NaN is a date that cannot be understood. Quirk: a labelled text has its
 dates read before they get here, by `engine_dates.py` alone, so "2021-02-30" is 2 March there and no date in the other

@@ -17,7 +17,7 @@ from cht_rapidpro.domain.records.gregorian import MS_PER_MINUTE, clip
 from cht_rapidpro.domain.records.javascript import NAN
 
 _YEAR_FIRST: Final = re.compile("[0-9]{4}[-/.][0-9]{1,2}[-/.][0-9]{1,2}")
-_MAX_LENGTH: Final = 200  # longer ones are not read: nobody writes so long a date
+_MAX_LENGTH: Final = 200  # longer texts are not dates
 
 
 def engine_date(text: str) -> float | None:

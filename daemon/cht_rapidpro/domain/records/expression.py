@@ -2,8 +2,8 @@
 
 The parser makes a tree of what `new RegExp(label, "i")` means, after ECMAScript's annex B: `{` that begins no
 quantifier is a brace, `\\q` is a q, `]` stands for itself. Texts are compared folded (`characters.fold`), so a
-character here is a folded one. An expression that is invalid, looks ahead, behind or back, or is larger than anybody
-writes is refused with `NotUnderstoodError`: what is left can be matched in one pass, without backtracking.
+character here is a folded one. An expression that is invalid, looks ahead, behind or back, or is very large is refused
+with `NotUnderstoodError`: every other expression can be matched in one pass, without backtracking.
 """
 
 import re

@@ -49,7 +49,7 @@ class Conversion:
                 return _bikram_sambat(value)
             case "boolean":
                 return _boolean(value)
-            case "month":  # quirk: any number, whatever the list
+            case "month":  # quirk: any number; the list is ignored
                 return _finite_number(value)
             case "phone_number":
                 return normalize(_norm(value), self.settings) or _norm(value)
@@ -99,7 +99,7 @@ def _boolean(value: object) -> bool | None:
 
 
 def _bikram_sambat(value: object) -> float | None:
-    """Quirk: the first character that is no digit separates all the parts, whatever it is."""
+    """Quirk: the first character that is not a digit separates all the parts."""
     normal = _norm(value)
     separator = normal.lstrip(DIGITS)[:1]
     parts: list[object] = [*(normal.split(separator) if separator else [normal]), ABSENT, ABSENT]

@@ -1,7 +1,7 @@
-"""What in the form definitions of CHT's app settings the parser will trip over, in words for whoever keeps them.
+"""Finds problems in the form definitions of CHT's app settings, described for their editors.
 
-Nothing here keeps a message from being stored; it tells beforehand why fields would stay empty. The rules are those of
-the parser's own modules, which read such definitions leniently.
+These problems do not prevent a message from being stored; they explain why fields would stay empty. The parser's own
+modules read such definitions leniently.
 """
 
 import re
@@ -13,7 +13,7 @@ from cht_rapidpro.domain.records.labels import leading
 from cht_rapidpro.domain.records.matching import compile_expression
 
 _META: Final = re.compile(r"[\^$\\.*+?()\[\]{}|]")
-_SENDABLE: Final = re.compile(r"[A-Za-z_.*]+")  # what a labelled text can name a field by
+_SENDABLE: Final = re.compile(r"[A-Za-z_.*]+")  # characters with which a labelled text can name a field
 
 
 def flaws(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -1,8 +1,7 @@
 """A form of CHT's app settings, read leniently.
 
-The settings are written by people; CHT checks them little and crashes on some. Here whatever is not of the kind that
-it should be counts as absent: a field without labels can still be filled by position, a form without fields still
-names its record.
+People write the settings; CHT checks little of them and crashes on some. Here a part of the wrong type counts as
+absent: a field without labels can still be filled by position, a form without fields still names its record.
 """
 
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from cht_rapidpro.domain.records.javascript import ABSENT, as_object, items, tex
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field. `choices` is its `list`, whatever that holds; `type` is "" where it is no text."""
+    """One field. `choices` is its `list`, of any JSON type; `type` is "" where it is no text."""
 
     key: str
     type: str

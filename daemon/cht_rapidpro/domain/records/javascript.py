@@ -1,9 +1,9 @@
 """How JavaScript sees the JSON values that CHT's parsers work on: true or false, text, number, order of keys.
 
 CHT's quirks are mostly JavaScript's: `"no"` is true, `[5, "x"]` as text is `5,x`, 2^64 loses digits, the fields of a
-form whose keys look like integers come first. Without these rules in one place every parser would have its own.
-Nothing here raises, however deep or large the value: a number beyond the doubles is infinite, and what is nested
-deeper than anybody nests is read as empty.
+form whose keys look like integers come first. Without these rules in one place every parser would have its own. Nothing
+here raises, however deep or large the value: a number beyond the doubles is infinite, and a very deeply nested value is
+read as empty.
 """
 
 import math

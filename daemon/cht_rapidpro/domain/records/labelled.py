@@ -33,7 +33,7 @@ _VALUE_SEPARATORS: Final = re.compile(f"[{re.escape(VSEP)}]*")
 
 @dataclass(frozen=True, slots=True)
 class _Component:
-    """A label, and the pieces of its value as they stand in the text ("": there is none)."""
+    """A label, and the pieces of its value as written in the text ("": absent)."""
 
     label: str
     date: str

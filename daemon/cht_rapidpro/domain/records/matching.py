@@ -1,8 +1,8 @@
 """Searching a text for an expression in one pass, with its work counted.
 
 All the ways an expression can go on are followed at once (Thompson), so the work is at most the length of the text
-times the size of the expression, whatever either looks like. An `Effort` bounds the work for one whole message, in
-steps and not in seconds, so that the same message gives the same record on any machine.
+times the size of the expression. An `Effort` bounds the work for one whole message, in steps and not in seconds, so
+that the same message gives the same record on any machine.
 """
 
 from dataclasses import dataclass

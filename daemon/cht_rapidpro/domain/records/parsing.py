@@ -31,5 +31,5 @@ def parse(form: Form, text: str, translator: Translator, locale: object) -> Answ
             return parse_muvuku(form, text)
         case "J1" | "j1":
             return parse_j1(form, text, translator, Effort())
-        case _:  # quirk: nobody parses it, but it is no TextForms text either
+        case _:  # quirk: no parser takes it, and it is not a TextForms text either
             return Answers()

@@ -1,9 +1,9 @@
 """The `data_record` document that CHT makes of an incoming SMS.
 
 CHT's Sentinel works on what is stored here exactly as if CHT had stored it, so this is CHT's record key by key.
-Invariant: `build_record` never raises, whatever the text or the form definition, and always keeps the original text;
-an answered webhook whose message could not be made a document would be lost. Where CHT crashes, only what could not
-be understood is left out.
+Invariant: `build_record` never raises, for any text or form definition, and always keeps the original text; an answered
+webhook whose message could not be made a document would be lost. Where CHT crashes, only what could not be understood
+is left out.
 """
 
 import math
