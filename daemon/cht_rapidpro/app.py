@@ -136,7 +136,7 @@ async def serve(
                             notifier.ready()
                             await stop.wait()
                             notifier.stopping()
-                        await end(*finding)
+                            await end(*finding)
                         await _let_finish(working, config.rapidpro.timeout + _WRITE_BUDGET)
                     finally:
                         await end(*finding, *working)

@@ -51,7 +51,7 @@ def test_it_says_its_end(until: int | None, is_over: bool, what: str) -> None:
     assert "at 2026-11-28 09:59:00 UTC" in pause.finding().advice
 
 
-@pytest.mark.parametrize(("is_paused", "told"), [(0, ["Messages wait long."]), (1, [])])
+@pytest.mark.parametrize(("is_paused", "told"), [(0, ["Messages wait for a long time."]), (1, [])])
 def test_that_messages_wait_long_is_no_news_in_a_pause(is_paused: int, told: list[str]) -> None:
     figures = {"queue_oldest_seconds": 3600.0, "sending_paused": is_paused}
     assert [each.what for each in find([], figures, [], can_store=True)] == told

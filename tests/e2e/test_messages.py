@@ -231,7 +231,7 @@ async def test_what_only_a_human_can_decide_is_settled_by_a_humans_word(
         assert told["why"].startswith("It may have been sent, and RapidPro does not show enough to tell")
         assert len(told["rapidpro"]["may_be_its"]) == 3
         code, out, _ = await run(daemon, "resend", uuid_of(first))
-        assert (code, "`messages settle` says so" in out) == (1, True)
+        assert (code, "`messages settle` decides it" in out) == (1, True)
         ref = str(made[1].id)
         code, out, _ = await run(daemon, "settle", uuid_of(first), "--ref", ref)
         assert (code, out.startswith(f"{uuid_of(first)}: is received-by-gateway, broadcast {ref}: ")) == (0, True)
