@@ -14,14 +14,16 @@ import tracemalloc
 from collections import Counter
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass, field
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 from uuid import uuid4
 
 import structlog
+from msgspec.structs import replace
 
 from bench.rig import TOKEN, percentile, table
 from cht_rapidpro.app import serve
-from cht_rapidpro.config import Admin, Config, Couchdb, Delivery, Incoming, Outgoing, Rapidpro
+from cht_rapidpro.config import Admin, Cht, Config, Couchdb, Delivery, Incoming, Outgoing, Rapidpro
 from cht_rapidpro.config_values import Secret
 from cht_rapidpro.demo.couchdb import CouchDBServer, couchdb_server
 from cht_rapidpro.demo.database import Database, Doc, delete_database
@@ -363,13 +365,16 @@ class _Daemon:
         self._stop = asyncio.Event()
 
     async def __aenter__(self) -> None:
-        reload = Reload(self._config, lambda: self._config, asyncio.Event())
-        serving = serve(self._config, Instance(uuid4().hex, "bench"), self._stop, wall_clock, reload)
+        self._folder = TemporaryDirectory()
+        config = replace(self._config, cht=Cht(state_dir=self._folder.name))
+        reload = Reload(config, lambda: config, asyncio.Event())
+        serving = serve(config, Instance(uuid4().hex, "bench"), self._stop, wall_clock, reload)
         self._serving = asyncio.create_task(serving)
 
     async def __aexit__(self, *_: object) -> None:
         self._stop.set()
         await self._serving
+        self._folder.cleanup()
 
 
 def _now() -> float:

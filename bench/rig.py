@@ -35,7 +35,7 @@ class Rig:
     per_hour: int
 
     def new_daemon(self, webhook: socket.socket | None = None, **sections: dict[str, object]) -> Daemon:
-        rapidpro = {"url": self.rapidpro_url, "requests_per_hour": self.per_hour}
+        rapidpro = {"url": self.rapidpro_url, "requests_per_hour": self.per_hour or "unlimited"}
         folder = self.folder / uuid4().hex
         return Daemon(folder, self.couchdb, self.database.name, rapidpro, TOKEN, sections, webhook)
 

@@ -69,7 +69,8 @@ async def running(
     stop = asyncio.Event()
     with TemporaryDirectory() as folder:
         spool = config.incoming.spool or str(Path(folder, "spool.sqlite3"))
-        config = replace(config, incoming=replace(config.incoming, spool=spool))
+        cht = replace(config.cht, state_dir=config.cht.state_dir or folder)
+        config = replace(config, cht=cht, incoming=replace(config.incoming, spool=spool))
         reloads = reload or Reload(config, lambda: config, asyncio.Event())
         async with asyncio.TaskGroup() as group:
             group.create_task(serve(config, me or Instance(uuid4().hex, "test"), stop, clock, reloads, sockets=sockets))

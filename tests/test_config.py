@@ -20,7 +20,7 @@ from cht_rapidpro.config import (
     Outgoing,
     Rapidpro,
 )
-from cht_rapidpro.config_file import load, load_admin, load_spool, state_dir
+from cht_rapidpro.config_file import load, load_admin, load_spool
 from cht_rapidpro.config_values import Secret, check_url
 from cht_rapidpro.errors import ConfigError
 
@@ -64,8 +64,9 @@ def refusal(path: Path, environ: dict[str, str] | None = None) -> str:
 
 
 def test_the_example_holds_every_key_with_its_default(write: Callable[[str], Path]) -> None:
-    def without_place(config: Config) -> Config:  # the spool is beside the file that was read
-        return msgspec.structs.replace(config, incoming=msgspec.structs.replace(config.incoming, spool=""))
+    def without_place(config: Config) -> Config:  # both are beside the file that was read
+        cht = msgspec.structs.replace(config.cht, state_dir="")
+        return msgspec.structs.replace(config, cht=cht, incoming=msgspec.structs.replace(config.incoming, spool=""))
 
     assert without_place(load(EXAMPLE, TOKEN)) == without_place(load(write(""), TOKEN))
     keys = {section: set(table) for section, table in tomllib.loads(EXAMPLE.read_text()).items()}
@@ -87,7 +88,7 @@ def test_values_arrive_as_their_keys_and_units(write: Callable[[str], Path]) -> 
         [rapidpro]
         url = "http://[::1]:8000/"
         timeout = "700ms"
-        requests_per_hour = 0
+        requests_per_hour = "unlimited"
         max_concurrency = 100
         [outgoing]
         sweep_interval = "0.2s"
@@ -118,9 +119,9 @@ def test_values_arrive_as_their_keys_and_units(write: Callable[[str], Path]) -> 
     """)
     assert load(path, TOKEN) == Config(
         couchdb=Couchdb(url="https://cht.example.org/couch", user="gateway", password=Secret(SECRET)),
-        cht=Cht(outgoing_service="rapidpro", instance="north"),
+        cht=Cht(outgoing_service="rapidpro", instance="north", state_dir=str(path.parent)),
         rapidpro=Rapidpro(
-            url="http://[::1]:8000", token=Secret("T0ken"), timeout=0.7, requests_per_hour=0, max_concurrency=100
+            url="http://[::1]:8000", token=Secret("T0ken"), timeout=0.7, requests_per_hour=None, max_concurrency=100
         ),
         outgoing=Outgoing(sweep_interval=0.2, settle_time=1.4, claim_timeout=2.8, expire_after=7 * 86400.0),
         incoming=Incoming(
@@ -202,7 +203,10 @@ def test_values_arrive_as_their_keys_and_units(write: Callable[[str], Path]) -> 
         ("[rapidpro]\nmax_concurrency = true", ["found true; allowed: a whole number from 1 to 100"]),
         ("[rapidpro]\nrequests_per_hour = { runs = -1 }", ["requests_per_hour", "broadcasts, messages, runs"]),
         ("[rapidpro]\nrequests_per_hour = { walks = 1 }", ["requests_per_hour", "broadcasts, messages, runs"]),
-        ("[rapidpro]\nrequests_per_hour = -1", ["found -1; allowed: a whole number, 0 or more"]),
+        ("[rapidpro]\nrequests_per_hour = 0", ["requests_per_hour: found 0", '"unlimited"', "pause` stops sending"]),
+        ("[rapidpro]\nrequests_per_hour = { runs = 0 }", ["requests_per_hour: found 0", "pause` stops sending"]),
+        ("[rapidpro]\nrequests_per_hour = false", ["requests_per_hour: found false; allowed: a whole number from 1"]),
+        ("[rapidpro]\nrequests_per_hour = -1", ["found -1; allowed: a whole number from 1 on", '"unlimited"']),
         ('[couchdb]\nallow_plain_http = "yes"', ['[couchdb] allow_plain_http: found "yes"', "allowed: true or false"]),
         ('[couchdb]\ndatabase = "Medic"', ['[couchdb] database: found "Medic"; allowed: a-z first']),
         ('[couchdb]\ndatabase = "medic\\n"', ["[couchdb] database"]),
@@ -456,7 +460,7 @@ def test_the_state_directory(
     tmp_path: Path, write: Callable[[str], Path], key: str, environ: dict[str, str], expected: str
 ) -> None:
     path = write(f'[cht]\nstate_dir = "{key}"')
-    assert state_dir(load(path, TOKEN), path, environ) == tmp_path / expected
+    assert load(path, {**TOKEN, **environ}).cht.state_dir == str(tmp_path / expected)
 
 
 def test_the_instance_is_called_like_the_host(write: Callable[[str], Path]) -> None:
@@ -497,7 +501,8 @@ def test_the_admin_listener_is_found_without_any_secret(write: Callable[[str], P
     ("value", "limits"),
     [
         ("7", Limits(7, 7, 7)),
-        ("0", Limits(0, 0, 0)),
+        ('"unlimited"', Limits(None, None, None)),
+        ('{ runs = "unlimited" }', Limits(3600, 3600, None)),
         ("{ broadcasts = 36000, messages = 2500 }", Limits(36_000, 2500, 3600)),
         ("{}", Limits(3600, 3600, 3600)),
     ],

@@ -14,20 +14,26 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
+from pathlib import Path
 from typing import Final
 
 import structlog
 
 from cht_rapidpro.adapters.admin import Admin
+from cht_rapidpro.adapters.control import Control
 from cht_rapidpro.adapters.couchdb import Couch
+from cht_rapidpro.adapters.dry_run import ReadOnlyCouch, ReadOnlyRapidPro
 from cht_rapidpro.adapters.notify import SILENT, Notifier
 from cht_rapidpro.adapters.operators_page import OperatorsPage
+from cht_rapidpro.adapters.pause_file import PauseFile
 from cht_rapidpro.adapters.rapidpro import RapidPro
 from cht_rapidpro.assembly import Ground, Job, credentials, receiving, secrets, sending, watch_ground
 from cht_rapidpro.config import Config
 from cht_rapidpro.domain.claim import Instance
 from cht_rapidpro.jobs.chronicle import Chronicle
+from cht_rapidpro.jobs.dry_writer import DryWriter
 from cht_rapidpro.jobs.heartbeat import Heartbeat
+from cht_rapidpro.jobs.pause import PauseWatch
 from cht_rapidpro.jobs.reload import Reload
 from cht_rapidpro.jobs.settings import SettingsWatch
 from cht_rapidpro.jobs.status import Status
@@ -41,8 +47,16 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 # A stop takes at most [rapidpro] timeout for the sends in flight, and this for two writes that settle and release; then
 # 10 s in which the webhook's server answers requests and 10 s in which it cuts off the rest, 3 s for the spool's lock,
-# and 1 s for the admin listener: 69 s with the defaults, less than the unit's TimeoutStopSec of 90 s.
+# and 1 s each for the admin listener and the control socket: 70 s with the defaults, less than the unit's
+# TimeoutStopSec of 90 s.
 _WRITE_BUDGET: Final = 15.0
+
+
+# Beside each other: what reads and writes, and what a dry run has in its place.
+_SIDES: Final = {
+    False: (Couch, RapidPro, Writer),
+    True: (ReadOnlyCouch, ReadOnlyRapidPro, DryWriter),
+}
 
 
 async def run(config: Config, instance_id: str, load: Callable[[], Config], sockets: Sequence[socket.socket]) -> None:
@@ -59,6 +73,8 @@ async def run(config: Config, instance_id: str, load: Callable[[], Config], sock
             couchdb=config.couchdb.url,
             database=config.couchdb.database,
         )
+        if config.dry_run:
+            log.warning("daemon.writes_nothing", means="a dry run: no POST, no document; no webhook is listened for")
         me = Instance(instance_id, config.cht.instance)
         notifier = Notifier(os.environ)
         reload = Reload(config, load, hangup, notifier)
@@ -78,13 +94,19 @@ async def serve(
     """The composition root: works until `stop` is set. `wall_clock`: ms since the epoch, for the documents."""
     keyring = Keyring(secrets(config), is_filled=config.cht.credentials != "vault")
     metrics = Metrics()
-    async with Couch(config.couchdb) as couch, RapidPro(config.rapidpro, keyring) as rapidpro:
-        writer = Writer(couch)
+    couchdb, sender, task_writer = _SIDES[config.dry_run]
+    async with couchdb(config.couchdb) as couch, sender(config.rapidpro, keyring) as rapidpro:
+        writer = task_writer(couch)
         settings = SettingsWatch(couch, config.cht, config.rapidpro)
         status = Status(me, settings, [couch.health, *rapidpro.healths.values()])
-        ground = Ground(config, couch, rapidpro, writer, settings, keyring, reload, metrics, status, wall_clock)
+        pause = PauseWatch(PauseFile(Path(config.cht.state_dir)), wall_clock)
+        control = Control(Path(config.cht.state_dir))
+        ground = Ground(
+            config, couch, rapidpro, writer, settings, pause, keyring, reload, metrics, status, wall_clock, control
+        )
         watch_ground(ground)
         chronicle = Chronicle(metrics, status.read, wall_clock)
+        status.stuck["failed"] = chronicle.history.failures
         admin = Admin(config.admin.listen, status.snapshot, metrics)
         status.problems.append(admin.problems)
         OperatorsPage(status.snapshot, chronicle.history, wall_clock).add_to(admin.application)
@@ -97,6 +119,7 @@ async def serve(
                     reload.subscribe(lambda _: heartbeat.renew())
                     finders: list[Job] = [
                         settings,
+                        pause,
                         reload,
                         chronicle,
                         heartbeat,
@@ -109,10 +132,11 @@ async def serve(
                     status.watch([writer.pulse, settings.pulse], [writing, *finding, *working])
                     finding.append(jobs.create_task(Watchdog(notifier, status).run()))
                     try:
-                        notifier.ready()
-                        await stop.wait()
-                        notifier.stopping()
-                        await end(*finding)
+                        async with control:
+                            notifier.ready()
+                            await stop.wait()
+                            notifier.stopping()
+                            await end(*finding)
                         await _let_finish(working, config.rapidpro.timeout + _WRITE_BUDGET)
                     finally:
                         await end(*finding, *working)

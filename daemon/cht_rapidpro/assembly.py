@@ -14,6 +14,7 @@ from typing import Final, NoReturn, Protocol
 
 import structlog
 
+from cht_rapidpro.adapters.control import Control
 from cht_rapidpro.adapters.couchdb import Couch
 from cht_rapidpro.adapters.http import Webhook
 from cht_rapidpro.adapters.rapidpro import RapidPro
@@ -32,8 +33,10 @@ from cht_rapidpro.jobs.doubts import Doubts
 from cht_rapidpro.jobs.feed import Feed
 from cht_rapidpro.jobs.incoming import Incoming
 from cht_rapidpro.jobs.lookup import Lookup
+from cht_rapidpro.jobs.memory import Memory
 from cht_rapidpro.jobs.outgoing import Outgoing
 from cht_rapidpro.jobs.outstanding import OutstandingTasks
+from cht_rapidpro.jobs.pause import PauseWatch
 from cht_rapidpro.jobs.questions import Questions
 from cht_rapidpro.jobs.recipients import Recipients
 from cht_rapidpro.jobs.reload import Reload
@@ -62,18 +65,23 @@ class Job(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """The values that every part of the daemon needs. `wall_clock`: ms since the epoch, for the documents."""
+    """The values that every part of the daemon needs. `wall_clock`: ms since the epoch, for the documents.
+
+    `pause`: the operator's order to hold sending. `control`: a part adds its routes there.
+    """
 
     config: Config
     couch: Couch
     rapidpro: RapidPro
     writer: Writer
     settings: SettingsWatch
+    pause: PauseWatch
     keyring: Keyring
     reload: Reload
     metrics: Metrics
     status: Status
     wall_clock: Callable[[], int]
+    control: Control
 
 
 def watch_ground(ground: Ground) -> None:
@@ -87,6 +95,15 @@ def watch_ground(ground: Ground) -> None:
         scope: budget.learned for scope, budget in rapidpro.budgets.items() if budget.learned is not None
     }
     ground.status.figures["text_limit_characters"] = lambda: rapidpro.text_limit
+    if ground.config.dry_run:
+        ground.status.problems.append(
+            lambda: [Finding(Level.DEGRADED, "This is a dry run: nothing is sent or written.")]
+        )
+    ground.status.paused = ground.pause.plain
+    ground.status.problems.append(ground.pause.problems)
+    ground.status.figures["sending_paused"] = lambda: int(ground.pause.pause is not None)
+    ground.status.figures["pause_left_seconds"] = lambda: ground.pause.left
+    ground.control.offer("GET", "/status", ground.status.snapshot)
     ground.reload.subscribe(lambda new: couch.sign_in_with(new.couchdb))
     ground.reload.subscribe(lambda new: rapidpro.limit(new.rapidpro.requests_per_hour))
 
@@ -105,6 +122,7 @@ def sending(ground: Ground, me: Instance) -> tuple[list[Job], list[Outgoing | De
         lookup,
         claims,
         settings,
+        ground.pause,
         config.settle_time,
         request_time,
         config.claim_timeout,
@@ -112,9 +130,13 @@ def sending(ground: Ground, me: Instance) -> tuple[list[Job], list[Outgoing | De
         ground.metrics,
     )
     limits = ground.config.rapidpro
-    outgoing = Outgoing(claims, doubts, backlog, rapidpro, settings, config, limits, ground.keyring, ground.metrics)
+    outgoing = Outgoing(
+        claims, doubts, backlog, rapidpro, settings, ground.pause, config, limits, ground.keyring, ground.metrics
+    )
     ground.reload.subscribe(lambda new: outgoing.limit(new.rapidpro))
+    Memory(backlog, claims, doubts).add_to(ground.control)
     _watch_sending(ground, backlog, claims, doubts, feed)
+    ground.status.stuck |= {"held back": claims.held_back.all, "undecidable": doubts.undecided}
     ground.status.figures["unsendable_messages"] = lambda: {
         "held": len(claims.held_back),
         "undecidable": doubts.undecidable,

@@ -11,21 +11,22 @@ import getpass
 import os
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
 import structlog
 
-from cht_rapidpro import app, config_file, logs, shell
+from cht_rapidpro import app, config_file, logs, pause_command, shell
 from cht_rapidpro.adapters.couchdb import Couch
-from cht_rapidpro.adapters.state_dir import state_directory
+from cht_rapidpro.adapters.state_dir import state_copy, state_directory
 from cht_rapidpro.adapters.systemd import take_sockets
 from cht_rapidpro.adapters.vault import CredentialName, Vault
-from cht_rapidpro.config import Couchdb
+from cht_rapidpro.config import Config, Couchdb
 from cht_rapidpro.config_values import Secret, checked_secret
 from cht_rapidpro.errors import ConfigError, GatewayError, PermanentError, TroubleError, UnusableError
+from cht_rapidpro.messages import command as messages_command
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run_command(args: argparse.Namespace) -> int:
     match args.command:
         case "run":
-            return _run(args.config)
+            return _run(args.config, is_dry=args.dry_run)
         case "check":
             return _check(args.config, offline=args.offline, as_json=args.json)
         case "credentials":
@@ -81,6 +82,10 @@ def _run_command(args: argparse.Namespace) -> int:
             interval = _WATCH_INTERVAL if args.watch else None
             listen = config_file.load_admin(args.config).listen
             return status_command.run(listen, as_json=args.json, interval=interval)
+        case "pause" | "resume":
+            return pause_command.run(args, _of_service(args.config))
+        case "messages":
+            return messages_command.run(args, _of_service(args.config))
         case "demo":
             return _demo(keep=args.keep)
         case _:
@@ -97,12 +102,14 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"cht-rapidpro {version('cht-rapidpro')}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_config(commands.add_parser("run", help="run the daemon until SIGTERM or SIGINT"))
+    run = commands.add_parser("run", help="run the daemon until SIGTERM or SIGINT")
+    shell.add_config(run)
+    run.add_argument("--dry-run", action="store_true", help="post and write nothing, log what it would")
     check = commands.add_parser(
         "check",
         help="check every dependency, and say what to do about each finding; as root with the service's secrets",
     )
-    _add_config(check)
+    shell.add_config(check)
     check.add_argument("--offline", action="store_true", help="check the configuration only, without a connection")
     check.add_argument("--json", action="store_true", help="for machines")
     credentials = commands.add_parser(
@@ -112,25 +119,17 @@ def parser() -> argparse.ArgumentParser:
         "set", help="the value is one line on standard input; on a terminal it is asked for and not shown"
     )
     setting.add_argument("name", choices=[*map(str, CredentialName)], metavar="NAME", help=" or ".join(CredentialName))
-    _add_config(setting)
+    shell.add_config(setting)
     status = commands.add_parser("status", help="show the condition of the running daemon")
-    _add_config(status)
+    shell.add_config(status)
     status.add_argument("--json", action="store_true", help="for machines")
     status.add_argument("--watch", action="store_true", help="repeat until Ctrl-C")
+    pause_command.add_to(commands)
+    messages_command.add_to(commands)
     demo = commands.add_parser("demo", help="show the whole gateway on this machine, no configuration needed")
     demo.add_argument("--keep", action="store_true", help="keep running afterwards, until Ctrl-C")
     _add_spool(commands.add_parser("spool", help="list and handle the incoming messages that wait for CouchDB"))
     return top
-
-
-def _add_config(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--config",
-        type=Path,
-        default=shell.default_config(os.environ),
-        metavar="FILE",
-        help=f"the TOML configuration; default: ${shell.CONFIG_VARIABLE}, then {shell.INSTALLED_CONFIG}",
-    )
 
 
 def _add_spool(spool: argparse.ArgumentParser) -> None:
@@ -143,7 +142,7 @@ def _add_spool(spool: argparse.ArgumentParser) -> None:
     }
     for name, help_text in helps.items():
         action = actions.add_parser(name, help=help_text)
-        _add_config(action)
+        shell.add_config(action)
         if name == "drop":
             action.add_argument("--yes", action="store_true", help="drop messages that still wait, without a question")
         if name != "list":
@@ -154,17 +153,27 @@ def _of_service(path: Path) -> dict[str, str]:
     return shell.service_environ(os.environ, path, is_root=os.geteuid() == 0)
 
 
-def _run(path: Path) -> int:
-    settings = config_file.load(path, os.environ)
+def _run(path: Path, *, is_dry: bool) -> int:
+    def load() -> Config:
+        return config_file.load(path, os.environ)
+
+    settings = load()
+    if not is_dry:
+        return _serve(settings, load)
+    with state_copy(Path(settings.cht.state_dir)) as folder:
+        return _serve(settings.as_dry_run(folder), lambda: load().as_dry_run(folder))
+
+
+def _serve(settings: Config, load: Callable[[], Config]) -> int:
     logs.configure(settings.log.level, settings.log.format)
     _take_all_files()
     faulthandler.enable()  # the watchdog ends a stuck process by SIGABRT: the journal then shows where
     for warning in settings.warnings:
         log.warning("config.warned", warning=warning)
     sockets = take_sockets("incoming", os.environ)
-    with state_directory(config_file.state_dir(settings, path, os.environ)) as instance_id:
+    with state_directory(Path(settings.cht.state_dir)) as instance_id:
         try:
-            asyncio.run(app.run(settings, instance_id, lambda: config_file.load(path, os.environ), sockets))
+            asyncio.run(app.run(settings, instance_id, load, sockets))
         except Exception:
             log.critical("daemon.crashed", exc_info=True)
             return CRASHED

@@ -4,11 +4,13 @@ Invariant: a `Config` that exists can be used. `config_file.py` makes it, and ch
 starts. `config.example.toml` shows the doc lines below to the user.
 """
 
+from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
-from cht_rapidpro.config_values import NO_SECRET, Duration, Secret, Size, moment, toml_secret
+from cht_rapidpro.config_values import NO_SECRET, Duration, Secret, Size, moment, requests_per_hour, toml_secret
 
 _Database = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_$()+/-]*\Z", description="a-z first, then a-z, 0-9 or _$()+-/")]
 _User = Annotated[str, Meta(pattern=r"^[^:\x00-\x1f\x7f]*\Z", description="a name without a colon")]
@@ -31,11 +33,11 @@ _Coalesce = Annotated[Literal["auto", "off", "always"], Meta(description='"auto"
 _Secret = Annotated[Secret, toml_secret]
 
 
-_Requests = Annotated[int, Meta(ge=0)]
+_Requests = Annotated[int, Meta(ge=1)] | None
 
 
 class Limits(Struct, frozen=True, forbid_unknown_fields=True):
-    """Requests an hour by RapidPro's throttle scopes; 0: no configured limit."""
+    """Requests an hour by RapidPro's throttle scopes; None: no configured limit."""
 
     broadcasts: _Requests = 3600
     """Scope `v2` (up to 10.2 `v2.broadcasts`): sends, and every request without a scope of its own."""
@@ -45,14 +47,15 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     """Scope `v2.runs`: backfill."""
 
     @classmethod
-    def of(cls, requests_per_hour: "int | Limits") -> "Limits":
+    def of(cls, per_hour: "int | Limits | None") -> "Limits":
         """The same for each scope, where one number is given."""
-        return cls(*3 * (requests_per_hour,)) if isinstance(requests_per_hour, int) else requests_per_hour
+        return per_hour if isinstance(per_hour, Limits) else cls(*3 * (per_hour,))
 
 
 _PerHour = Annotated[
     _Requests | Limits,
-    Meta(description="a whole number, 0 or more, or a table of such numbers: broadcasts, messages, runs"),
+    requests_per_hour,
+    Meta(description='a whole number from 1 on, "unlimited", or a table of such values: broadcasts, messages, runs'),
 ]
 
 
@@ -79,7 +82,8 @@ class Cht(Struct, frozen=True, forbid_unknown_fields=True):
     instance: _Line = ""
     """Readable name of this daemon in `state_details` and logs. Empty: the host name."""
     state_dir: str = ""
-    """Folder for the instance id and its lock; see `state_dir()` for what an empty text means."""
+    """Folder of what survives a restart. Empty: $STATE_DIRECTORY, else the configuration file's folder; absolute once
+    loaded."""
 
 
 class Rapidpro(Struct, frozen=True, forbid_unknown_fields=True):
@@ -96,7 +100,7 @@ class Rapidpro(Struct, frozen=True, forbid_unknown_fields=True):
     timeout: Annotated[float, Duration(least=0.1)] = 30.0
     """Seconds that one request may take; after a time-out a look-up must show whether a broadcast was created."""
     requests_per_hour: _PerHour = 3600
-    """Limit for each of RapidPro's throttle scopes, or a table of limits; 0: none, only RapidPro's 429 limits."""
+    """Limit for each of RapidPro's throttle scopes, or a table of limits. None ("unlimited"): only a 429 limits."""
     max_concurrency: _Concurrency = 16
     """Requests in flight at once. More are faster, and leave more messages to look up after a crash."""
     ca_file: str = ""
@@ -196,6 +200,13 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     warnings: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
     """The secrets that only a restart can change, each with its source."""
+    dry_run: bool = False
+    """From the command line: CouchDB and RapidPro are read, and nothing is posted or written."""
+
+    def as_dry_run(self, state_dir: Path) -> "Config":
+        """On another state directory. No webhook is listened for: one that is answered has to be stored."""
+        cht, incoming = replace(self.cht, state_dir=str(state_dir)), replace(self.incoming, enabled=False)
+        return replace(self, dry_run=True, cht=cht, incoming=incoming)
 
 
 SECTIONS: Final[tuple[type[Struct], ...]] = (Couchdb, Cht, Rapidpro, Outgoing, Incoming, Delivery, Admin, Log)

@@ -62,7 +62,7 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
         admin = _read_admin(document)
         config = Config(
             couchdb=_complete_couchdb(couchdb, path, environ),
-            cht=msgspec.structs.replace(cht, instance=cht.instance or socket.gethostname()),
+            cht=_complete_cht(cht, path, environ),
             rapidpro=_complete_rapidpro(rapidpro, path, environ),
             outgoing=_read(document, Outgoing),
             incoming=_complete_incoming(incoming, cht, path, environ),
@@ -86,16 +86,18 @@ def load_spool(path: Path, environ: Mapping[str, str]) -> Path:
         return _spool(_read(document, Incoming), _read(document, Cht), path, environ)
 
 
+def load_state_dir(path: Path, environ: Mapping[str, str]) -> Path:
+    """The state directory, for commands that need no secret."""
+    text = read_text(path)
+    with at(str(path)):
+        return _state_dir(_read(_parse(text), Cht), path, environ)
+
+
 def load_admin(path: Path) -> Admin:
     """Returns the section [admin] only: a user who may ask for the status need not be able to read the secrets."""
     text = read_text(path)
     with at(str(path)):
         return _read_admin(_parse(text))
-
-
-def state_dir(config: Config, path: Path, environ: Mapping[str, str]) -> Path:
-    """Returns the folder of the instance id and the lock, the same for every command on the file at `path`."""
-    return _state_dir(config.cht, path, environ)
 
 
 def _state_dir(cht: Cht, path: Path, environ: Mapping[str, str]) -> Path:
@@ -183,6 +185,12 @@ def _complete_couchdb(couchdb: Couchdb, path: Path, environ: Mapping[str, str]) 
     if password and not couchdb.user:
         raise ConfigError("[couchdb] user: found a password but no user; allowed: both or neither")
     return msgspec.structs.replace(couchdb, url=url, password=password)
+
+
+def _complete_cht(cht: Cht, path: Path, environ: Mapping[str, str]) -> Cht:
+    """The same folder for every command on the file at `path`."""
+    folder = str(_state_dir(cht, path, environ))
+    return msgspec.structs.replace(cht, instance=cht.instance or socket.gethostname(), state_dir=folder)
 
 
 def _complete_rapidpro(rapidpro: Rapidpro, path: Path, environ: Mapping[str, str]) -> Rapidpro:

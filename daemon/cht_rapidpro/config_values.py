@@ -122,6 +122,21 @@ class Size:
         return size
 
 
+def requests_per_hour(raw: object) -> object:
+    """A limit, or a table of limits, with "unlimited" as None; what else it may hold is checked by its type.
+
+    0 is refused: it reads as "send nothing", and an operator in a hurry would start a campaign at full speed.
+    """
+    if isinstance(raw, dict):
+        return {key: requests_per_hour(value) for key, value in raw.items()}
+    if type(raw) is int and raw == 0:
+        raise ConfigError(
+            'found 0; allowed: a whole number from 1 on, or "unlimited" for no limit of our own;'
+            " `cht-rapidpro pause` stops sending"
+        )
+    return None if raw == "unlimited" else raw
+
+
 def moment(raw: object) -> int | None:
     """Reads a moment in ISO-8601 (without offset: UTC) as ms since the epoch, an empty text as None."""
     if raw == "":

@@ -78,6 +78,8 @@ GAUGES: Final = {
     "incoming_messages": ("Incoming messages that wait to be stored; their webhooks wait, too.", ""),
     "spooled_messages": ("Incoming messages in the spool; an operator must handle rejected ones.", "state"),
     "sending_enabled": ("1 while the app settings choose this gateway.", ""),
+    "sending_paused": ("1 while `cht-rapidpro pause` holds sending.", ""),
+    "pause_left_seconds": ("Time until the pause ends by itself; absent where it has no end.", ""),
     "dependency_up": ("0 while it is away or refuses the gateway, absent while that is not known.", "dependency"),
     "state": (
         "1 for the state that the daemon is in: ok, degraded (heals itself), broken (an operator must act).",
@@ -129,9 +131,9 @@ class Metrics:
     def subscribe(self, subscriber: Callable[[Fact], None]) -> None:
         self._subscribers.append(subscriber)
 
-    def count(self, outcome: Outcome | Arrived, about: About) -> None:
-        """Counts one message with this outcome."""
-        self._tell(Fact(_DIRECTIONS[type(outcome)], outcome, about))
+    def count(self, outcome: Outcome | Arrived, about: About, failure: str = "") -> None:
+        """Counts one message with this outcome; `failure`: why it will not arrive, if that is so."""
+        self._tell(Fact(_DIRECTIONS[type(outcome)], outcome, about, failure=failure))
 
     def sent(self, about: About, due: int, now: int) -> None:
         """Counts a message that RapidPro took at `at`; both times are ms since the epoch, `due` 0 if unknown."""

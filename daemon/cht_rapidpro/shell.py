@@ -4,6 +4,8 @@ Invariant: `check` from root's shell judges what the service gets. Without it ev
 systemd hands them to the service alone.
 """
 
+import argparse
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -11,6 +13,17 @@ from typing import Final
 CONFIG_VARIABLE: Final = "CHT_RAPIDPRO_CONFIG"
 INSTALLED_CONFIG: Final = "/etc/cht-rapidpro/config.toml"
 _CREDENTIALS: Final = "CREDENTIALS_DIRECTORY"
+
+
+def add_config(command: argparse.ArgumentParser) -> None:
+    """Give a command its option --config."""
+    command.add_argument(
+        "--config",
+        type=Path,
+        default=default_config(os.environ),
+        metavar="FILE",
+        help=f"the TOML configuration; default: ${CONFIG_VARIABLE}, then {INSTALLED_CONFIG}",
+    )
 
 
 def default_config(environ: Mapping[str, str]) -> Path:

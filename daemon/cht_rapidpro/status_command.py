@@ -9,11 +9,12 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from cht_rapidpro.config_values import read_address
 from cht_rapidpro.domain.span import span
-from cht_rapidpro.errors import ConfigError, TransientError
+from cht_rapidpro.errors import ConfigError, TransientError, UnusableError
 
 _TIMEOUT: Final = 5.0
 _CLEAR: Final = "\x1b[H\x1b[2J"
@@ -57,6 +58,21 @@ def ask(listen: str) -> dict[str, Any]:
     return found
 
 
+def ensure_no_other(listen: str, folder: Path) -> None:
+    """Raises UnusableError where a daemon answers on the admin listener though none has the state directory `folder`.
+
+    A command that looked into the wrong directory would say that no daemon is running.
+    """
+    try:
+        ask(listen)
+    except (ConfigError, TransientError):
+        return
+    raise UnusableError(
+        f"a daemon is running that does not read {folder}: it has another state directory; give the command the"
+        " service's own by [cht] state_dir or STATE_DIRECTORY, such as STATE_DIRECTORY=/var/lib/cht-rapidpro"
+    )
+
+
 def as_table(found: Mapping[str, Any]) -> str:
     """Formats the status in two columns; problems are named in words, not by colour."""
     rows = list(_rows(found))
@@ -69,7 +85,7 @@ def _rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for finding in found["findings"]:
         yield "", " ".join(filter(None, (f"{finding['level']}:", finding["what"], finding["more"], finding["advice"])))
     yield "daemon", f"{found['name']} ({found['instance']})"
-    yield "sending", found["sending"]
+    yield "sending", f"paused, {found['sending']}" if found["paused"] else found["sending"]
     for dependency in found["dependencies"]:
         yield from _dependency(dependency)
     for name, figure in found["figures"].items():
@@ -77,7 +93,7 @@ def _rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield from _figure(name, figure)
 
 
-_SHOWN_ELSEWHERE: Final = ("sending_enabled", "dependency_up", "state")
+_SHOWN_ELSEWHERE: Final = ("sending_enabled", "sending_paused", "dependency_up", "state")
 
 
 def _dependency(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -29,7 +29,7 @@ async def get(url: str, **headers: str) -> tuple[int, str]:
         return answer.status, await answer.text()
 
 
-OK: Mapping[str, Any] = {"state": "ok", "stores": True, "figures": {}}
+OK: Mapping[str, Any] = {"state": "ok", "stores": True, "paused": None, "figures": {}}
 
 
 @pytest.mark.parametrize(
@@ -68,8 +68,9 @@ async def test_the_name_that_the_configuration_gives_is_this_machines() -> None:
     [("ok", True, 200), ("degraded", True, 200), ("broken", True, 200), ("broken", False, 503)],
 )
 async def test_ready_fails_only_while_incoming_messages_could_be_lost(state: str, stores: bool, expected: int) -> None:
-    async with listening({"state": state, "stores": stores, "figures": {}}) as url:
-        assert await get(f"{url}/ready") == (expected, json.dumps({"state": state}))
+    paused = {"since": "2026-11-28T10:00:00.000Z", "until": None} if state == "degraded" else None
+    async with listening({"state": state, "stores": stores, "paused": paused, "figures": {}}) as url:
+        assert await get(f"{url}/ready") == (expected, json.dumps({"state": state, "paused": paused}))
         assert await get(f"{url}/health") == (200, '{"alive": true}')
 
 
@@ -104,7 +105,7 @@ async def test_metrics_are_what_prometheus_reads() -> None:
 
 
 def test_every_gauge_is_named_by_what_it_counts_and_says_so() -> None:
-    units = {"messages", "documents", "characters", "seconds", "tasks", "requests", "enabled", "up", "state"}
+    units = {"messages", "documents", "characters", "seconds", "tasks", "requests", "enabled", "up", "state", "paused"}
     assert {name.rpartition("_")[2] for name in GAUGES} <= units
     assert all(help_text.endswith(".") for help_text, _ in GAUGES.values())
 

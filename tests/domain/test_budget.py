@@ -117,7 +117,7 @@ def test_what_rapidpro_does_not_count_gives_its_place_back() -> None:
 
 
 def test_without_a_limit_only_a_429_stops_us() -> None:
-    budget = Budget(0)
+    budget = Budget(None)
     for _ in range(5000):
         spend(budget, 0.0)
     assert (budget.left(0.0), budget.delay(0.0)) == (None, 0.0)
@@ -126,8 +126,8 @@ def test_without_a_limit_only_a_429_stops_us() -> None:
     assert (budget.left(10.0), budget.delay(10.0)) == (None, 0.0)
 
 
-@pytest.mark.parametrize("per_hour", [0, 3600])
-def test_retry_after_closes_the_scope_for_as_long_as_it_says(per_hour: int) -> None:
+@pytest.mark.parametrize("per_hour", [None, 3600])
+def test_retry_after_closes_the_scope_for_as_long_as_it_says(per_hour: int | None) -> None:
     budget = Budget(per_hour)
     budget.throttled(100.0, 3598.0)
     budget.throttled(101.0, 5.0)
@@ -135,8 +135,8 @@ def test_retry_after_closes_the_scope_for_as_long_as_it_says(per_hour: int) -> N
     assert budget.left(3698.0) != 0
 
 
-@pytest.mark.parametrize("per_hour", [0, 3600])
-def test_a_429_without_retry_after_pauses_ever_longer_until_a_success(per_hour: int) -> None:
+@pytest.mark.parametrize("per_hour", [None, 3600])
+def test_a_429_without_retry_after_pauses_ever_longer_until_a_success(per_hour: int | None) -> None:
     budget, now, pauses = Budget(per_hour), 0.0, []
     for _ in range(8):
         spend(budget, now, counted=False)
@@ -157,11 +157,11 @@ def test_another_limit_is_in_force_at_once_and_what_was_spent_stays_spent() -> N
     assert (budget.left(2.0), budget.delay(2.0)) == (0, HOUR - 1.0)
     budget.per_hour = 9
     assert (budget.left(2.0), budget.delay(2.0)) == (1, 0.0)
-    budget.per_hour = 0
+    budget.per_hour = None
     assert budget.left(2.0) is None
 
 
-def sharing(per_hour: int) -> tuple[Sharing, dict[Scope, Budget]]:
+def sharing(per_hour: int | None) -> tuple[Sharing, dict[Scope, Budget]]:
     budgets = {scope: Budget(per_hour) for scope in Scope}
     return Sharing(budgets), budgets
 
@@ -206,7 +206,7 @@ def test_while_sending_is_throttled_nothing_is_asked_where_it_counts() -> None:
 
 
 def test_without_a_limit_of_our_own_polling_waits_for_what_is_to_be_sent() -> None:
-    shared, budgets = sharing(0)
+    shared, budgets = sharing(None)
     assert shared.spare(Scope.MESSAGES, 0, waiting=5) is None
     shared.throttled(Scope.MESSAGES, 0)
     assert shared.spare(Scope.MESSAGES, 0, waiting=5) == 0
@@ -226,8 +226,8 @@ def test_a_429_that_comes_before_our_limit_shows_rapidpros_and_is_kept_to_for_a_
     assert (budget.left(24 * HOUR), budget.learned) == (10, None)
 
 
-@pytest.mark.parametrize(("spent", "per_hour"), [(4, 10), (10, 10), (0, 1), (5, 0)])
-def test_a_429_that_others_have_caused_or_that_was_expected_teaches_no_limit(spent: int, per_hour: int) -> None:
+@pytest.mark.parametrize(("spent", "per_hour"), [(4, 10), (10, 10), (0, 1), (5, None)])
+def test_a_429_that_others_have_caused_or_that_was_expected_teaches_no_limit(spent: int, per_hour: int | None) -> None:
     budget = Budget(per_hour)
     for _ in range(spent):
         spend(budget, 0.0)

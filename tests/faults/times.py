@@ -16,7 +16,7 @@ SWEEP_INTERVAL: Final = 0.3
 def sections(coalesce: str = "off") -> dict[str, dict[str, object]]:
     """The sections of a daemon's configuration that differ from the defaults."""
     return {
-        "rapidpro": {"timeout": _duration(TIMEOUT), "requests_per_hour": 0},
+        "rapidpro": {"timeout": _duration(TIMEOUT), "requests_per_hour": "unlimited"},
         "outgoing": {
             "settle_time": _duration(SETTLE_TIME),
             "claim_timeout": _duration(CLAIM_TIMEOUT),

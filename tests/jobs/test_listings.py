@@ -69,8 +69,8 @@ async def test_what_others_have_spent_goes_first(rapidpro: RapidPro, client: Cli
     assert len(await asking) == 7
 
 
-@pytest.mark.parametrize(("per_hour", "at_once"), [(0, 4), (5, 1)], ids=["no limit", "a tenth is less than one"])
-async def test_limits_at_their_ends(per_hour: int, at_once: int, rapidpro: RapidPro, client: Client) -> None:
+@pytest.mark.parametrize(("per_hour", "at_once"), [(None, 4), (5, 1)], ids=["no limit", "a tenth is less than one"])
+async def test_limits_at_their_ends(per_hour: int | None, at_once: int, rapidpro: RapidPro, client: Client) -> None:
     client.limit(per_hour)
     pages: Any = Listings(client).pages(rapidpro.url, Listing.MESSAGES, {})
     asking = asyncio.create_task(anext(pages))

@@ -147,7 +147,8 @@ async def observed(config: Config, folder: Path, logs: Sequence[Any], key: str =
     """The daemon, with an admin listener and a systemd that hears it; `key`: of the webhook, in the configuration."""
     stop = asyncio.Event()
     incoming = replace(config.incoming, key=Secret(key), spool=str(folder / "spool.sqlite3"))
-    config = replace(config, admin=Admin("127.0.0.1:0"), incoming=incoming)
+    cht = replace(config.cht, state_dir=str(folder))
+    config = replace(config, admin=Admin("127.0.0.1:0"), cht=cht, incoming=incoming)
     with hearing(folder) as (systemd, notifier):
         reload = Reload(config, lambda: config, asyncio.Event())
         async with asyncio.TaskGroup() as group:

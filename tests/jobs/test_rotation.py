@@ -148,7 +148,7 @@ async def test_the_limits_of_a_reload_are_in_force_at_once(gate: Gate, medic: Da
     async with running(file.config, reload=file.reload):
         await until(lambda: len(rapidpro.broadcasts) == 5)
         await until(lambda: _open(rapidpro) == 0)
-        file.change(requests_per_hour=0, max_concurrency=8)
+        file.change(requests_per_hour=None, max_concurrency=8)
 
         def counted() -> bool:
             nonlocal most

@@ -5,6 +5,7 @@ import pytest
 from cht_rapidpro.adapters.couchdb import Couch
 from cht_rapidpro.config import Cht, Couchdb, Rapidpro
 from cht_rapidpro.domain.claim import Instance
+from cht_rapidpro.domain.pause import Pause
 from cht_rapidpro.errors import TransientError, TroubleError
 from cht_rapidpro.health import Health
 from cht_rapidpro.jobs.settings import SettingsWatch
@@ -64,3 +65,23 @@ def test_the_line_for_systemd_says_what_waits_and_what_is_amiss(status: Status, 
 
 def test_every_figure_of_its_own_is_a_gauge(status: Status) -> None:
     assert status.figures.keys() <= GAUGES.keys()
+
+
+def test_the_line_for_systemd_says_that_sending_is_paused_and_until_when(healths: dict[str, Health]) -> None:
+    settings = SettingsWatch(Couch(Couchdb()), Cht(), Rapidpro())
+    settings.target = "https://rapidpro.example.org"
+    status = Status(Instance("0" * 32, "test"), settings, healths.values())
+    for health in healths.values():
+        health.works()
+    assert status.line() == "ok; sending"
+    pause = Pause(0, 1_795_860_000_000)
+    status.paused, status.problems = pause.plain, [*status.problems, lambda: [pause.finding()]]
+    assert status.line() == "degraded; Sending is paused until 2026-11-28 10:00:00 UTC; paused"
+
+
+def test_what_does_not_arrive_is_told_by_its_reason_without_numbers(status: Status) -> None:
+    status.stuck["failed"] = lambda: [("a", "no +254712345678"), ("b", "no +254712345678"), ("c", "too long")]
+    assert [tuple(each.values()) for each in status.snapshot()["stuck"]] == [
+        ("failed", "no …678", 2, "b"),
+        ("failed", "too long", 1, "c"),
+    ]

@@ -233,7 +233,7 @@ async def test_a_message_in_doubt_counts_in_the_oldest_waiting_age(gate: Gate, m
                     findings, _ = await told(places)
                     async with aiohttp.ClientSession(f"http://{places.address}") as session:
                         figures.update((await (await session.get("/status")).json())["figures"])
-                    return any(one["what"] == "Messages wait long." for one in findings)
+                    return any(one["what"] == "Messages wait for a long time." for one in findings)
 
                 await until(waits_long)
                 await places.agree("degraded")

@@ -101,7 +101,7 @@ async def test_a_429_closes_the_scope_and_the_claims_are_given_back(gate: Gate, 
     async with RapidPro(TOKEN, requests_per_hour=2, clock=lambda: wall_clock() / 1000) as rapidpro:
         records = await _of_all_ages(medic, 5)
         with capture_logs() as logs:
-            async with running(configure(gate, medic, rapidpro, TOKEN, requests_per_hour=0, max_concurrency=1)):
+            async with running(configure(gate, medic, rapidpro, TOKEN, requests_per_hour=None, max_concurrency=1)):
                 for hour in (1, 2):
                     await until(lambda hour=hour: len(named(logs, "task.released")) == hour)  # type: ignore[misc]
                     assert len(named(logs, "rapidpro.throttled")) == hour, "it asks no more until RapidPro said so"
@@ -117,7 +117,7 @@ async def test_a_429_without_a_time_is_waited_out_ever_longer(gate: Gate, medic:
     async with RapidPro(TOKEN, requests_per_hour=2, clock=clock) as rapidpro:
         rapidpro.throttle.retry_after = False
         records = await _of_all_ages(medic, 5)
-        async with running(configure(gate, medic, rapidpro, TOKEN, requests_per_hour=0, max_concurrency=1)):
+        async with running(configure(gate, medic, rapidpro, TOKEN, requests_per_hour=None, max_concurrency=1)):
             for record in records:
                 await reaches(medic, record["_id"], "received-by-gateway", hurry=0.1)
     assert [broadcast.text for broadcast in rapidpro.broadcasts] == ["4", "3", "2", "1", "0"]

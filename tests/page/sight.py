@@ -29,9 +29,10 @@ def view(
     history: History | None = None,
     stores: bool = True,
     others: Sequence[Finding] = (),
+    stuck: Sequence[dict[str, Any]] = (),
     **figures: Any,
 ) -> View:
-    """Healthy but for what is given; `others`: what parts of the daemon report."""
+    """Healthy but for what is given; `others`: what parts of the daemon report; `stuck`: groups of /status."""
     history = history or History()
     given = list(dependencies or (dependency("couchdb"), dependency("rapidpro")))
     own = [
@@ -50,6 +51,7 @@ def view(
         "sending": "sms.outgoing_service is 'other': another gateway is chosen",
         "figures": {**FIGURES, **figures},
         "dependencies": given,
+        "stuck": list(stuck),
     }
     return View(NOW, status, history.minutes(0.0), history.recent(50))
 

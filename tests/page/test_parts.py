@@ -9,7 +9,7 @@ from cht_rapidpro.domain.history import REMEMBERED, History
 from cht_rapidpro.page.charts import charts
 from cht_rapidpro.page.document import document
 from cht_rapidpro.page.flow import flow
-from cht_rapidpro.page.parts import dependencies, events, parts
+from cht_rapidpro.page.parts import dependencies, events, parts, stuck
 from tests.page.sight import INCOMING, dependency, event, view
 
 
@@ -94,6 +94,21 @@ def test_a_line_has_a_gap_where_nothing_is_known() -> None:
     sight = view()
     line = charts(type(sight)(sight.now, sight.status, history.minutes(60.0 * 59), []))
     assert 'd="M0 18.0H5H11V60.0H16M21 34.8H27"' in line
+
+
+def test_what_does_not_arrive_is_drawn_by_its_reason_without_a_link() -> None:
+    assert texts(stuck(view())) == ["No message is held back, undecidable or failed."]
+    groups = [
+        {"what": "failed", "reason": "RapidPro refuses it: <b>", "documents": 1200, "example": "doc-1"},
+        {"what": "undecidable", "reason": "RapidPro hides its numbers", "documents": 2, "example": "doc-2"},
+    ]
+    drawn = stuck(view(stuck=groups))
+    assert texts(drawn)[4:] == [
+        *("failed", "1,200", "RapidPro refuses it: &lt;b&gt;", "doc-1"),
+        *("undecidable", "2", "RapidPro hides its numbers", "doc-2"),
+    ]
+    assert "<a" not in drawn
+    assert stuck(view(stuck=groups)) in document(view(stuck=groups), parts(view(stuck=groups)))
 
 
 def test_the_page_with_its_files_is_small_even_when_it_is_full() -> None:

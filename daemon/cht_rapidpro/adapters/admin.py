@@ -31,8 +31,8 @@ class Admin:
     """Listens at `listen` while it is entered; "" means not at all. `address`: the bound address, None if there is
     none.
 
-    `snapshot` returns the answer of `/status`. Its `state` is the answer of `/ready`, which is 503 if its `stores` is
-    False; its `figures` are the gauges of `/metrics`. More routes may be added to `application` before.
+    `snapshot` returns the answer of `/status`. Its `state` and `paused` are the answer of `/ready`, which is 503 if its
+    `stores` is False; its `figures` are the gauges of `/metrics`. More routes may be added to `application` before.
     """
 
     def __init__(self, listen: str, snapshot: Callable[[], Mapping[str, Any]], metrics: Metrics) -> None:
@@ -98,7 +98,7 @@ class Admin:
         """A daemon that is broken for other reasons still takes webhooks, so a proxy must not turn them away."""
         snapshot = self._snapshot()
         status = HTTPStatus.OK if snapshot["stores"] else HTTPStatus.SERVICE_UNAVAILABLE
-        return web.json_response({"state": snapshot["state"]}, status=status)
+        return web.json_response({"state": snapshot["state"], "paused": snapshot["paused"]}, status=status)
 
     async def _show_metrics(self, _request: web.Request) -> web.Response:
         body = await asyncio.to_thread(self._metrics.render, self._snapshot()["figures"])

@@ -281,7 +281,7 @@ class RapidPro:
             case _:
                 health.works(kind)
 
-    def limit(self, requests_per_hour: int | Limits) -> None:
+    def limit(self, requests_per_hour: int | Limits | None) -> None:
         """Sets the configured limit for each scope; requests of the last hour stay counted."""
         for scope, per_hour in _by_scope(requests_per_hour).items():
             self.budgets[scope].configured = per_hour
@@ -292,7 +292,7 @@ class RapidPro:
             health.tell_again()
 
 
-def _by_scope(requests_per_hour: int | Limits) -> dict[Scope, int]:
+def _by_scope(requests_per_hour: int | Limits | None) -> dict[Scope, int | None]:
     limits = Limits.of(requests_per_hour)
     return {Scope.GENERAL: limits.broadcasts, Scope.MESSAGES: limits.messages, Scope.RUNS: limits.runs}
 

@@ -7,10 +7,12 @@ process, even after a crash.
 import fcntl
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 from cht_rapidpro.errors import ConfigError, GatewayError, UnusableError
@@ -46,6 +48,23 @@ def state_directory(path: Path) -> Iterator[str]:
         os.close(lock)
 
 
+@contextmanager
+def state_copy(path: Path) -> Iterator[Path]:
+    """A folder with the identity and the small notes of a state directory, which ends with the block.
+
+    For a dry run: it must leave no note that a later start would believe, and may run beside the daemon itself.
+    Raises UnusableError where one of them cannot be read.
+    """
+    with TemporaryDirectory(prefix="cht-rapidpro-dry-run-") as folder:
+        try:
+            for file in [path / "instance-id", *path.glob("*.json")]:
+                if file.is_file():
+                    shutil.copyfile(file, Path(folder, file.name))
+        except OSError as error:
+            raise _unusable(path, "cannot be read", error) from error
+        yield Path(folder)
+
+
 def check_instance_id(path: Path) -> str:
     """Returns why `run` cannot use the directory's instance id; "" if it can, or if there is none yet."""
     file = path / "instance-id"
@@ -55,6 +74,15 @@ def check_instance_id(path: Path) -> str:
     except (ConfigError, UnusableError) as error:
         return str(error)
     return ""
+
+
+def known_instance_id(path: Path) -> str:
+    """The directory's instance id; "" where it has none that can be read. Nothing is made."""
+    file = path / "instance-id"
+    try:
+        return _instance_id(file) if file.exists() else ""
+    except (OSError, ConfigError, UnusableError):
+        return ""
 
 
 def has_room(folder: Path) -> bool:

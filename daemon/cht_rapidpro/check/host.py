@@ -15,6 +15,8 @@ import msgspec
 from cht_rapidpro.adapters.state_dir import LEAST_ROOM, check_instance_id, has_room, is_in_use
 from cht_rapidpro.check.finding import Finding, bad, good, note
 from cht_rapidpro.config import Config
+from cht_rapidpro.domain.findings import Level
+from cht_rapidpro.domain.pause import Pause
 
 
 def check_files(path: Path, config: Config) -> Iterator[Finding]:
@@ -52,6 +54,14 @@ def check_disk(folder: Path) -> Iterator[Finding]:
     if folder.is_dir() and not has_room(folder):
         says = f"less than {LEAST_ROOM >> 20} MiB are free on the disk of {folder}: incoming messages may be refused"
         yield bad("host.disk", says, "make room there")
+
+
+def check_pause(pause: Pause | None, now: int) -> Iterator[Finding]:
+    """`now`: ms since the epoch."""
+    if pause is not None and not pause.is_over(now):
+        found = pause.finding()
+        kind = bad if found.level is Level.BROKEN else note
+        yield kind("outgoing.paused", found.what.rstrip("."), found.advice)
 
 
 def check_state_dir(state_dir: Path) -> Iterator[Finding]:

@@ -13,12 +13,13 @@ import msgspec
 
 from cht_rapidpro import config_file, status_command
 from cht_rapidpro.adapters.inspection import Inspection, Seen
+from cht_rapidpro.adapters.pause_file import PauseFile
 from cht_rapidpro.adapters.state_dir import is_in_use
 from cht_rapidpro.adapters.transport import Transport
 from cht_rapidpro.check.cht import check_settings
 from cht_rapidpro.check.couchdb import UNSENDABLE, check_couchdb
 from cht_rapidpro.check.finding import Finding, Mark, bad, good, note
-from cht_rapidpro.check.host import check_address, check_files, check_state_dir
+from cht_rapidpro.check.host import check_address, check_files, check_pause, check_state_dir
 from cht_rapidpro.check.incoming import check_archive, check_flow, check_incoming, check_miswired
 from cht_rapidpro.check.rapidpro import check_rapidpro
 from cht_rapidpro.check.vault import check_vault
@@ -37,9 +38,9 @@ async def check(path: Path, environ: Mapping[str, str], *, offline: bool) -> lis
     findings = list(check_files(path, loaded))
     if offline:
         return findings
-    state_dir = config_file.state_dir(loaded, path, environ)
+    state_dir = Path(loaded.cht.state_dir)
     is_running = is_in_use(state_dir)
-    findings += check_state_dir(state_dir)
+    findings += [*check_state_dir(state_dir), *check_pause(PauseFile(state_dir).read(), _now())]
     if loaded.admin.listen and not is_running:
         findings.append(check_address("admin.listen", loaded.admin.listen))
     findings += check_incoming(loaded, is_running=is_running)

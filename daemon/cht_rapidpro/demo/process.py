@@ -85,13 +85,13 @@ class Daemon:
             raise GatewayError("the daemon has not been started")
         return self._process.pid
 
-    async def start(self) -> None:
-        """Starts it; more than once, after it has ended, on the same files.
+    async def start(self, *options: str) -> None:
+        """Starts it; more than once, after it has ended, on the same files. `options`: of `run`.
 
         Its environment is `environ` and nothing of the caller's: a token or a proxy that a shell exports for a real
         gateway would make this one talk to the wrong side.
         """
-        command, descriptors = [*self.command, "run", "--config", str(self.config)], []
+        command, descriptors = [*self.command, "run", "--config", str(self.config), *options], []
         if self._webhook is not None:
             descriptors = [self._webhook.fileno()]
             command = [sys.executable, "-c", HAND_OVER, str(descriptors[0]), *command]

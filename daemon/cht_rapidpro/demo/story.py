@@ -87,7 +87,7 @@ async def _run(display: Display, *, keep: bool) -> bool:
         rapidpro.relay.url, rapidpro.relay.key = daemon.webhook_url, INCOMING_KEY
         story = Story(database, rapidpro, daemon, display, waiting, arriving)
         await story.play()
-        went_well = await story.report()
+        went_well = await story.report() and await story.explain()
         if keep and daemon.is_running:
             display.say(instructions(couchdb, database.name, rapidpro.url, daemon.webhook_url, daemon.log))
             with suppress(asyncio.CancelledError):  # the signal that ends it
@@ -162,6 +162,16 @@ class Story:
 
     async def report(self) -> bool:
         return report(self._display, self._conversation, await self._look(), self._rapidpro, self._duration)
+
+    async def explain(self) -> bool:
+        """Shows what an operator is told of one message; whether the command worked."""
+        command = ["messages", "show", "--config", str(self._daemon.config), self._scenes[0].doc_id]
+        asked = await asyncio.create_subprocess_exec(
+            *self._daemon.command, *command, stdout=asyncio.subprocess.PIPE, env=self._daemon.environ
+        )
+        told, _ = await asked.communicate()
+        self._display.say(f"\ncht-rapidpro {' '.join(command[:2])}, of one of them:\n\n{told.decode().rstrip()}\n")
+        return asked.returncode == 0
 
     async def stop(self) -> bool:
         """Ends the daemon; whether it ended as it must."""

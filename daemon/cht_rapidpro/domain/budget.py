@@ -30,11 +30,11 @@ class Scope(StrEnum):
 class Budget:
     """One scope. `open`: requests without an answer yet.
 
-    `configured`: the configured limit an hour, 0: none, only RapidPro's 429s; `learned`: a lower limit that a 429 has
-    shown.
+    `configured`: the configured limit an hour, None: none, only RapidPro's 429s; `learned`: a lower limit that a 429
+    has shown.
     """
 
-    def __init__(self, per_hour: int) -> None:
+    def __init__(self, per_hour: int | None) -> None:
         self.configured = per_hour
         self.learned: int | None = None
         self._spent: deque[float] = deque()
@@ -44,12 +44,14 @@ class Budget:
         self._learned_until = 0.0
 
     @property
-    def per_hour(self) -> int:
-        """The limit in force."""
-        return self.configured if self.learned is None else min(self.configured, self.learned)
+    def per_hour(self) -> int | None:
+        """The limit in force; None: there is none."""
+        if self.configured is None or self.learned is None:
+            return self.configured
+        return min(self.configured, self.learned)
 
     @per_hour.setter
-    def per_hour(self, limit: int) -> None:
+    def per_hour(self, limit: int | None) -> None:
         self.configured = limit
 
     def begin(self) -> None:
@@ -61,7 +63,7 @@ class Budget:
         self.open -= 1
         if counted:
             self._unexplained = 0
-            if self.configured:
+            if self.configured is not None:
                 self._spent.append(now)
 
     def throttled(self, now: float, retry_after: float | None) -> None:
@@ -69,8 +71,8 @@ class Budget:
 
         If much of the configured limit was spent, RapidPro's limit is lower; this is remembered for a day.
         """
-        spent = self.spent(now) - self.open
-        if self.per_hour > spent >= max(1, self.configured // _TELLING):
+        spent, per_hour = self.spent(now) - self.open, self.per_hour
+        if per_hour is not None and per_hour > spent >= max(1, (self.configured or 0) // _TELLING):
             self.learned, self._learned_until = spent, now + _SCARCE_FOR
         if retry_after is None:
             if now < self._closed_until:
@@ -88,7 +90,7 @@ class Budget:
             self.learned = None
         if now < self._closed_until:
             return 0
-        left = max(0, self.per_hour - self.spent(now)) if self.per_hour else None
+        left = None if (per_hour := self.per_hour) is None else max(0, per_hour - self.spent(now))
         if self.is_probing and now < self._closed_until + _PROBING:
             return 0 if self.open or left == 0 else 1
         return left
@@ -106,13 +108,14 @@ class Budget:
 
     def delay(self, now: float) -> float:
         """Seconds until a request may start; 0: now. Where only open requests fill the window: a second."""
+        per_hour = self.per_hour
         if self.left(now) != 0:
             return 0.0
         if now < self._closed_until:
             return self._closed_until - now
-        if self.is_probing and self.open and now < self._closed_until + _PROBING:
+        if per_hour is None or (self.is_probing and self.open and now < self._closed_until + _PROBING):
             return _FIRST_PAUSE
-        over = len(self._spent) + self.open - self.per_hour
+        over = len(self._spent) + self.open - per_hour
         return self._spent[over] + HOUR - now if over < len(self._spent) else 1.0
 
 
@@ -131,7 +134,7 @@ class Sharing:
     def throttled(self, scope: Scope, now: float) -> None:
         """A 429 came, in this scope."""
         budget = self._budgets[scope]
-        if budget.per_hour and budget.spent(now) >= budget.per_hour * _EXPLAINED:
+        if (per_hour := budget.per_hour) is not None and budget.spent(now) >= per_hour * _EXPLAINED:
             return
         self._scarce_until = now + _SCARCE_FOR
 
@@ -147,7 +150,7 @@ class Sharing:
         if left == 0 or self._budgets[Scope.GENERAL].left(now) == 0:
             return 0
         per_hour = self._budgets[scope].per_hour
-        if not per_hour:
+        if per_hour is None:
             return 0 if waiting else None
         scopes = self._budgets if now < self._scarce_until else (scope,)
         spent = sum(self._budgets[each].spent(now) for each in scopes)

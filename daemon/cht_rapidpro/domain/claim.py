@@ -37,6 +37,8 @@ _DETAILS: Final = re.compile(r"Claimed by cht-rapidpro (?P<instance>[0-9a-f]{32}
 _LOOKUP: Final = ", looking up whether it was sent"
 _DAY: Final = 86_400_000  # ms
 EXPIRED: Final = Change(State.FAILED, "Expired")
+ORDERED: Final = ("Sent again by an operator", "Not sent, as an operator says")  # how such `state_details` begin
+_FORMER: Final = re.compile(r"\(broadcast (\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,11 @@ def claim_of(task: Task) -> Claim | None:
     return _read_claim(task.get("state_details"), _entry(task, -1).get("timestamp"))
 
 
+def is_lookup(task: Task) -> bool:
+    """Whether no POST begins under the claim that a task holds: an earlier attempt is looked up first."""
+    return str(task.get("state_details")).endswith(_LOOKUP)
+
+
 def earlier_claim(task: Task) -> Claim | None:
     """The claim that the present one followed directly: its holder may have sent the message without settling it."""
     entry = _entry(task, -2)
@@ -130,10 +137,29 @@ def claimed_before(task: Task, index: int) -> int | None:
     return min((claim.at for claim, _ in _row_of_claims(task, index)), default=None)
 
 
+def first_claimed(task: Task) -> int | None:
+    """The earliest stamp of all claims in its history, in ms; None where there is none or one cannot be read."""
+    found = [_read_claim(entry.get("state_details"), entry.get("timestamp")) for entry in _entries(task)]
+    stamps = [claim.at for claim in found if claim is not None]
+    return min(stamps) if stamps and all(stamps) else None
+
+
+def claim_in(entry: object) -> Claim | None:
+    """The claim that an entry of a state history tells of."""
+    return _read_claim(entry.get("state_details"), entry.get("timestamp")) if isinstance(entry, dict) else None
+
+
 def knows_claim(task: Task, claim: Claim) -> bool:
     """Whether the history of a task has this claim, or a later one of the same instance."""
     found = (_read_claim(entry.get("state_details"), entry.get("timestamp")) for entry in _entries(task))
     return any(known is not None and known.instance == claim.instance and known.at >= claim.at for known in found)
+
+
+def orders(task: Task) -> list[tuple[int, str]]:
+    """The operator's orders to send it: when, in ms, and the broadcast that the message had before, "" for none."""
+    found = [(entry, str(entry.get("state_details"))) for entry in _entries(task)]
+    ordered = [(entry, details) for entry, details in found if details.startswith(ORDERED)]
+    return [(_stamp(entry), former[1] if (former := _FORMER.search(details)) else "") for entry, details in ordered]
 
 
 def _entries(task: Task) -> list[dict[str, object]]:
@@ -218,7 +244,9 @@ class ClaimTasks:
 
     def _is_expired(self, task: Task, doc: Doc) -> bool:
         moment = due(task, doc)
-        return self.expire_before is not None and moment is not None and moment < self.expire_before
+        if self.expire_before is None or moment is None:
+            return False
+        return max([moment, *(at for at, _ in orders(task))]) < self.expire_before
 
 
 def _enter_claim(task: Task, details: str, now: int) -> Task:

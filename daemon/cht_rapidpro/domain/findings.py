@@ -30,7 +30,7 @@ _UNSENDABLE: Final = {
     "undecidable": (
         "message",
         "undecided: it is not known whether RapidPro sent it",
-        "Look in RapidPro, then set the state of the tasks that `broadcast.unclear` names by hand.",
+        "Look in RapidPro for those that `broadcast.unclear` names, then report it: `cht-rapidpro messages settle`.",
     ),
     "no_message": ("task", "never sent: no message in it", "Clear the tasks that `message.unsendable` names."),
     "no_uuid": ("message", "never sent: no uuid", "Repair or clear the tasks that `message.unsendable` names."),
@@ -139,7 +139,7 @@ def _waiting(figures: Mapping[str, Any]) -> Iterator[Finding]:
             advice=f"The other messages wait ({', '.join(exhausted)}). A higher limit at RapidPro and"
             " in [rapidpro] requests_per_hour lets more go out.",
         )
-    elif oldest > LONG_WAIT:
+    elif oldest > LONG_WAIT and not figures.get("sending_paused"):
         yield Finding(
             Level.DEGRADED,
             "Messages wait for a long time.",

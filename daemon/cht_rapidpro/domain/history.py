@@ -16,6 +16,7 @@ from typing import Final
 MINUTES: Final = 60
 REMEMBERED: Final = 500  # events
 LONGEST_ID: Final = 64
+LONGEST_REASON: Final = 200
 _LEAST_WAIT: Final = 0.01  # seconds: all shorter ones are one
 _GROWTH: Final = 1.1
 _BUCKETS: Final = 168  # up to a day
@@ -33,12 +34,16 @@ class About:
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """What became of one message; `waited`: seconds until it did, where that is worth a chart."""
+    """What became of one message; `waited`: seconds until it did, where that is worth a chart.
+
+    `failure`: why it will not arrive, "" where it may.
+    """
 
     direction: str
     outcome: str
     about: About
     waited: float | None = None
+    failure: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +91,7 @@ class History:
     def __init__(self) -> None:
         self._minutes: deque[Minute] = deque(maxlen=MINUTES)
         self._events: deque[Event] = deque(maxlen=REMEMBERED)
+        self._failures: deque[tuple[str, str]] = deque(maxlen=REMEMBERED)
 
     def note(self, event: Event, now: float) -> None:
         fact = event.fact
@@ -93,6 +99,8 @@ class History:
         minute.counts[fact.direction, fact.outcome] += 1
         if fact.waited is not None:
             minute.waits.add(fact.waited)
+        if fact.failure:
+            self._failures.append((shortened(fact.about.doc), fact.failure[:LONGEST_REASON]))
         self._events.append(Event(event.at, Fact(fact.direction, fact.outcome, _shortened(fact.about), fact.waited)))
 
     def sample(self, name: str, value: float, now: float) -> None:
@@ -108,6 +116,10 @@ class History:
     def recent(self, count: int) -> list[Event]:
         """The last events, the newest first."""
         return list(islice(reversed(self._events), count))
+
+    def failures(self) -> list[tuple[str, str]]:
+        """The last messages that failed: the document and the reason of each."""
+        return list(self._failures)
 
     def find(self, text: str) -> list[Event]:
         """Returns the remembered events of the message, document or broadcast with this id, the newest first."""

@@ -176,13 +176,16 @@ class Holder:
     messages: tuple[tuple[Key, Pair], ...]
 
 
-def taken_by(holders: Iterable[Holder], listed: Sequence[Listed], known: Mapping[Key, Place]) -> Taken:
+def taken_by(
+    holders: Iterable[Holder], listed: Sequence[Listed], known: Mapping[Key, Place], former: Iterable[Place] = ()
+) -> Taken:
     """Returns the (broadcast, URN) slots that are assigned already: of settled tasks, and of messages in `known` (by
     the URN that was posted).
 
     Each message has one slot. A task's `gateway_ref` fixes the slot of its first accepted message, even if `known` has
     another one, because another daemon may have settled the task. The slot of its other messages is the known one, else
-    the free one nearest in time.
+    the free one nearest in time. `former`: the slots that messages had before an operator ordered them to be sent
+    again.
     """
     by_id = {broadcast.id: broadcast for broadcast in listed}
     taken: set[Place] = set()
@@ -198,6 +201,8 @@ def taken_by(holders: Iterable[Holder], listed: Sequence[Listed], known: Mapping
     for key, posted in known.items():
         if key not in told:
             taken.update(_places(posted, by_id))
+    for posted in former:
+        taken.update(_places(posted, by_id))
     placed = {key for key, (ref, _) in known.items() if ref in by_id}
     for ref, (key, pair) in others:
         if key not in placed and (nearest := _nearest(ref, pair, by_id, taken)) is not None:

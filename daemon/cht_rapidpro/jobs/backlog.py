@@ -65,6 +65,19 @@ class Backlog:
         """When the oldest waiting message was due, in ms since the epoch; None: no message waits."""
         return self._waiting[0].due if self._waiting else None
 
+    def place(self, key: Key) -> int | None:
+        """How many are to be claimed before this one; None: it does not wait here."""
+        return next((place for place, candidate in enumerate(self._waiting) if candidate.key == key), None)
+
+    def held_until(self, key: Key) -> float | None:
+        """Until when no sweep brings it again (loop time, seconds); None: nothing keeps it."""
+        return self._held.get(key)
+
+    def forget(self, key: Key) -> None:
+        """It has changed: the next sweep, which is wanted now, may bring it."""
+        self._held.pop(key, None)
+        self.low.set()
+
     def has_alike(self) -> bool:
         """Whether two of those that wait have the same text."""
         return len({candidate.text for candidate in self._waiting}) < len(self._waiting)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Final, NoReturn
 
 from cht_rapidpro.domain.history import About, Event, Fact, History
-from cht_rapidpro.logs import masked_id, masked_number
+from cht_rapidpro.logs import masked, masked_id, masked_number
 from cht_rapidpro.metrics import Figure, Metrics
 
 _INTERVAL: Final = 10.0  # seconds between two samples
@@ -37,7 +37,7 @@ class Chronicle:
             await asyncio.sleep(_INTERVAL)
 
     def _note(self, fact: Fact) -> None:
-        shown = replace(fact, about=_masked(fact.about))
+        shown = replace(fact, about=_masked(fact.about), failure=masked(fact.failure))
         self.history.note(Event(self._wall_clock(), shown), asyncio.get_running_loop().time())
 
 

@@ -81,6 +81,10 @@ class Claims:
     def __len__(self) -> int:
         return len(set(self._held.values()))
 
+    def find(self, key: Key) -> HeldTask | None:
+        """The task under our claim that has this message."""
+        return self._held.get(key)
+
     def subscribe(self, listener: Callable[[DocId, Task], None]) -> None:
         """`listener` is called with every task that has just been settled, as it is stored."""
         self._listeners.append(listener)
@@ -195,7 +199,9 @@ class Claims:
             pause = max(0.0, since + self._config.claim_timeout - _time())
         elif task and (task.get("state"), task.get("state_details")) == (EXPIRED.state, EXPIRED.details):
             log.warning("task.expired", doc=candidate.doc_id, message=candidate.uuid)
-            self._metrics.count(Outcome.EXPIRED, _about(candidate, task))
+            self._metrics.count(
+                Outcome.EXPIRED, _about(candidate, task), "it was due longer ago than expire_after allows"
+            )
         self._hold_back(candidate, pause)
 
     def _hold_back(self, candidate: Candidate, seconds: float) -> None:

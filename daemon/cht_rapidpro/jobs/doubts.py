@@ -23,6 +23,7 @@ from cht_rapidpro.jobs.claims import Claims
 from cht_rapidpro.jobs.held import HeldTask
 from cht_rapidpro.jobs.known import Known
 from cht_rapidpro.jobs.lookup import Asked, Blocked, Lookup
+from cht_rapidpro.jobs.pause import PauseWatch
 from cht_rapidpro.jobs.settings import SettingsWatch
 from cht_rapidpro.metrics import Metrics, Outcome
 
@@ -35,15 +36,15 @@ _LONGEST_UNCLEAR_PAUSE: Final = 6 * 3600.0
 _MOST: Final = 1000  # messages in doubt that may still be decided: with more of them nothing new is claimed
 _UNCLEAR: Final = (
     "RapidPro hides its numbers (anonymous workspace) and the text alone is ambiguous: look in RapidPro whether this"
-    " message was sent, and set the state of its task by hand"
+    " message was sent, and report it: `cht-rapidpro messages settle`"
 )
 _CONTESTED: Final = (
     "there are fewer broadcasts than messages of this number and text, and another daemon holds one of them in the"
     " document {doc_id}, which takes no claim: repair that document"
 )
 _MOVED: Final = (
-    "RapidPro's address has changed since this message was tried: look at the old address whether it was sent, and set"
-    " the state of its task by hand"
+    "RapidPro's address has changed since this message was tried: look at the old address whether it was sent, and"
+    " report it: `cht-rapidpro messages settle`"
 )
 
 
@@ -66,6 +67,7 @@ class Doubt:
     told: int = 0
     is_blocked: bool = False
     found: Listed | None = None
+    why: str = ""  # only a human can tell, where `told` is not 0
 
     @property
     def key(self) -> Key:
@@ -87,6 +89,7 @@ class Doubts:
         lookup: Lookup,
         claims: Claims,
         settings: SettingsWatch,
+        pause: PauseWatch,
         settle_time: float,
         request_time: float,
         claim_timeout: float,
@@ -96,6 +99,7 @@ class Doubts:
         self._lookup = lookup
         self._claims = claims
         self._settings = settings
+        self._pause = pause
         self._settle_time = settle_time
         self._request_time = request_time
         self._claim_timeout = claim_timeout
@@ -108,9 +112,18 @@ class Doubts:
         self._changed = asyncio.Event()
         self._in_flight: Counter[Pair] = Counter()
         settings.subscribe(self._changed.set)
+        pause.subscribe(self._on_pause)
 
     def __len__(self) -> int:
         return len(self._open)
+
+    def find(self, key: Key) -> Doubt | None:
+        """The doubt about this message; None: there is none."""
+        return self._open.get(key)
+
+    def undecided(self) -> list[tuple[str, str]]:
+        """The documents of those that only a human can decide, each with the reason."""
+        return [(doubt.held.doc_id, doubt.why) for doubt in self._open.values() if doubt.told]
 
     @property
     def undecidable(self) -> int:
@@ -207,6 +220,14 @@ class Doubts:
                 async with asyncio.timeout(wait if 0 < wait < math.inf else None):
                     await self._changed.wait()
 
+    def _on_pause(self) -> None:
+        """Looks again, after a pause, at what would have been sent again in it: much may have happened meanwhile."""
+        if not self._pause.is_on:
+            for doubt in self._open.values():
+                if doubt.next_look == math.inf:
+                    doubt.next_look = self._time()
+            self._changed.set()
+
     async def _look(self, adopt: Adopt, repeat: Repeat) -> None:
         """One listing for all that is due, or soon will be; a message that cannot be told widens it for no other."""
         started, clocks = self._time(), (self._wall_clock(), self._lookup.rapidpro_time())
@@ -225,6 +246,9 @@ class Doubts:
                 elif isinstance(verdict, Absent) and (
                     started >= doubt.since + self._settle_time or self._has_ended(doubt, *clocks)
                 ):
+                    if self._pause.is_on:
+                        doubt.next_look = math.inf  # until the pause ends
+                        continue
                     del self._open[doubt.key]
                     group.create_task(self._send_again(doubt, repeat))
                 elif isinstance(verdict, Unclear):
@@ -289,7 +313,7 @@ class Doubts:
     async def _tell(self, doubt: Doubt, means: str) -> None:
         """Says once that an operator must look, and asks again later, as long as the task is still under our claim."""
         doubt.next_look = self._time() + min(_UNCLEAR_PAUSE * 2.0**doubt.told, _LONGEST_UNCLEAR_PAUSE)
-        doubt.told = min(doubt.told + 1, 10)
+        doubt.told, doubt.why = min(doubt.told + 1, 10), means.partition(":")[0]
         if doubt.told == 1:
             log.error("broadcast.unclear", doc=doubt.held.doc_id, message=doubt.message.uuid, means=means)
         elif not await self._claims.is_held(doubt.held):

@@ -24,7 +24,7 @@ class Grouping:
         backlog: Backlog,
         ready: Ready,
         coalesce: Literal["auto", "off", "always"],
-        per_hour: int,
+        per_hour: int | None,
     ) -> None:
         self._rapidpro = rapidpro
         self._backlog = backlog
@@ -33,8 +33,8 @@ class Grouping:
         self._has_asked = False
         self.limit(per_hour)
 
-    def limit(self, per_hour: int) -> None:
-        self._long_queue = per_hour / 60 or math.inf
+    def limit(self, per_hour: int | None) -> None:
+        self._long_queue = math.inf if per_hour is None else per_hour / 60
 
     def company(self, base: str | None) -> int:
         """How many messages of one text a broadcast to the RapidPro at `base` may have."""

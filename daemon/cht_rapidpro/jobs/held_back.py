@@ -43,8 +43,16 @@ class HeldBack:
         """CouchDB has taken a change of it."""
         self._reasons.pop(doc_id, None)
 
+    def reason(self, doc_id: DocId) -> str | None:
+        """Why this document is held back; None: it is not."""
+        return self._reasons.get(doc_id)
+
     def ids(self) -> set[DocId]:
         return set(self._reasons)
+
+    def all(self) -> list[tuple[str, str]]:
+        """Each document with the reason."""
+        return list(self._reasons.items())
 
     def examples(self, most: int) -> list[tuple[DocId, str]]:
         """Some of them with the reason, the latest first."""

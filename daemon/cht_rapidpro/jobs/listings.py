@@ -22,7 +22,7 @@ class Listings:
 
     def __init__(self, rapidpro: RapidPro) -> None:
         self._rapidpro = rapidpro
-        self._shares = {scope: Budget(0) for scope in _SCOPES.values()}
+        self._shares = {scope: Budget(None) for scope in _SCOPES.values()}
 
     async def pages(self, base: str, listing: Listing, query: Mapping[str, str]) -> AsyncGenerator[list[object], None]:
         """The rows, page by page. Raises TransientError when RapidPro cannot be asked or its paging breaks."""
@@ -67,7 +67,7 @@ class Listings:
     async def _turn(self, scope: Scope) -> None:
         """Waits until both our share and the whole have room."""
         whole, share = self._rapidpro.budgets[scope], self._shares[scope]
-        share.per_hour = max(1, whole.per_hour // 10) if whole.per_hour else 0
+        share.per_hour = None if whole.per_hour is None else max(1, whole.per_hour // 10)
         budgets = (whole, share)
         while pause := max(budget.delay(asyncio.get_running_loop().time()) for budget in budgets):  # noqa: ASYNC110 - no event
             await asyncio.sleep(pause)

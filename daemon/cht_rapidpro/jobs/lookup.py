@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from cht_rapidpro.adapters.couchdb import Couch
 from cht_rapidpro.adapters.rapidpro import Page, RapidPro
-from cht_rapidpro.domain.claim import claim_of
+from cht_rapidpro.domain.claim import claim_of, orders
 from cht_rapidpro.domain.outgoing import BroadcastId, Pair, Throttled, pair_of
 from cht_rapidpro.domain.reconcile import (
     Absent,
@@ -109,7 +109,7 @@ class Lookup:
         settled = {key for holder in holders for key, _ in holder.messages}
         verdicts: dict[Key, Verdict] = {question.key: Absent() for question in questions if question.key in settled}
         open_questions = [question for question in questions if question.key not in settled]
-        taken = taken_by(holders, listed, known)
+        taken = taken_by(holders, listed, known, alike.former)
         earliest = min((question.earliest for question in questions), default=now)
         taken_in = settled.union(question.key for question in questions)
         rivals = [Question(key, pair, earliest) for key, pair in alike.rivals if key not in taken_in]
@@ -185,7 +185,7 @@ class Lookup:
             holding = await until_it_works(self._couch.holders, refs[start : start + _REFS])
             ids.update(*holding.values())
         wanted = frozenset(refs)
-        return [holder async for doc in self._docs(ids) for holder in _holders_in(doc, wanted, settings)]
+        return [holder async for doc in self._docs(ids) for holder in holders_in(doc, wanted, settings)]
 
     async def _docs(self, ids: Collection[DocId]) -> AsyncIterator[Doc]:
         """Reads the documents in parts: a campaign of minutes is thousands of documents."""
@@ -223,7 +223,8 @@ class Lookup:
                     foreign = rows[doc_id]
                 else:
                     foreign = [one for one in self._foreign_in(doc, settings) if one[1] in pairs]
-                    found.hidden += _holders_in(doc, refs, settings)
+                    found.hidden += holders_in(doc, refs, settings)
+                    found.former += _former_in(doc, settings)
                 if doc_id in closed:
                     found.rivals += foreign
                 else:
@@ -254,15 +255,29 @@ class _Alike:
     """What is known of messages like those that are looked up.
 
     `blocked`: the pairs of which another instance holds an unsettled claim, however old; `rivals`: messages that it
-    holds in closed documents; `hidden`: the tasks whose broadcast only a losing branch names, which no view shows.
+    holds in closed documents; `hidden`: the tasks whose broadcast only a losing branch names, which no view shows;
+    `former`: the broadcasts that messages had before an operator ordered them to be sent again.
     """
 
     blocked: set[Pair] = field(default_factory=set)
     rivals: list[tuple[Key, Pair]] = field(default_factory=list)
     hidden: list[Holder] = field(default_factory=list)
+    former: list[Place] = field(default_factory=list)
 
 
-def _holders_in(doc: Doc, refs: Collection[BroadcastId], settings: Mapping[str, Any]) -> Iterable[Holder]:
+def holders_in(doc: Doc, refs: Collection[BroadcastId], settings: Mapping[str, Any]) -> Iterable[Holder]:
     for task in tasks(doc):
         if (ref := BroadcastId(gateway_ref(task))) in refs and (found := messages(task)):
             yield Holder(ref, tuple(((doc["_id"], message.uuid), pair_of(message, settings)) for message in found))
+
+
+def _former_in(doc: Doc, settings: Mapping[str, Any]) -> Iterable[Place]:
+    for task in tasks(doc):
+        refs = [BroadcastId(ref) for _, ref in orders(task) if ref]
+        yield from ((ref, pair_of(message, settings).urn) for ref in refs for message in messages(task))
+
+
+def _row_pair(value: Any, settings: Mapping[str, Any]) -> Pair | None:
+    row = value if isinstance(value, dict) else {}
+    message = read_message({"uuid": row.get("id"), "to": row.get("to"), "message": row.get("content")})
+    return pair_of(message, settings) if message else None

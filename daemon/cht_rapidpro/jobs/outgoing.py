@@ -37,6 +37,7 @@ from cht_rapidpro.jobs.claims import Claims
 from cht_rapidpro.jobs.doubts import Doubt, Doubts
 from cht_rapidpro.jobs.grouping import Grouping
 from cht_rapidpro.jobs.held import HeldTask, Turn
+from cht_rapidpro.jobs.pause import PauseWatch
 from cht_rapidpro.jobs.posting import Posting
 from cht_rapidpro.jobs.ready import Ready
 from cht_rapidpro.jobs.settings import SettingsWatch
@@ -61,6 +62,7 @@ class Outgoing:
         backlog: Backlog,
         rapidpro: RapidPro,
         settings: SettingsWatch,
+        pause: PauseWatch,
         config: OutgoingConfig,
         limits: Rapidpro,
         keyring: Keyring,
@@ -71,12 +73,13 @@ class Outgoing:
         self._backlog = backlog
         self._rapidpro = rapidpro
         self._settings = settings
+        self._pause = pause
         self._keyring = keyring
         self._metrics = metrics
         self._valve = Valve(limits.max_concurrency)
         self._max_ahead = AHEAD * limits.max_concurrency
         self._ready = Ready()
-        self._posting = Posting(claims, doubts, rapidpro, settings, self._valve, config.claim_timeout)
+        self._posting = Posting(claims, doubts, rapidpro, settings, pause, self._valve, config.claim_timeout)
         self._troubled = Troubled()
         self._grouping = Grouping(rapidpro, backlog, self._ready, config.coalesce, limits.limits.broadcasts)
         self._numbers = itertools.count()
@@ -88,6 +91,7 @@ class Outgoing:
         self._token = keyring.secrets.rapidpro_token
         self._wake = asyncio.Event()
         settings.subscribe(self._wake.set)
+        pause.subscribe(self._wake.set)
         backlog.subscribe(self._wake.set)
         keyring.subscribe(self._wake.set)
 
@@ -134,8 +138,8 @@ class Outgoing:
                     await self._wake.wait()
 
     def _delay(self) -> float:
-        """Seconds until a broadcast may be posted; infinite while sending is not ours."""
-        if self._target is None or not self._token:
+        """Seconds until a broadcast may be posted; infinite while sending is not ours, or paused."""
+        if self._target is None or not self._token or self._pause.is_on:
             return math.inf
         now = self._time()
         return max(self._valve.delay(now), self._rapidpro.budget.delay(now))
@@ -264,7 +268,7 @@ class Outgoing:
         self._troubled.forget(held)
         if isinstance(result, Refused):
             known.warning("broadcast.refused", reason=result.reason)
-            self._metrics.count(Outcome.REFUSED, held.about(message))
+            self._metrics.count(Outcome.REFUSED, held.about(message), f"RapidPro refuses it: {result.reason}")
         elif isinstance(turn.pair, Pair):
             self._doubts.know(held, message, turn.pair, result.id)
             known.info("broadcast.created", gateway_ref=result.id, status=result.status)

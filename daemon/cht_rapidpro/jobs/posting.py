@@ -12,6 +12,7 @@ from cht_rapidpro.domain.valve import Valve
 from cht_rapidpro.jobs.claims import FRESH, Claims
 from cht_rapidpro.jobs.doubts import Doubts
 from cht_rapidpro.jobs.held import HeldTask, Turn
+from cht_rapidpro.jobs.pause import PauseWatch
 from cht_rapidpro.jobs.settings import SettingsWatch
 
 
@@ -24,6 +25,7 @@ class Posting:
         doubts: Doubts,
         rapidpro: RapidPro,
         settings: SettingsWatch,
+        pause: PauseWatch,
         valve: Valve,
         claim_timeout: float,
     ) -> None:
@@ -31,6 +33,7 @@ class Posting:
         self._doubts = doubts
         self._rapidpro = rapidpro
         self._settings = settings
+        self._pause = pause
         self._valve = valve
         self._claim_timeout = claim_timeout
 
@@ -42,7 +45,7 @@ class Posting:
         if not pairs:
             return [(turn, turn.pair) for turn in turns if isinstance(turn.pair, Refused)]
         base = self._settings.target
-        if base is None:
+        if base is None or self._pause.is_on:
             return [(turn, Again(turn.company)) for turn in turns]
         with self._doubts.posting(pairs):
             answer = await self._rapidpro.post_broadcast(base, join(pairs))

@@ -61,10 +61,10 @@ class Questions:
 
     def budget(self) -> int:
         """Returns how many requests this round may make: its part of the hour's rest, more if much is left."""
-        spare = self.spare(Scope.MESSAGES)
-        if spare is None:
-            return _REQUESTS
-        per_round = ceil(self._rapidpro.budgets[Scope.MESSAGES].per_hour * self._interval / HOUR)
+        spare, per_hour = self.spare(Scope.MESSAGES), self._rapidpro.budgets[Scope.MESSAGES].per_hour
+        if spare is None or per_hour is None:
+            return _REQUESTS if spare is None else spare
+        per_round = ceil(per_hour * self._interval / HOUR)
         return min(spare, max(per_round, spare // 10))
 
     def spare(self, scope: Scope) -> int | None:

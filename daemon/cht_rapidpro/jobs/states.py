@@ -92,7 +92,7 @@ class States:
             known.info("state.changed", state=change.state, details=change.details)
             if outcome := _COUNTED.get(change.state):
                 number = task.urns[0].removeprefix("tel:") if task.urns else ""
-                self._metrics.count(outcome, About(task.doc_id, task.uuid, number, task.broadcast))
+                self._metrics.count(outcome, About(task.doc_id, task.uuid, number, task.broadcast), _failure(change))
         self._follow(watched, next(iter(meant), None))
 
     def _follow(self, watched: Watched, task: Task | None) -> None:
@@ -103,6 +103,10 @@ class States:
             self._watchlist.drop(watched)
         else:
             self._watchlist.hold(found, loop_ms(), self._wall_clock())
+
+
+def _failure(change: StateChange) -> str:
+    return f"RapidPro could not send it: {change.details}" if change.state is State.FAILED else ""
 
 
 def _has_made(tasks: Iterable[Task], change: StateChange, now: int) -> bool:

@@ -13,11 +13,12 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any, Final
 
+from cht_rapidpro.domain.attention import Group, grouped
 from cht_rapidpro.domain.claim import Instance
 from cht_rapidpro.domain.findings import Dependency, Finding, Level, counted, find, worst
 from cht_rapidpro.health import Health
 from cht_rapidpro.jobs.settings import SettingsWatch
-from cht_rapidpro.logs import masked
+from cht_rapidpro.logs import masked, masked_id
 from cht_rapidpro.metrics import Figure
 from cht_rapidpro.pulse import Pulse
 
@@ -29,8 +30,9 @@ _UP: Final = {"works": 1, "lost": 0, "refused": 0}
 class Status:
     """`figures`: the function that reads each, by its name in `metrics.GAUGES`; `healths`: of the dependencies.
 
-    `can_store`: False while an incoming message cannot be stored; `problems`: the problems of single parts. `miswired`:
-    mistakes in the flow.
+    `can_store`: False while an incoming message cannot be stored; `problems`: the problems of single parts. `paused`:
+    the pause of sending, None if there is none. `stuck`: by kind of problem, the documents with their reasons.
+    `miswired`: mistakes in the flow.
     """
 
     def __init__(self, me: Instance, settings: SettingsWatch, healths: Iterable[Health]) -> None:
@@ -39,6 +41,8 @@ class Status:
         self._started = time.monotonic()
         self.healths = list(healths)
         self.can_store: Callable[[], bool] = lambda: True
+        self.stuck: dict[str, Callable[[], Iterable[tuple[str, str]]]] = {}
+        self.paused: Callable[[], dict[str, Any] | None] = lambda: None
         self.miswired: Callable[[], list[dict[str, Any]]] = list
         self.problems: list[Callable[[], Iterable[Finding]]] = [settings.problems, self._stalls, self._miswirings]
         self._jobs: list[asyncio.Task[Any]] = []
@@ -84,12 +88,14 @@ class Status:
             "uptime_seconds": round(time.monotonic() - self._started),
             "state": state,
             "stores": self.can_store(),
+            "paused": self.paused(),
             "findings": [asdict(finding) for finding in findings],
             "sending": choice.why if choice else "the app settings were not read yet",
             "stalled": sorted(self.stalled()),
             "figures": {"state": {level: int(level is state) for level in Level}, **figures},
             "dependencies": [_plain(each) for each in self._dependencies()],
             "miswired": self.miswired(),
+            "stuck": [asdict(group) for group in self._stuck()],
         }
 
     def tell(self) -> None:
@@ -103,12 +109,16 @@ class Status:
         findings = self._findings(figures)
         amiss = [finding.what.rstrip(".") for finding in findings if finding.level is not Level.OK]
         counted = [f"{figures[name]:g} {what}" for name, what in _COUNTED.items() if name in figures]
-        sends = "sending" if self._settings.target else "not sending"
+        sends = "not sending" if self._settings.target is None else "paused" if self.paused() else "sending"
         return "; ".join([worst(findings), *amiss, ", ".join([sends, *counted])])
 
     def _findings(self, figures: dict[str, Figure]) -> list[Finding]:
         others = [finding for problems in self.problems for finding in problems()]
         return find(self._dependencies(), figures, others, can_store=self.can_store())
+
+    def _stuck(self) -> Iterator[Group]:
+        for what, read in self.stuck.items():
+            yield from grouped(what, ((masked_id(doc), masked(reason)) for doc, reason in read()))
 
     def _dependencies(self) -> Iterator[Dependency]:
         """RapidPro is needed only for sending, and its other scopes have no harmless request that would show their

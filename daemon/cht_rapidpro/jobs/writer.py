@@ -60,7 +60,9 @@ class _Base:
 
 
 @dataclass(slots=True, eq=False)
-class _Waiting:
+class Waiting:
+    """An edit that waits to be written; `done`: what `Writer.apply` returns."""
+
     doc_id: DocId
     edit: Edit
     done: asyncio.Future[Any]  # the document, or the tasks that hold `uuid`
@@ -125,7 +127,7 @@ class Writer:
 
     def __init__(self, couch: Couch) -> None:
         self._couch = couch
-        self._waiting: list[_Waiting] = []
+        self._waiting: list[Waiting] = []
         self._wake = asyncio.Event()
         self.copies = Copies()
         self.pulse = Pulse("writer", couch.health)
@@ -155,7 +157,7 @@ class Writer:
         loop = asyncio.get_running_loop()
         if max_age is not None:
             self.copies.drop_older(doc_id, loop.time() - max_age)
-        item = _Waiting(doc_id, edit, loop.create_future(), uuid, is_claim=is_claim)
+        item = Waiting(doc_id, edit, loop.create_future(), uuid, is_claim=is_claim)
         self._queue(item)
         return await item.done
 
@@ -181,7 +183,7 @@ class Writer:
                 found |= {doc_id: base.merged for doc_id, base in bases.items()}
         return found
 
-    def _queue(self, item: _Waiting) -> None:
+    def _queue(self, item: Waiting) -> None:
         self._waiting.append(item)
         self._wake.set()
 
@@ -193,8 +195,8 @@ class Writer:
                 with self.pulse.step():
                     await until_it_works(self._commit, self._take())
 
-    def _take(self) -> dict[DocId, list[_Waiting]]:
-        edits: dict[DocId, list[_Waiting]] = {}
+    def _take(self) -> dict[DocId, list[Waiting]]:
+        edits: dict[DocId, list[Waiting]] = {}
         left = []
         for item in self._waiting:
             if item.doc_id in edits or len(edits) < _ROWS:
@@ -204,7 +206,7 @@ class Writer:
         self._waiting = left
         return edits
 
-    async def _commit(self, edits: dict[DocId, list[_Waiting]]) -> None:
+    async def _commit(self, edits: dict[DocId, list[Waiting]]) -> None:
         """Makes one try; removes finished edits from `edits`, so that another try does the rest."""
         waiting = [list(edits)]
         while waiting:
@@ -232,7 +234,7 @@ class Writer:
         except GatewayError:
             raise error from None
 
-    async def _commit_part(self, edits: dict[DocId, list[_Waiting]], ids: Sequence[DocId]) -> None:
+    async def _commit_part(self, edits: dict[DocId, list[Waiting]], ids: Sequence[DocId]) -> None:
         changed = self._edit(edits, ids, await self._bases(ids))
         try:
             results = await self._couch.write(changed)
@@ -255,7 +257,7 @@ class Writer:
                 bases[doc_id] = _Base(doc, await self._couch.leaves(doc_id, revs) if revs else ())
         return bases
 
-    def _edit(self, edits: dict[DocId, list[_Waiting]], ids: Sequence[DocId], bases: dict[DocId, _Base]) -> list[Doc]:
+    def _edit(self, edits: dict[DocId, list[Waiting]], ids: Sequence[DocId], bases: dict[DocId, _Base]) -> list[Doc]:
         """Returns the documents that the edits change; edits without a change, or of a deleted document, are
         finished.
         """
@@ -269,14 +271,14 @@ class Writer:
                 self.copies.drop(doc_id)  # "nothing to do" is true of the latest revision only
                 self._requeue(edits.pop(doc_id))
             else:
-                _finish(edits.pop(doc_id), doc)
+                finish(edits.pop(doc_id), doc)
         return changed
 
-    def _requeue(self, items: list[_Waiting]) -> None:
+    def _requeue(self, items: list[Waiting]) -> None:
         for item in items:
             self._queue(item)
 
-    def _conclude(self, items: list[_Waiting], doc: Doc, result: WriteResult) -> None:
+    def _conclude(self, items: list[Waiting], doc: Doc, result: WriteResult) -> None:
         match result:
             case Written(rev, size, has_quorum):
                 doc["_rev"] = rev
@@ -285,7 +287,7 @@ class Writer:
                 else:
                     self.copies.drop(doc["_id"])
                     _fail([item for item in items if item.is_claim], UnconfirmedError("CouchDB answers 202: no quorum"))
-                _finish(items, doc)
+                finish(items, doc)
             case Conflict(fault):
                 self.copies.drop(doc["_id"])
                 if fault:
@@ -297,7 +299,7 @@ class Writer:
                 self.copies.drop(doc["_id"])
                 _fail(items, PermanentError(reason))
 
-    def _try_again(self, item: _Waiting) -> None:
+    def _try_again(self, item: Waiting) -> None:
         """Tries again at once after the first conflict, then with growing pauses: another program writes
         continuously.
         """
@@ -309,7 +311,7 @@ class Writer:
         else:
             self._queue_later(item, 0.01 * 2.0**item.conflicts)
 
-    def _try_faulty_again(self, items: list[_Waiting], fault: str) -> None:
+    def _try_faulty_again(self, items: list[Waiting], fault: str) -> None:
         """Tries again after CouchDB failed at this document and works for other documents."""
         for item in items:
             item.faults += 1
@@ -318,7 +320,7 @@ class Writer:
             else:
                 _fail([item], FaultyError(fault))
 
-    def _queue_later(self, item: _Waiting, pause: float) -> None:
+    def _queue_later(self, item: Waiting, pause: float) -> None:
         jittered = min(pause, _LONGEST_PAUSE) * random.uniform(0.5, 1)  # noqa: S311 - jitter
         asyncio.get_running_loop().call_later(jittered, self._queue, item)
 
@@ -328,7 +330,7 @@ def _halves(ids: Sequence[DocId]) -> list[list[DocId]]:
     return [list(ids[middle:]), list(ids[:middle])]
 
 
-def _fail(items: Iterable[_Waiting], error: PermanentError) -> None:
+def _fail(items: Iterable[Waiting], error: PermanentError) -> None:
     for item in items:
         if not item.done.done():
             item.done.set_exception(error)
@@ -340,7 +342,8 @@ def _generation(doc: Doc) -> int:
     return int(number) if number.isdigit() else 0
 
 
-def _finish(items: list[_Waiting], doc: Doc | None) -> None:
+def finish(items: list[Waiting], doc: Doc | None) -> None:
+    """Gives the document as it is stored to those who wait for it."""
     uuids = {item.uuid for item in items if item.uuid is not None}
     found = holding(doc, uuids) if doc is not None and uuids else {}
     for item in items:

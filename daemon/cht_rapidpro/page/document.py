@@ -64,6 +64,7 @@ def _main(parts: Parts, query: str, found: Sequence[Event]) -> Html:
         _place("p", "spoken", parts, role="status", class_="aside"),
         _section("The path of the messages", _place("div", "flow", parts)),
         _section("Dependencies", _place("div", "dependencies", parts)),
+        _section("Held back, undecidable, failed", _place("div", "stuck", parts)),
         _section("The last hour", _place("div", "charts", parts)),
         _section("Find a message", _search(query, found)),
         _section(f"The last {SHOWN} events", _place("div", "events", parts)),

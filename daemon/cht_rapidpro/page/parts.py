@@ -49,6 +49,7 @@ def parts(view: View) -> Parts:
         "headline": headline(view),
         "flow": flow(view),
         "dependencies": dependencies(view),
+        "stuck": stuck(view),
         "charts": charts(view),
         "events": events(view.recent, "Nothing has happened to a message since the daemon was started."),
     }
@@ -70,6 +71,24 @@ def _dependency(view: View, found: dict[str, Any]) -> Html:
         tag("td", tag("span", condition, class_=f"badge {tone}".rstrip())),
         tag("td", f"{view.since(seconds)}, for {span(seconds)}"),
         tag("td", found["last_error"] or "no error so far", class_="long"),
+    )
+
+
+def stuck(view: View) -> Html:
+    """What does not arrive, by its reason, the most documents first; an example to look for by hand."""
+    groups = view.status["stuck"]
+    if not groups:
+        return tag("p", "No message is held back, undecidable or failed.", class_="empty")
+    return _table(("What", "Documents", "Reason", "For example"), [_stuck(each) for each in groups])
+
+
+def _stuck(group: Mapping[str, Any]) -> Html:
+    return tag(
+        "tr",
+        tag("th", tag("span", group["what"], class_=f"badge {Tone.BAD}"), scope="row"),
+        tag("td", f"{group['documents']:,}"),
+        tag("td", group["reason"], class_="long"),
+        tag("td", tag("code", group["example"]), class_="long ids"),
     )
 
 

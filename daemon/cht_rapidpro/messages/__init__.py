@@ -1,0 +1,1 @@
+"""`cht-rapidpro messages …`: see, explain and order about single messages, while the daemon runs or not."""
