@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from cht_rapidpro import config_file, shell, status_command
+from cht_rapidpro import config_file, shell
 from cht_rapidpro.adapters import control
 from cht_rapidpro.adapters.pause_file import PauseFile
 from cht_rapidpro.adapters.state_dir import is_in_use
@@ -72,6 +72,8 @@ def _report(done: str, config: Path, folder: Path, *, wanted: Pause | None) -> i
 def _confirmation(config: Path, folder: Path, wanted: Pause | None) -> str:
     """What the running daemon says to it. Raises GatewayError where one runs that does not obey."""
     if not is_in_use(folder):
+        from cht_rapidpro import status_command  # noqa: PLC0415 - the daemon does not load it
+
         status_command.ensure_no_other(config_file.load_admin(config).listen, folder)
         return f"no daemon is running on {folder}: the next start heeds it"
     expected = None if wanted is None else wanted.plain()

@@ -118,7 +118,7 @@ async def test_a_daemon_that_reads_another_place_is_an_error(
     [
         (["pause", "--for", "2"], 2, 'found "2"; allowed: a number and its unit'),
         (["pause", "--for", "0s"], 2, 'from "1s"'),
-        (["pause"], 2, "--config"),
+        (["pause"], 78, "config.toml"),
         (["pause", "--config", "none.toml"], 78, "none.toml"),
         (["resume", "--config", "none.toml"], 78, "none.toml"),
     ],
