@@ -23,7 +23,15 @@ from cht_rapidpro.domain.incoming import Arrival
 TOKEN: Final = "0123456789abcdef0123456789abcdef"
 ROWS: Final = 1500  # more than fits into a pipe
 PATIENCE: Final = 60.0  # real seconds
-STATUS: Final = {"version": "0", "uptime_seconds": 1, "state": "ok", "findings": [], "paused": None, "name": "", "instance": "0"}
+STATUS: Final = {
+    "version": "0",
+    "uptime_seconds": 1,
+    "state": "ok",
+    "findings": [],
+    "paused": None,
+    "name": "",
+    "instance": "0",
+}
 
 
 @pytest.fixture
