@@ -27,6 +27,7 @@ from prometheus_client.registry import Collector
 from cht_rapidpro.domain.history import About, Fact
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+_VERSION: Final = version("cht-rapidpro")  # read here, for it reads files
 _NAMESPACE: Final = "cht_rapidpro"
 _REQUEST_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _WAIT_BUCKETS: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 6 * 3600, 86400)
@@ -114,7 +115,7 @@ class Metrics:
             namespace=_NAMESPACE,
             registry=self.registry,
         )
-        build.labels(version("cht-rapidpro"), platform.python_version()).set(1)
+        build.labels(_VERSION, platform.python_version()).set(1)
         self._pending_to_sent = Histogram(
             "pending_to_sent_seconds",
             "From the moment a message was due until RapidPro had it.",
