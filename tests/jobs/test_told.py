@@ -63,7 +63,7 @@ async def test_a_flow_that_is_wired_wrongly(gate: Gate, medic: Database, rapidpr
     [found] = findings
     assert found["what"] == "RapidPro's flow sends a wrong `from`: @contact.urn, which RapidPro has not evaluated."
     assert found["more"] == "2 times since the start."
-    assert "README" in found["advice"]
+    assert "docs/operations/connect-rapidpro.md" in found["advice"]
     assert "a wrong <code>from</code>: @contact.urn, which RapidPro has not evaluated. 2 times since the start." in page
 
 
@@ -149,7 +149,7 @@ async def test_deleted_settings_are_broken_and_the_last_good_ones_send(
     what = "the document `settings` does not exist"
     assert found["what"] == "CHT's app settings cannot be used."
     assert found["advice"] == f"{what}: the last good settings stay in force."
-    assert (mark, says.startswith(f"{what}: a daemon that runs keeps to the last good settings")) == (Mark.BAD, True)
+    assert (mark, says.startswith(f"{what}: a running daemon keeps the last good settings")) == (Mark.BAD, True)
     assert len(named(logs, "settings.invalid")) == 1
 
 
@@ -166,7 +166,7 @@ async def test_without_settings_at_the_start_nothing_is_sent(
             assert found["what"] == "CHT's app settings cannot be used."
             [(mark, says), *_] = await check_of(medic)
             assert not rapidpro.broadcasts
-    assert (mark, says.endswith("one that starts now sends nothing")) == (Mark.BAD, True)
+    assert (mark, says.endswith("a daemon that starts now sends nothing")) == (Mark.BAD, True)
 
 
 @pytest.fixture
@@ -236,6 +236,6 @@ async def test_a_message_in_doubt_counts_in_the_oldest_waiting_age(gate: Gate, m
                     return any(one["what"] == "Messages wait for a long time." for one in findings)
 
                 await until(waits_long)
-                await places.agree("degraded")
+                await places.agree("degraded", hurry=5)
     assert (figures["queue_messages"], figures["ambiguous_messages"]) == (0, 1)
     assert figures["queue_oldest_seconds"] >= 600

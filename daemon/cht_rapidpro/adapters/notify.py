@@ -24,7 +24,7 @@ class Notifier:
     def __init__(self, environ: Mapping[str, str]) -> None:
         address = environ.get("NOTIFY_SOCKET", "")
         self._address = "\0" + address[1:] if address.startswith("@") else address
-        self._last_status = ""
+        self._last_status: str | None = ""
         self._is_heard = True
         self.watchdog_timeout = _watchdog_timeout(environ)
 
@@ -40,10 +40,10 @@ class Notifier:
         self._send("STOPPING=1")
 
     def status(self, line: str) -> None:
-        """Sends the line that `systemctl status` shows, if it has changed."""
+        """Sends the line that `systemctl status` shows, if it has changed; again where systemd did not take it."""
         if line != self._last_status:
-            self._last_status = line
             self._send(f"STATUS={line}")
+            self._last_status = line if self._is_heard else None
 
     def feed_watchdog(self) -> None:
         self._send("WATCHDOG=1")
