@@ -23,7 +23,6 @@ def loaded() -> set[str]:
         "difflib",
         "cht_rapidpro.demo",
         "cht_rapidpro.check",
-        "cht_rapidpro.status_command",
         "cht_rapidpro.spool_commands",
         "Cryptodome",
     ],
