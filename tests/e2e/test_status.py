@@ -146,7 +146,7 @@ async def test_trouble_is_told_with_its_error_until_it_is_over(
         assert TOKEN not in str(snapshot) + shown
         assert "254712345678" not in str(snapshot) + shown
         async with aiohttp.ClientSession() as session, session.get(f"http://{here.address}/ready") as answer:
-            assert (answer.status, await answer.json()) == (200, {"state": "broken"})
+            assert (answer.status, await answer.json()) == (200, {"state": "broken", "paused": None})
 
 
 async def test_the_table_says_what_a_person_asks(
