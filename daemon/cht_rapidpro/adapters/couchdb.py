@@ -7,7 +7,7 @@ TroubleError (couchdb_errors.py), and for a single document a `Rejected`.
 
 import io
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -268,8 +268,13 @@ class Couch:
             found |= docs
         return found
 
-    async def documents(self, ids: Sequence[DocId]) -> AsyncGenerator[dict[DocId, Doc | None], None]:
-        """Like `look_up`, in pieces of at most `READ_BYTES` of JSON."""
+    async def documents(
+        self, ids: Sequence[DocId], unreadable: Callable[[DocId, str], None] | None = None
+    ) -> AsyncGenerator[dict[DocId, Doc | None], None]:
+        """Like `look_up`, in pieces of at most `READ_BYTES` of JSON.
+
+        `unreadable` is told each document that CouchDB or the decoder fails at, and why; without it there is an ERROR.
+        """
         waiting = [ids] if ids else []
         while waiting:
             part = waiting.pop()
@@ -285,6 +290,8 @@ class Couch:
                     await self.update_seq()  # if CouchDB is away, the failure is not about the documents
                 if len(part) > 1:
                     waiting += [part[len(part) // 2 :], part[: len(part) // 2]]
+                elif unreadable:
+                    unreadable(part[0], str(error))
                 else:
                     log.error("document.unreadable", doc=part[0], error=str(error), means=_LEFT_OUT)
 

@@ -27,12 +27,13 @@ class HeldBack:
         return len(self._reasons)
 
     def hold(self, doc_id: DocId, reason: str) -> None:
-        """Logs the document in one ERROR, unless it is held for this reason already. `reason` must not quote the
-        document.
+        """Logs the document in one ERROR, unless it is held already: two reasons that alternate are one trouble.
+
+        `reason` must not quote the document; the status shows the latest one.
         """
-        known = self._reasons.get(doc_id)
+        is_new = doc_id not in self._reasons
         self._reasons[doc_id] = reason
-        if known != reason:
+        if is_new:
             log.error(
                 "claim.rejected", doc=doc_id, error=reason, means="its messages are not sent: repair the document"
             )

@@ -74,7 +74,7 @@ class UnlistedMessages:
 
     async def _look(self, ids: Sequence[DocId]) -> None:
         missing = set(ids)
-        async with aclosing(self._couch.documents(ids)) as pieces:
+        async with aclosing(self._couch.documents(ids, self._unsendable.cannot_read)) as pieces:
             async for docs in pieces:
                 missing -= docs.keys()
                 for doc_id, doc in docs.items():

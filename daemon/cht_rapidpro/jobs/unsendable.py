@@ -78,6 +78,10 @@ class Unsendable:
         if found:
             self._unlisted[doc_id] = found
 
+    def cannot_read(self, doc_id: DocId, why: str) -> None:
+        """CouchDB or the decoder fails at this document. A claim in it meets the same, and names it in the same line."""
+        self._held_back.hold(doc_id, why)
+
     def to_look_at(self, most: int) -> list[DocId]:
         """Documents that had such messages; those looked at longest ago come first."""
         return list(islice(self._unlisted, most))
