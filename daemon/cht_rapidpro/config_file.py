@@ -178,7 +178,9 @@ def _type_of(kind: Any) -> str:
 
 def _complete_couchdb(couchdb: Couchdb, path: Path, environ: Mapping[str, str]) -> Couchdb:
     with at("[couchdb] url"):
-        url = check_url(couchdb.url, allow_plain_http=couchdb.allow_plain_http, example=Couchdb().url)
+        url = check_url(
+            couchdb.url, allow_plain_http=couchdb.allow_plain_http, allow_private=True, example=Couchdb().url
+        )
     password = find_secret("couchdb-password", couchdb.password, couchdb.password_file, _folder(path), environ)
     if couchdb.user and not password:
         raise ConfigError(f"[couchdb] user: found one without a password; {three_ways('couchdb-password')}")
@@ -195,7 +197,7 @@ def _complete_cht(cht: Cht, path: Path, environ: Mapping[str, str]) -> Cht:
 
 def _complete_rapidpro(rapidpro: Rapidpro, path: Path, environ: Mapping[str, str]) -> Rapidpro:
     with at("[rapidpro] url"):
-        url = rapidpro.url and check_url(rapidpro.url, allow_plain_http=rapidpro.allow_plain_http)
+        url = rapidpro.url and check_url(rapidpro.url, allow_plain_http=rapidpro.allow_plain_http, allow_private=True)
     ca_file = rapidpro.ca_file and str(_folder(path) / rapidpro.ca_file)
     if ca_file:
         with at("[rapidpro] ca_file"):

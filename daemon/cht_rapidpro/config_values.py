@@ -275,12 +275,14 @@ def _reason(error: OSError | ValueError) -> str:
     return str(getattr(error, "strerror", None) or error)
 
 
-def check_url(url: str, *, allow_plain_http: bool, example: str = _RAPIDPRO) -> str:
+def check_url(url: str, *, allow_plain_http: bool, allow_private: bool = False, example: str = _RAPIDPRO) -> str:
     """Returns the base URL of a service without its trailing slash; raises ConfigError if it must not be used.
 
     For the configuration and for `sms.rapidpro.url` of CHT's app settings. Plain http shows the token to the whole
-    network, so it needs `allow_plain_http` unless the host is this machine or certainly in a private network, which
-    the configuration warns about. The error never shows a URL that may contain a credential.
+    network, so it needs `allow_plain_http` unless the host is this machine. `allow_private`: a host that is certainly
+    in a private network is enough, too; for the configuration, which warns about it. CHT's app settings have other
+    editors than this machine has, so an address of theirs needs more. The error never shows a URL that may contain a
+    credential.
     """
     if _URL_PRIVATE.search(url):
         raise ConfigError("found a user, password, query or fragment in the URL; allowed: scheme, host, port, path")
@@ -289,10 +291,11 @@ def check_url(url: str, *, allow_plain_http: bool, example: str = _RAPIDPRO) -> 
     scheme, host = _scheme_and_host(url)
     if scheme not in ("http", "https") or not host:
         raise ConfigError(f'found {shown(url)}; allowed: a URL such as "{example}"')
-    if scheme == "http" and not (allow_plain_http or is_loopback(host) or _is_private(host)):
+    if scheme == "http" and not (allow_plain_http or is_loopback(host) or (allow_private and _is_private(host))):
+        private = ", to a name without a dot or to a private address" if allow_private else ""
         raise ConfigError(
-            f"found {shown(url)}; allowed: https, or http to this machine, to a name without a dot or to a private "
-            "address; allow_plain_http = true in this section lets secrets cross a network unencrypted"
+            f"found {shown(url)}; allowed: https, or http to this machine{private}; "
+            "allow_plain_http = true in this section lets secrets cross a network unencrypted"
         )
     return url.rstrip("/")
 

@@ -119,7 +119,7 @@ async def _rapidpro(loaded: Config, token: Secret, settings: AppSettings | str |
         return [note("rapidpro.reachable", "not asked: there is no token")]
     known = settings if isinstance(settings, AppSettings) else AppSettings({})
     try:
-        base = check_url(loaded.rapidpro.url or known.rapidpro_url, allow_plain_http=loaded.rapidpro.allow_plain_http)
+        base = loaded.rapidpro.url or check_url(known.rapidpro_url, allow_plain_http=loaded.rapidpro.allow_plain_http)
     except ConfigError:
         return [note("rapidpro.reachable", "not asked: there is no address to which the token may be sent")]
     async with Transport(loaded.rapidpro) as rapidpro:

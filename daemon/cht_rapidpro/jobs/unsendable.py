@@ -79,7 +79,7 @@ class Unsendable:
             self._unlisted[doc_id] = found
 
     def cannot_read(self, doc_id: DocId, why: str) -> None:
-        """CouchDB or the decoder fails at this document. A claim in it meets the same, and names it in the same line."""
+        """Names a document that CouchDB or the decoder fails at, in the line of a claim that fails for it."""
         self._held_back.hold(doc_id, why)
 
     def to_look_at(self, most: int) -> list[DocId]:

@@ -174,7 +174,9 @@ def _base(config: Config, settings: AppSettings | None, keyring: Keyring) -> tup
     """RapidPro's address and "", or "" and why it cannot be asked."""
     if not keyring.secrets.rapidpro_token:
         return "", "there is no token"
-    url = config.rapidpro.url or (settings.rapidpro_url if settings else "")
+    if config.rapidpro.url:
+        return config.rapidpro.url, ""
+    url = settings.rapidpro_url if settings else ""
     try:
         return check_url(url, allow_plain_http=config.rapidpro.allow_plain_http), ""
     except ConfigError as error:
