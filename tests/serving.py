@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
+_NEVER = 1e9  # seconds: a loop whose time jumps would close idle connections in the middle of a request
+
 
 @asynccontextmanager
 async def serving(
@@ -14,7 +16,9 @@ async def serving(
     """Every request goes to `handle`, of any size; the URL of the server. `at`: a socket that has its address."""
     application = web.Application(client_max_size=0)
     application.router.add_route("*", "/{path:.*}", handle)
-    runner = web.AppRunner(application, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
+    runner = web.AppRunner(
+        application, access_log=None, handler_cancellation=True, keepalive_timeout=_NEVER, shutdown_timeout=0.1
+    )
     await runner.setup()
     try:
         await (web.SockSite(runner, at) if at else web.TCPSite(runner, "127.0.0.1", 0)).start()

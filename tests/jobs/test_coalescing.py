@@ -138,9 +138,9 @@ async def test_a_proxy_that_takes_no_group_gets_smaller_ones(gate: Gate, medic: 
     await medic.put(record)
     with capture_logs() as logs:
         async with running(configure(gate, medic, rapidpro, TOKEN, coalesce="always")):
-            await until(lambda: _hurry(2) and len(rapidpro.broadcasts) >= 2)
+            await until(lambda: _hurry(0.5) and len(rapidpro.broadcasts) >= 2)
             sent = [urn for made in rapidpro.broadcasts for urn in made.urns]
-            await until(lambda: _hurry(2) and len(places(rapidpro.broadcasts)) == 3)
+            await until(lambda: _hurry(0.5) and len(places(rapidpro.broadcasts)) == 3)
             rapidpro.clear_faults()
             doc = await reaches(medic, record["_id"], *["received-by-gateway"] * 4, hurry=30)
     assert f"tel:{phone(2)}" not in sent

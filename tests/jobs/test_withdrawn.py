@@ -62,7 +62,8 @@ async def test_what_was_withdrawn_after_its_claim_is_not_sent(
             await withdraw(medic, record["_id"])
             await passes(60, 10)
             rapidpro.clear_faults()
-            assert await passes(60, 2, lambda: _has_sent(rapidpro, "other"))
+            # Long enough for a look-up: a request that takes long while the clock jumps leaves the outcome open.
+            assert await passes(600, 5, lambda: _has_sent(rapidpro, "other"))
     assert "hello" not in [made.text for made in rapidpro.broadcasts if made.urns == ("tel:+254712345678",)]
 
 

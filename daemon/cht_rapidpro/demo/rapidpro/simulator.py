@@ -21,6 +21,7 @@ from .wire import Wire
 from .workspace import Workspace
 
 IDLE_SECONDS = 5.0  # the usual server closes idle connections early: a reused one may be dead
+_NEVER = 1e9  # seconds
 STOP_SECONDS = 1.0
 CALLS_KEPT = 100_000
 
@@ -31,7 +32,8 @@ class RapidPro(Workspace):
     `country` ISO 3166 alpha-2; `latency` seconds before every answer; `requests_per_hour` for each scope, or
     for all calls together with `one_scope`; `clock` seconds since 1970, for timestamps, the Date header, the
     rate limit and the `progress` script: (seconds after creation, status) for each new message. Latency and
-    delays are the event loop's time.
+    delays are the event loop's time. With another `clock` than the real one idle connections stay open: a loop whose
+    time jumps would close them in the middle of a request.
     """
 
     def __init__(
@@ -58,7 +60,7 @@ class RapidPro(Workspace):
             self._application(),
             access_log=None,
             handler_cancellation=False,
-            keepalive_timeout=IDLE_SECONDS,
+            keepalive_timeout=IDLE_SECONDS if clock is time.time else _NEVER,
             shutdown_timeout=STOP_SECONDS,
         )
 
