@@ -42,6 +42,7 @@ async def test_long_documents_are_read_few_at_a_time(gate: Gate, medic: Database
         for record in records:
             await reaches(medic, record["_id"], RECEIVED)
     too_long = [size for size in asked if size > READ_BYTES]
+    # Two readers, the claims and the walk over unfinished tasks, halve 30 three times each, side by side at the worst.
     assert len(too_long) <= 6, f"halved until they fit, and known from then on: {asked}"
 
 
