@@ -427,11 +427,19 @@ def test_a_certificate_is_found_beside_the_file(tmp_path: Path, write: Callable[
 )
 def test_urls(url: str, plain: bool, checked: str | None) -> None:
     if checked is not None:
-        assert check_url(url, allow_plain_http=plain) == checked
+        assert check_url(url, allow_plain_http=plain, allow_private=True) == checked
         return
     with pytest.raises(ConfigError, match=r"found .*; allowed: ") as caught:
-        check_url(url, allow_plain_http=plain)
+        check_url(url, allow_plain_http=plain, allow_private=True)
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["http://couchdb:5984", "http://10.0.0.1", "http://192.168.7.1", "http://[fd00::1]"])
+def test_an_address_that_is_not_the_configurations_is_no_private_one(url: str) -> None:
+    """Whoever may edit CHT's app settings must not get the token over a network in the clear."""
+    with pytest.raises(ConfigError, match="allow_plain_http"):
+        check_url(url, allow_plain_http=False)
+    assert check_url(url, allow_plain_http=True) == url
 
 
 @pytest.mark.parametrize(
