@@ -29,7 +29,7 @@ node_modules/.package-lock.json: package.json package-lock.json | prerequisites
 	touch $@
 
 demo: install ## the whole gateway on this machine, in a live table; ends by itself
-	$(BIN)/cht-rapidpro demo
+	$(BIN)/python -m demo
 
 # Most tests wait for another process: three at once take little more than half the time on two cores.
 test: install ## the whole test suite
@@ -76,7 +76,7 @@ bench-full: install ## the same at full size; takes about ten minutes
 
 lock: install ## renew requirements.lock and package-lock.json
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
-		--extra demo --group dev pyproject.toml -o requirements.lock
+		--group dev pyproject.toml -o requirements.lock
 	$(MAKE) requirements-runtime.lock
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 		--group browser -c requirements.lock -o requirements-browser.lock

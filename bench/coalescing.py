@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from bench.outgoing import settled
 from bench.rig import Rig, phone_number, rig, table
-from cht_rapidpro.demo.medic import data_record, message, task
-from cht_rapidpro.demo.process import Daemon
+from demo.medic import data_record, message, task
+from demo.process import Daemon
 
 _URGENT: Final = "Come at once"
 _LOOK: Final = 0.02  # seconds between two looks at the simulator

@@ -22,22 +22,22 @@ import structlog
 from msgspec.structs import replace
 
 from bench.rig import TOKEN, percentile, table
-from cht_rapidpro.app import serve
-from cht_rapidpro.config import Admin, Cht, Config, Couchdb, Delivery, Incoming, Outgoing, Rapidpro
-from cht_rapidpro.config_values import Secret
-from cht_rapidpro.demo.couchdb import CouchDBServer, couchdb_server
-from cht_rapidpro.demo.database import Database, Doc, delete_database
-from cht_rapidpro.demo.medic import create_medic, data_record, iso_time, message, task
-from cht_rapidpro.demo.rapidpro import Call, RapidPro
+from cht_rapidpro.config.schema import Admin, Cht, Config, Couchdb, Delivery, Incoming, Outgoing, Rapidpro
+from cht_rapidpro.config.value_types import Secret
+from cht_rapidpro.daemon import serve
 from cht_rapidpro.domain.claim import Instance
 from cht_rapidpro.domain.delivery import MessageRow, Outstanding, match_broadcast
 from cht_rapidpro.domain.outgoing import BroadcastId, Urn
 from cht_rapidpro.domain.planner import PAGE, Listing, Round
 from cht_rapidpro.domain.statuses import State, message_outcome
 from cht_rapidpro.domain.task import DocId, MessageId
-from cht_rapidpro.jobs.reload import Reload
-from cht_rapidpro.jobs.watchlist import Watchlist, loop_ms
-from tests.clock import JumpingLoop, jump, wall_clock
+from cht_rapidpro.jobs.delivery.tracker import Watchlist, loop_ms
+from cht_rapidpro.jobs.live_config.reload import Reload
+from demo.couchdb import CouchDBServer, couchdb_server
+from demo.database import Database, Doc, delete_database
+from demo.medic import create_medic, data_record, iso_time, message, task
+from demo.rapidpro import Call, RapidPro
+from tests.support.virtual_time import JumpingLoop, jump, wall_clock
 
 DAYS: Final = 2
 MINUTE: Final = 60.0

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 from bench.rig import Rig, cpu_seconds, percentile, rig, table
-from cht_rapidpro.demo.process import INCOMING_KEY, Daemon
-from cht_rapidpro.demo.rapidpro.records import uuid7
-from tests.webhook import PATH, listening_socket
+from demo.process import INCOMING_KEY, Daemon
+from demo.rapidpro.records import uuid7
+from tests.support.webhook import PATH, listening_socket
 
 _CHT = 169  # messages a second over 50 connections, two cores (measured with CHT 5.2.0 on CouchDB 3.5.0)
 _AWAY: dict[str, dict[str, object]] = {"couchdb": {"url": "http://127.0.0.1:1"}}

@@ -12,7 +12,7 @@ from typing import Final
 import aiohttp
 
 from bench.rig import TOKEN, Rig, rig, table
-from cht_rapidpro.demo.medic import data_record, message, task
+from demo.medic import data_record, message, task
 
 _BATCH: Final = 200  # documents a `_bulk_docs`, as the daemon's writer gathers them
 _CONNECTIONS: Final = 16  # the default of [rapidpro] max_concurrency

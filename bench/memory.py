@@ -17,10 +17,10 @@ from typing import Final
 from bench.incoming import Client
 from bench.outgoing import settled
 from bench.rig import Rig, percentile, phone_number, rig, table
-from cht_rapidpro.demo.database import DatabaseError, Doc
-from cht_rapidpro.demo.medic import data_record, message, task
-from cht_rapidpro.demo.process import Daemon
-from tests.webhook import PATH, listening_socket
+from demo.database import DatabaseError, Doc
+from demo.medic import data_record, message, task
+from demo.process import Daemon
+from tests.support.webhook import PATH, listening_socket
 
 _LARGE: Final = 500 * 1024  # bytes of JSON
 _FIELD: Final = 64  # bytes of one of its fields: many small values take the most memory

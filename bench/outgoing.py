@@ -12,8 +12,8 @@ from datetime import datetime
 from typing import Any
 
 from bench.rig import Rig, percentile, phone_number, rig, table
-from cht_rapidpro.demo.medic import data_record, message, task
-from cht_rapidpro.demo.process import Daemon
+from demo.medic import data_record, message, task
+from demo.process import Daemon
 
 _DEADLINE = 600.0
 

@@ -15,10 +15,10 @@ from uuid import uuid4
 
 import aiohttp
 
-from cht_rapidpro.demo.couchdb import CouchDBServer, couchdb_server
-from cht_rapidpro.demo.database import Database, Doc, delete_database
-from cht_rapidpro.demo.medic import create_medic
-from cht_rapidpro.demo.process import Daemon
+from demo.couchdb import CouchDBServer, couchdb_server
+from demo.database import Database, Doc, delete_database
+from demo.medic import create_medic
+from demo.process import Daemon
 
 TOKEN: Final = "bench"
 
@@ -84,7 +84,7 @@ async def rig(latency: float, per_hour: int = 0, progress: Sequence[str] = ()) -
 async def _simulator(latency: float, per_hour: int, progress: Sequence[str]) -> AsyncIterator[str]:
     limit = ["--requests-per-hour", str(per_hour)] if per_hour else []
     steps = ["--progress", *progress] if progress else []
-    arguments = ["-m", "cht_rapidpro.demo.rapidpro", "--token", TOKEN, "--latency", str(latency), *limit, *steps]
+    arguments = ["-m", "demo.rapidpro", "--token", TOKEN, "--latency", str(latency), *limit, *steps]
     process = await asyncio.create_subprocess_exec(sys.executable, *arguments, stdout=asyncio.subprocess.PIPE)
     try:
         assert process.stdout  # noqa: S101 - a pipe was asked for

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench.outgoing import settled
 from bench.rig import Rig, cpu_seconds, percentile, rig, table
-from cht_rapidpro.demo.medic import data_record, message, task
+from demo.medic import data_record, message, task
 
 
 async def main() -> None:

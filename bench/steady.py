@@ -14,9 +14,9 @@ from pathlib import Path
 from bench.incoming import Client
 from bench.outgoing import settled
 from bench.rig import Rig, phone_number, rig, table
-from cht_rapidpro.demo.medic import data_record, message, task
-from cht_rapidpro.demo.process import Daemon
-from tests.webhook import listening_socket
+from demo.medic import data_record, message, task
+from demo.process import Daemon
+from tests.support.webhook import listening_socket
 
 _DELIVERED = ("0.5:wired", "2:sent", "20:delivered")
 

@@ -12,7 +12,7 @@ from typing import Final
 
 import shtab
 
-from cht_rapidpro import cli
+from cht_rapidpro.commands.main import parser as command_parser
 
 ROOT: Final = Path(__file__).parents[1]
 COMPLETIONS: Final = {"bash": "cht-rapidpro", "zsh": "_cht-rapidpro", "fish": "cht-rapidpro.fish"}
@@ -116,7 +116,7 @@ def _complete_files(parser: argparse.ArgumentParser) -> None:
 def main(folder: Path, version: str) -> None:
     """Write all of them into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    parser = cli.parser()
+    parser = command_parser()
     (folder / "cht-rapidpro.1").write_text(command_page(parser, version))
     (folder / "cht-rapidpro.toml.5").write_text(file_page((ROOT / "config.example.toml").read_text(), version))
     _complete_files(parser)

@@ -8,13 +8,13 @@ from uuid import uuid4
 import pytest
 from blockbuster import blockbuster_ctx
 
-from cht_rapidpro import adapters, app, assembly, domain, jobs
-from cht_rapidpro.demo.couchdb import CouchDBServer, StandinProcess, server_from_environment
-from cht_rapidpro.demo.database import Database, delete_database
-from cht_rapidpro.demo.medic import create_medic
-from cht_rapidpro.demo.rapidpro import RapidPro
-from tests.clock import JumpingLoop, wall_clock
-from tests.gate import Gate, open_gate
+from cht_rapidpro import adapters, components, daemon, domain, jobs
+from demo.couchdb import CouchDBServer, StandinProcess, server_from_environment
+from demo.database import Database, delete_database
+from demo.medic import create_medic
+from demo.rapidpro import RapidPro
+from tests.support.fault_proxy import Gate, open_gate
+from tests.support.virtual_time import JumpingLoop, wall_clock
 
 TOKEN = "0123456789abcdef"
 
@@ -34,7 +34,7 @@ def interruptible() -> None:
 @pytest.fixture(autouse=True)
 def no_blocking_calls() -> Iterator[None]:
     """A blocking call of the daemon's own on the event loop fails the test."""
-    with blockbuster_ctx([adapters, jobs, domain, app, assembly]):
+    with blockbuster_ctx([adapters, jobs, domain, daemon, components]):
         yield
 
 

@@ -108,7 +108,7 @@ def test_the_readme_is_short() -> None:
 
 def test_the_readme_names_each_runtime_dependency_with_its_reason() -> None:
     project = re.findall(
-        r'^    "([a-z]+)>=', read(ROOT / "pyproject.toml").partition("[project.optional")[0], re.MULTILINE
+        r'^    "([a-z]+)>=', read(ROOT / "pyproject.toml").partition("[dependency-groups")[0], re.MULTILINE
     )
     assert project
     assert [

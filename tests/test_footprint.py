@@ -10,7 +10,7 @@ import pytest
 @pytest.fixture(scope="module")
 def loaded() -> set[str]:
     """The modules of a process that has imported what `cht-rapidpro run` imports."""
-    script = "import json, sys, cht_rapidpro.cli; print(json.dumps(sorted(sys.modules)))"
+    script = "import json, sys, cht_rapidpro.commands.main; print(json.dumps(sorted(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)  # noqa: S603 - our own words
     return set(json.loads(found.stdout))
 
@@ -21,9 +21,9 @@ def loaded() -> set[str]:
         "rich",
         "pygments",
         "difflib",
-        "cht_rapidpro.demo",
-        "cht_rapidpro.check",
-        "cht_rapidpro.spool_commands",
+        "demo",
+        "cht_rapidpro.commands.check",
+        "cht_rapidpro.commands.spool",
         "Cryptodome",
     ],
 )
@@ -33,4 +33,4 @@ def test_the_daemon_does_not_load(loaded: set[str], name: str) -> None:
 
 def test_the_demo_has_its_library_all_the_same() -> None:
     """It is hidden from structlog alone."""
-    subprocess.run([sys.executable, "-c", "import cht_rapidpro.cli, cht_rapidpro.demo.story, rich.live"], check=True)
+    subprocess.run([sys.executable, "-c", "import cht_rapidpro.commands.main, demo.story, rich.live"], check=True)

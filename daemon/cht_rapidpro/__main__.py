@@ -12,9 +12,9 @@ def main() -> int:
     """Runs the command line and returns its exit code."""
     if sys.argv[1:2] == ["run"]:  # every other command ends with its terminal
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-    from cht_rapidpro import cli  # noqa: PLC0415 - after the signal is blocked
+    from cht_rapidpro.commands import main  # noqa: PLC0415 - after the signal is blocked
 
-    return cli.main()
+    return main.main()
 
 
 if __name__ == "__main__":

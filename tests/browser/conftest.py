@@ -15,14 +15,14 @@ import aiohttp
 import pytest
 from playwright.async_api import async_playwright
 
-from cht_rapidpro.demo.couchdb import CouchDBStandin
-from cht_rapidpro.demo.database import Database
-from cht_rapidpro.demo.medic import create_medic, data_record, message, task
-from cht_rapidpro.demo.process import INCOMING_KEY, Daemon
-from cht_rapidpro.demo.rapidpro import RapidPro
+from demo.couchdb import CouchDBStandin
+from demo.database import Database
+from demo.medic import create_medic, data_record, message, task
+from demo.process import INCOMING_KEY, Daemon
+from demo.rapidpro import RapidPro
 from tests.conftest import TOKEN
-from tests.gate import until
-from tests.webhook import listening_socket
+from tests.support.fault_proxy import until
+from tests.support.webhook import listening_socket
 
 _BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome")
 _ARGUMENTS: Final = [

@@ -6,7 +6,7 @@ from typing import Any, Final
 import pytest
 from playwright.async_api import expect
 
-from cht_rapidpro.demo.rapidpro import Answer, Fault
+from demo.rapidpro import Answer, Fault
 from tests.browser.conftest import Browser, Scene
 
 PATIENCE: Final = 30_000  # ms

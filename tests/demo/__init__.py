@@ -2,7 +2,7 @@
 
 import aiohttp
 
-from cht_rapidpro.demo.rapidpro import RapidPro
+from demo.rapidpro import RapidPro
 
 
 def client(rapidpro: RapidPro) -> aiohttp.ClientSession:

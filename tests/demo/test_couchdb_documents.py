@@ -6,9 +6,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from cht_rapidpro.demo.couchdb import CouchDBServer
-from cht_rapidpro.demo.database import Database, DatabaseError
-from cht_rapidpro.demo.medic import data_record, message, task
+from demo.couchdb import CouchDBServer
+from demo.database import Database, DatabaseError
+from demo.medic import data_record, message, task
 
 Doc = dict[str, Any]
 

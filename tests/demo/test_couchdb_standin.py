@@ -9,14 +9,14 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
-from cht_rapidpro.demo.couchdb import (
+from cht_rapidpro.errors import ConfigError, GatewayError
+from demo.couchdb import (
     CouchDBStandin,
     ExternalCouchDB,
     couchdb_server,
     server_from_environment,
 )
-from cht_rapidpro.demo.database import Database
-from cht_rapidpro.errors import ConfigError, GatewayError
+from demo.database import Database
 
 LIMIT_S = 30.0  # far beyond what any of these waits takes; only a hang meets it
 
@@ -62,7 +62,7 @@ async def test_a_following_client_notices_the_end_of_the_server() -> None:
 
 PARENT = """
 import time
-from cht_rapidpro.demo.couchdb import StandinProcess
+from demo.couchdb import StandinProcess
 with StandinProcess() as standin:
     print(standin.url, flush=True)
     time.sleep(600)

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from cht_rapidpro.demo.couchdb import CouchDBServer
-from cht_rapidpro.demo.database import Database, delete_database
-from cht_rapidpro.demo.medic import create_medic, data_record, message, task
+from demo.couchdb import CouchDBServer
+from demo.database import Database, delete_database
+from demo.medic import create_medic, data_record, message, task
 
 Doc = dict[str, Any]
 

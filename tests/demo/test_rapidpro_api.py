@@ -9,7 +9,7 @@ from uuid import UUID
 import aiohttp
 import pytest
 
-from cht_rapidpro.demo.rapidpro import RapidPro
+from demo.rapidpro import RapidPro
 
 from . import client
 

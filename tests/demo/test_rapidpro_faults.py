@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 
-from cht_rapidpro.demo.rapidpro import Answer, Delay, Fault, HalfBody, Hang, RapidPro, Reset
+from demo.rapidpro import Answer, Delay, Fault, HalfBody, Hang, RapidPro, Reset
 
 from . import client
 

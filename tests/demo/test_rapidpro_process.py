@@ -19,7 +19,7 @@ OPTIONS = ["--token", "secret", "--progress", "0:wired", "3600:delivered"]
 
 @pytest.fixture
 async def process() -> AsyncIterator[asyncio.subprocess.Process]:
-    command = [sys.executable, "-m", "cht_rapidpro.demo.rapidpro", *OPTIONS]
+    command = [sys.executable, "-m", "demo.rapidpro", *OPTIONS]
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     yield process
     if process.returncode is None:

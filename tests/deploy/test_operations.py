@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 
-from cht_rapidpro import cli
+from cht_rapidpro.commands.main import parser as command_parser
 from tests.test_vocabulary import written
 
 ROOT: Final = Path(__file__).parents[2]
@@ -45,7 +45,7 @@ def commands(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 @pytest.mark.parametrize("doc", DOCS, ids=lambda doc: doc.name)
 def test_every_command_of_a_block_is_there_or_marked_as_not_tried(doc: Path) -> None:
-    offered = set(commands(cli.parser()))
+    offered = set(commands(command_parser()))
     lines = [
         line for block in re.findall(r"^ *```\n(.*?)^ *```", doc.read_text(), re.M | re.S) for line in block.split("\n")
     ]

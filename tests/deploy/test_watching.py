@@ -12,16 +12,16 @@ from typing import Any, Final
 import aiohttp
 import pytest
 
-from cht_rapidpro.demo.couchdb import CouchDBServer
-from cht_rapidpro.demo.database import Database
-from cht_rapidpro.demo.medic import data_record, message, task
-from cht_rapidpro.demo.process import INCOMING_KEY, Daemon
-from cht_rapidpro.demo.rapidpro import RapidPro
-from cht_rapidpro.metrics import GAUGES
+from cht_rapidpro.telemetry.metrics import GAUGES
+from demo.couchdb import CouchDBServer
+from demo.database import Database
+from demo.medic import data_record, message, task
+from demo.process import INCOMING_KEY, Daemon
+from demo.rapidpro import RapidPro
 from tests.conftest import TOKEN
-from tests.gate import until
-from tests.gateway import reaches
-from tests.webhook import listening_socket, open_flow, url_of
+from tests.support.daemon import reaches
+from tests.support.fault_proxy import until
+from tests.support.webhook import listening_socket, open_flow, url_of
 
 ROOT: Final = Path(__file__).parents[2]
 ALERTS: Final = ROOT / "systemd/alerts.example.yml"

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cht_rapidpro.demo.medic import message, task
 from cht_rapidpro.domain.claim import Instance
 from cht_rapidpro.domain.delivery import (
     SETTLED,
@@ -24,6 +23,7 @@ from cht_rapidpro.domain.delivery import (
 from cht_rapidpro.domain.outgoing import BroadcastId, Urn
 from cht_rapidpro.domain.statuses import State, StateChange, message_outcome
 from cht_rapidpro.domain.task import Doc, DocId, MessageId, Task, timestamp
+from demo.medic import message, task
 
 NOW: Final = 1_800_000_000_000
 DAY: Final = 86_400_000

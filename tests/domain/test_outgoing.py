@@ -4,7 +4,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cht_rapidpro.demo.rapidpro.expressions import Value, evaluate
 from cht_rapidpro.domain.outgoing import (
     TEXT_LIMIT,
     Again,
@@ -29,6 +28,7 @@ from cht_rapidpro.domain.outgoing import (
 )
 from cht_rapidpro.domain.statuses import State
 from cht_rapidpro.domain.task import Change, Message, MessageId
+from demo.rapidpro.expressions import Value, evaluate
 
 TOO_MANY = "Ensure this field has no more than 100 elements."
 BAD_URN = "Invalid URN: tel:phone1. Ensure phone numbers contain country codes."

@@ -15,13 +15,13 @@ from typing import Any, Final, Literal
 
 import aiohttp
 
-from cht_rapidpro.demo.couchdb import CouchDBStandin, ExternalCouchDB
-from cht_rapidpro.demo.database import Database
-from cht_rapidpro.demo.medic import create_medic, data_record, message, task
-from cht_rapidpro.demo.process import COMMAND, Daemon
-from cht_rapidpro.demo.rapidpro import RapidPro
-from tests.gate import until
-from tests.webhook import Flow, listening_socket, texts, url_of
+from demo.couchdb import CouchDBStandin, ExternalCouchDB
+from demo.database import Database
+from demo.medic import create_medic, data_record, message, task
+from demo.process import COMMAND, Daemon
+from demo.rapidpro import RapidPro
+from tests.support.fault_proxy import until
+from tests.support.webhook import Flow, listening_socket, texts, url_of
 
 Source = Literal["file", "vault", "credential", "environment"]
 KEY: Final = "the-first-key"

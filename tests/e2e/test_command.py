@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from cht_rapidpro import shell
-from cht_rapidpro.demo.couchdb import CouchDBServer, CouchDBStandin
-from cht_rapidpro.demo.database import Database, Doc
-from cht_rapidpro.demo.medic import create_medic, data_record, message, task
-from cht_rapidpro.demo.process import COMMAND, Daemon
-from cht_rapidpro.demo.rapidpro import Answer, Fault, HalfBody, Hang, RapidPro, Reset
+from cht_rapidpro.commands import arguments
+from demo.couchdb import CouchDBServer, CouchDBStandin
+from demo.database import Database, Doc
+from demo.medic import create_medic, data_record, message, task
+from demo.process import COMMAND, Daemon
+from demo.rapidpro import Answer, Fault, HalfBody, Hang, RapidPro, Reset
 from tests.conftest import TOKEN
-from tests.gate import until
-from tests.gateway import reaches, states
+from tests.support.daemon import reaches, states
+from tests.support.fault_proxy import until
 
 NewDaemon = Callable[..., Daemon]
 
@@ -243,7 +243,7 @@ def test_without_config_the_environment_tells_which_and_then_the_installed_one_i
     for command in ("run", "check", "status"):
         ended = _command(command, CHT_RAPIDPRO_CONFIG=str(tmp_path / "away.toml"))
         assert (ended.returncode, f"cannot read {tmp_path / 'away.toml'}" in ended.stderr) == (78, True)
-    if not Path(shell.INSTALLED_CONFIG).exists():
+    if not Path(arguments.INSTALLED_CONFIG).exists():
         assert "cannot read /etc/cht-rapidpro/config.toml" in _command("status").stderr
 
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from cht_rapidpro.adapters.couchdb import Couch
-from cht_rapidpro.adapters.vault import CredentialName, Vault
-from cht_rapidpro.config import Couchdb
-from cht_rapidpro.config_values import Secret
-from cht_rapidpro.demo.couchdb import CouchDBServer
-from cht_rapidpro.demo.database import Database
-from cht_rapidpro.demo.process import COMMAND
+from cht_rapidpro.adapters.couchdb.client import Couch
+from cht_rapidpro.adapters.couchdb.vault import CredentialName, Vault
+from cht_rapidpro.config.schema import Couchdb
+from cht_rapidpro.config.value_types import Secret
+from demo.couchdb import CouchDBServer
+from demo.database import Database
+from demo.process import COMMAND
 
 FILE = """
 [couchdb]

@@ -1,4 +1,4 @@
-"""The installed command `cht-rapidpro demo`, as a user runs it: it proves itself, can be kept, leaves nothing."""
+"""`python -m demo`, which `make demo` runs: it proves itself, can be kept, leaves nothing."""
 
 import asyncio
 import os
@@ -14,10 +14,10 @@ from typing import Any
 import aiohttp
 import psutil
 
-from cht_rapidpro.demo.couchdb import couchdb_server, server_from_environment
+from demo.couchdb import couchdb_server, server_from_environment
 from tests.faults.wait import eventually
 
-COMMAND = Path(sys.executable).with_name("cht-rapidpro")
+ROOT = Path(__file__).parents[2]
 MESSAGES = 17  # and two that phones have sent
 PIPE = asyncio.subprocess.PIPE
 
@@ -28,7 +28,14 @@ async def demo(
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """The demo; afterwards its temporary files, all in `folder`, and its processes must be gone."""
     process = await asyncio.create_subprocess_exec(
-        COMMAND, "demo", *options, env={**environ, "TMPDIR": str(folder)}, stdout=stdout, stderr=PIPE
+        sys.executable,
+        "-m",
+        "demo",
+        *options,
+        cwd=ROOT,
+        env={**environ, "TMPDIR": str(folder)},
+        stdout=stdout,
+        stderr=PIPE,
     )
     try:
         yield process

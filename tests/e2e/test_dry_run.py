@@ -3,16 +3,16 @@
 import asyncio
 from pathlib import Path
 
-from cht_rapidpro.demo.couchdb import CouchDBServer
-from cht_rapidpro.demo.database import Database
-from cht_rapidpro.demo.medic import data_record, message, task
-from cht_rapidpro.demo.process import Daemon
-from cht_rapidpro.demo.rapidpro import RapidPro
 from cht_rapidpro.domain.task import timestamp
-from tests.clock import wall_clock
+from demo.couchdb import CouchDBServer
+from demo.database import Database
+from demo.medic import data_record, message, task
+from demo.process import Daemon
+from demo.rapidpro import RapidPro
 from tests.conftest import TOKEN
 from tests.e2e.test_command import logged
-from tests.gate import until
+from tests.support.fault_proxy import until
+from tests.support.virtual_time import wall_clock
 
 SETTING_UP = {"config.toml", "daemon.log", "couchdb-password", "rapidpro-token", "incoming-key"}
 MINE = "0123456789abcdef" * 2

@@ -9,6 +9,7 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import termios
 import time
 from collections.abc import Callable, Iterator
@@ -17,9 +18,9 @@ from typing import Final
 
 import pytest
 
-from cht_rapidpro.adapters.spool_file import SpoolFile
-from cht_rapidpro.demo.process import COMMAND
+from cht_rapidpro.adapters.spool.file import SpoolFile
 from cht_rapidpro.domain.incoming import Arrival
+from demo.process import COMMAND
 
 TOKEN: Final = "0123456789abcdef0123456789abcdef"
 ROWS: Final = 1500  # more than fits into a pipe
@@ -58,6 +59,7 @@ def config(tmp_path: Path, silent: socket.socket) -> Path:
     return file
 
 
+ROOT: Final = Path(__file__).parents[2]
 CLOSED: Final = {
     "--version": ["--version"],
     "--help": ["--help"],
@@ -71,15 +73,28 @@ CLOSED: Final = {
 }
 
 
+def whole(command: list[str], config: Path) -> list[str | Path]:
+    """The command line. The demo is not installed: it runs from the checkout."""
+    if command == ["demo"]:
+        return [sys.executable, "-m", "demo"]
+    return [COMMAND, *command, str(config)] if command[-1] == "--config" else [COMMAND, *command]
+
+
 @pytest.mark.parametrize("command", CLOSED.values(), ids=CLOSED)
 def test_a_reader_that_has_gone_is_no_error(command: list[str], config: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    arguments = [*command, str(config)] if command[-1] == "--config" else command
     # As in a shell: output to a pipe is buffered, so that the error may come with the last flush only.
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     ended = subprocess.run(  # noqa: S603 - our own command
-        [COMMAND, *arguments], stdout=writing, stderr=subprocess.PIPE, text=True, timeout=240, check=False, env=environ
+        whole(command, config),
+        cwd=ROOT,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=240,
+        check=False,
+        env=environ,
     )
     os.close(writing)
     assert (ended.returncode, ended.stderr) == (141, "")
@@ -145,9 +160,8 @@ def test_ctrl_c_ends_a_command_quietly(
     config: Path,
     silent: socket.socket,
 ) -> None:
-    arguments = [*command, str(config)] if command[-1] == "--config" else command
     ended = subprocess.Popen(  # noqa: S603 - our own command
-        [COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        whole(command, config), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     until_it_is(ended, silent)
     ended.send_signal(signal.SIGINT)

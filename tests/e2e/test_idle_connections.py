@@ -10,15 +10,15 @@ from typing import Final
 import aiohttp
 import pytest
 
-from cht_rapidpro.adapters.http import PATHS
-from cht_rapidpro.demo.couchdb import CouchDBServer
-from cht_rapidpro.demo.database import Database
-from cht_rapidpro.demo.medic import data_record, message, task
-from cht_rapidpro.demo.process import COMMAND, INCOMING_KEY, Daemon
-from cht_rapidpro.demo.rapidpro import RapidPro
+from cht_rapidpro.adapters.web.webhook import PATHS
+from demo.couchdb import CouchDBServer
+from demo.database import Database
+from demo.medic import data_record, message, task
+from demo.process import COMMAND, INCOMING_KEY, Daemon
+from demo.rapidpro import RapidPro
 from tests.conftest import TOKEN
-from tests.gate import until
-from tests.gateway import reaches
+from tests.support.daemon import reaches
+from tests.support.fault_proxy import until
 
 FEW_FILES: Final = 256
 USUAL_LIMIT: Final = 1024  # files that a process may have open, by custom

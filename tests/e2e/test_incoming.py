@@ -14,16 +14,16 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from cht_rapidpro.adapters.spool_file import SpoolFile
-from cht_rapidpro.demo.couchdb import CouchDBServer
-from cht_rapidpro.demo.database import Database
-from cht_rapidpro.demo.process import COMMAND, INCOMING_KEY, Daemon
-from cht_rapidpro.demo.rapidpro import RapidPro
+from cht_rapidpro.adapters.spool.file import SpoolFile
 from cht_rapidpro.domain.incoming import Arrival
+from demo.couchdb import CouchDBServer
+from demo.database import Database
+from demo.process import COMMAND, INCOMING_KEY, Daemon
+from demo.rapidpro import RapidPro
 from tests.conftest import TOKEN
 from tests.e2e.test_command import logged
-from tests.gate import until
-from tests.webhook import listening_socket, open_flow, texts, url_of
+from tests.support.fault_proxy import until
+from tests.support.webhook import listening_socket, open_flow, texts, url_of
 
 AUTHORIZED = {"Authorization": f"Token {INCOMING_KEY}"}
 

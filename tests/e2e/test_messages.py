@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from cht_rapidpro.demo.couchdb import CouchDBServer
-from cht_rapidpro.demo.database import Database, Doc
-from cht_rapidpro.demo.medic import data_record, message, task
-from cht_rapidpro.demo.process import COMMAND, Daemon
-from cht_rapidpro.demo.rapidpro import Answer, Fault, RapidPro
 from cht_rapidpro.domain.task import timestamp
-from tests.clock import wall_clock
+from demo.couchdb import CouchDBServer
+from demo.database import Database, Doc
+from demo.medic import data_record, message, task
+from demo.process import COMMAND, Daemon
+from demo.rapidpro import Answer, Fault, RapidPro
 from tests.conftest import TOKEN
 from tests.e2e.test_command import logged
-from tests.gate import until
-from tests.gateway import reaches
+from tests.support.daemon import reaches
+from tests.support.fault_proxy import until
+from tests.support.virtual_time import wall_clock
 
 Done = tuple[int, str, str]
 FAST: dict[str, dict[str, object]] = {

@@ -8,15 +8,15 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from cht_rapidpro.demo.couchdb import CouchDBServer
-from cht_rapidpro.demo.database import Database
-from cht_rapidpro.demo.medic import data_record, message, task
-from cht_rapidpro.demo.process import COMMAND, Daemon
-from cht_rapidpro.demo.rapidpro import RapidPro
+from demo.couchdb import CouchDBServer
+from demo.database import Database
+from demo.medic import data_record, message, task
+from demo.process import COMMAND, Daemon
+from demo.rapidpro import RapidPro
 from tests.conftest import TOKEN
 from tests.e2e.test_command import logged
-from tests.gate import until
-from tests.gateway import reaches
+from tests.support.daemon import reaches
+from tests.support.fault_proxy import until
 
 Done = tuple[int, str, str]
 

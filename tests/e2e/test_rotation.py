@@ -5,7 +5,7 @@ from typing import Final
 
 import pytest
 
-from cht_rapidpro.demo.rapidpro import RapidPro
+from demo.rapidpro import RapidPro
 from tests.conftest import TOKEN
 from tests.e2e.rotation import BY_RESTART, KEY, Source, installation
 

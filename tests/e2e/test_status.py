@@ -14,15 +14,15 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from cht_rapidpro.demo.couchdb import CouchDBServer
-from cht_rapidpro.demo.database import Database
-from cht_rapidpro.demo.medic import data_record, message, task
-from cht_rapidpro.demo.process import COMMAND, Daemon
-from cht_rapidpro.demo.rapidpro import Answer, Fault, RapidPro, Reset
+from demo.couchdb import CouchDBServer
+from demo.database import Database
+from demo.medic import data_record, message, task
+from demo.process import COMMAND, Daemon
+from demo.rapidpro import Answer, Fault, RapidPro, Reset
 from tests.conftest import TOKEN
-from tests.gate import until
-from tests.gateway import reaches
-from tests.scripted import HTML, Raw, Reply, always, scripted
+from tests.support.daemon import reaches
+from tests.support.fault_proxy import until
+from tests.support.stub_server import HTML, Raw, Reply, always, scripted
 
 
 class Site:

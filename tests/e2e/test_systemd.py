@@ -17,16 +17,17 @@ from typing import Final
 import aiohttp
 import pytest
 
-from cht_rapidpro import config, config_values
-from cht_rapidpro.demo.couchdb import CouchDBServer
-from cht_rapidpro.demo.database import Database
-from cht_rapidpro.demo.medic import data_record, message, task
-from cht_rapidpro.demo.process import COMMAND, HAND_OVER
-from cht_rapidpro.demo.rapidpro import RapidPro
-from cht_rapidpro.metrics import GAUGES, Metrics, request_times
+from cht_rapidpro.config.schema import Rapidpro
+from cht_rapidpro.config.value_types import SECRETS
+from cht_rapidpro.telemetry.metrics import GAUGES, Metrics, request_times
+from demo.couchdb import CouchDBServer
+from demo.database import Database
+from demo.medic import data_record, message, task
+from demo.process import COMMAND, HAND_OVER
+from demo.rapidpro import RapidPro
 from tests.conftest import TOKEN
-from tests.gate import until
-from tests.gateway import reaches
+from tests.support.daemon import reaches
+from tests.support.fault_proxy import until
 
 ROOT: Final = Path(__file__).parents[2]
 UNIT: Final = ROOT / "systemd" / "cht-rapidpro.service"
@@ -251,7 +252,7 @@ def test_each_credential_has_something_in_place_of_a_missing_file() -> None:
     """Without it systemd does not start the daemon, and says "Protocol error" alone."""
     loaded = [value.partition(":")[0] for value in unit("LoadCredential")]
     assert unit("SetCredential") == [f"{name}:(no file)" for name in loaded]
-    assert loaded == list(config_values.SECRETS)
+    assert loaded == list(SECRETS)
 
 
 @pytest.mark.parametrize(
@@ -311,7 +312,7 @@ def test_it_is_started_again_with_a_pause_and_without_an_end() -> None:
 
 
 def test_a_stop_and_a_start_are_given_the_time_that_they_need() -> None:
-    assert _seconds("TimeoutStopSec") > config.Rapidpro().timeout + 39
+    assert _seconds("TimeoutStopSec") > Rapidpro().timeout + 39
     assert _seconds("WatchdogSec") > 60
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-from cht_rapidpro.demo.process import COMMAND
+from demo.process import COMMAND
 
 GOOD: Final = '[rapidpro]\ntoken = "{token}"\nurl = "https://rapidpro.example.org"\n[cht]\nstate_dir = "state"\n'
 TOKEN: Final = "0123456789abcdef0123456789abcdef"

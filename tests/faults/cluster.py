@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
-from cht_rapidpro.demo.couchdb import CouchDBStandin, ExternalCouchDB, server_from_environment
-from cht_rapidpro.demo.database import Database, delete_database
-from cht_rapidpro.demo.medic import create_medic
-from cht_rapidpro.demo.process import Daemon
-from cht_rapidpro.demo.rapidpro import RapidPro
+from demo.couchdb import CouchDBStandin, ExternalCouchDB, server_from_environment
+from demo.database import Database, delete_database
+from demo.medic import create_medic
+from demo.process import Daemon
+from demo.rapidpro import RapidPro
 from tests.faults.times import sections
-from tests.gate import Gate, open_gate
+from tests.support.fault_proxy import Gate, open_gate
 
 _GOOD: Final = (0, -signal.SIGTERM)  # the latter where it was asked to end before it had begun
 

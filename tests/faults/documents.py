@@ -6,7 +6,7 @@ field it does not know would pass.
 
 from typing import Final
 
-from cht_rapidpro.demo.database import Doc
+from demo.database import Doc
 
 TASK_LISTS: Final = ("tasks", "scheduled_tasks")
 _OWNED: Final = frozenset({"state", "state_details", "state_history", "gateway_ref"})

@@ -12,8 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cht_rapidpro.demo.database import Doc
-from cht_rapidpro.demo.rapidpro import Broadcast
+from demo.database import Doc
+from demo.rapidpro import Broadcast
 from tests.faults.injector import Done, Post
 from tests.faults.writer import Model
 

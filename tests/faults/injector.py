@@ -14,11 +14,11 @@ from typing import Final
 
 from aiohttp import web
 
-from cht_rapidpro.demo.rapidpro import Answer, Call, Delay, Fault, HalfBody, Hang, Reset
-from cht_rapidpro.demo.rapidpro.faults import Faults, Trouble
+from demo.rapidpro import Answer, Call, Delay, Fault, HalfBody, Hang, Reset
+from demo.rapidpro.faults import Faults, Trouble
 from tests.faults.cluster import Cluster
 from tests.faults.plan import PAUSING, Injection, Kind
-from tests.gate import until
+from tests.support.fault_proxy import until
 
 _HTML: Final = "text/html"
 _JSON: Final = "application/json"

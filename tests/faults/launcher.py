@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from cht_rapidpro.cli import main
+from cht_rapidpro.commands.main import main
 
 _right = time.time_ns
 _offset = Path(sys.argv[1])

@@ -8,8 +8,8 @@ import itertools
 from collections.abc import Iterator
 from typing import Final
 
-from cht_rapidpro.demo.database import Doc
-from cht_rapidpro.demo.medic import message
+from demo.database import Doc
+from demo.medic import message
 
 Pair = tuple[str, str]  # (URN, text)
 

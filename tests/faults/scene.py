@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
-from cht_rapidpro.demo.couchdb import CouchDBServer
-from cht_rapidpro.demo.database import Database, Doc
-from cht_rapidpro.demo.medic import create_medic, data_record, message, task
-from cht_rapidpro.demo.process import Daemon
-from cht_rapidpro.demo.rapidpro import RapidPro
+from demo.couchdb import CouchDBServer
+from demo.database import Database, Doc
+from demo.medic import create_medic, data_record, message, task
+from demo.process import Daemon
+from demo.rapidpro import RapidPro
 from tests.conftest import TOKEN
 from tests.faults import times
 from tests.faults.wait import eventually
-from tests.gate import Gate, open_gate, until
+from tests.support.fault_proxy import Gate, open_gate, until
 
 _WRITE: Final = "POST _bulk_docs"
 _SWEEP: Final = "GET messages_by_state"

@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from cht_rapidpro.demo.database import Database, Doc
+from demo.database import Database, Doc
 from tests.faults.cluster import Cluster, cluster, delete
 from tests.faults.evidence import collect
 from tests.faults.injector import Injector

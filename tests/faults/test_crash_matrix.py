@@ -16,8 +16,8 @@ from typing import Any, Final
 
 import pytest
 
-from cht_rapidpro.demo.couchdb import CouchDBServer, CouchDBStandin
-from cht_rapidpro.demo.rapidpro import Fault, Hang
+from demo.couchdb import CouchDBServer, CouchDBStandin
+from demo.rapidpro import Fault, Hang
 from tests.faults.documents import foreign
 from tests.faults.scene import DEADLINE, TEXT, Instance, Scene, open_scene
 from tests.faults.wait import eventually

@@ -13,16 +13,16 @@ from uuid import UUID, uuid4
 
 import aiohttp
 
-from cht_rapidpro.adapters.spool_file import Counts, SpoolFile
-from cht_rapidpro.demo.couchdb import CouchDBStandin
-from cht_rapidpro.demo.database import Database
-from cht_rapidpro.demo.medic import create_medic
-from cht_rapidpro.demo.process import INCOMING_KEY, Daemon
-from cht_rapidpro.demo.rapidpro import RapidPro
-from cht_rapidpro.demo.rapidpro.records import uuid7
+from cht_rapidpro.adapters.spool.file import Counts, SpoolFile
+from demo.couchdb import CouchDBStandin
+from demo.database import Database
+from demo.medic import create_medic
+from demo.process import INCOMING_KEY, Daemon
+from demo.rapidpro import RapidPro
+from demo.rapidpro.records import uuid7
 from tests.faults.wait import eventually
-from tests.gate import until
-from tests.webhook import Flow, listening_socket, open_flow, records, url_of
+from tests.support.fault_proxy import until
+from tests.support.webhook import Flow, listening_socket, open_flow, records, url_of
 
 MESSAGES = 2000
 CONNECTIONS = 32

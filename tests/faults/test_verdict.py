@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from cht_rapidpro.demo.database import Doc
-from cht_rapidpro.demo.medic import data_record, message, task
-from cht_rapidpro.demo.rapidpro.workspace import Workspace
+from demo.database import Doc
+from demo.medic import data_record, message, task
+from demo.rapidpro.workspace import Workspace
 from tests.faults.verdict import Verdict, judge
 from tests.faults.writer import Model
 

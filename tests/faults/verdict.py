@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from cht_rapidpro.demo.database import Doc
-from cht_rapidpro.demo.rapidpro import Broadcast
+from demo.database import Doc
+from demo.rapidpro import Broadcast
 from tests.faults.documents import foreign, tasks_of
 from tests.faults.population import Pair, pair
 from tests.faults.times import CLAIM_TIMEOUT, TIMEOUT

@@ -1,7 +1,7 @@
 """Waiting for what must be asked for over a socket: seldom enough that the asking does not slow the answer down.
 
-Dozens of daemons and a database share the machine with the test; `tests.gate.until`, which looks a hundred times a
-second, is for what costs nothing to look at.
+Dozens of daemons and a database share the machine with the test; `tests.support.fault_proxy.until`, which looks a
+hundred times a second, is for what costs nothing to look at.
 """
 
 import asyncio
@@ -10,8 +10,8 @@ from typing import Final, TypeVar
 
 import aiohttp
 
-from cht_rapidpro.demo.database import DatabaseError
-from tests.gate import until
+from demo.database import DatabaseError
+from tests.support.fault_proxy import until
 
 T = TypeVar("T")
 

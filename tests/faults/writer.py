@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
-from cht_rapidpro.demo.database import Database, DatabaseError, Doc
-from cht_rapidpro.demo.medic import data_record, iso_time, task
+from demo.database import Database, DatabaseError, Doc
+from demo.medic import data_record, iso_time, task
 from tests.faults.documents import tasks_of
 from tests.faults.wait import FAILED, is_away, status_of, until_answered
 

@@ -15,8 +15,8 @@ from typing import Final
 
 import pytest
 
-from cht_rapidpro.demo.couchdb import CouchDBServer
-from cht_rapidpro.demo.process import INCOMING_KEY
+from demo.couchdb import CouchDBServer
+from demo.process import INCOMING_KEY
 from tests.conftest import TOKEN
 
 TOP: Final = Path(__file__).parents[2]

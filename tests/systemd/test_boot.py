@@ -16,16 +16,16 @@ from uuid import uuid4
 import aiohttp
 import pytest
 
-from cht_rapidpro.demo.couchdb import CouchDBServer
-from cht_rapidpro.demo.database import Database
-from cht_rapidpro.demo.medic import data_record, message, task
-from cht_rapidpro.demo.process import INCOMING_KEY
-from cht_rapidpro.demo.rapidpro import RapidPro
-from tests.gate import until
-from tests.gateway import reaches
+from demo.couchdb import CouchDBServer
+from demo.database import Database
+from demo.medic import data_record, message, task
+from demo.process import INCOMING_KEY
+from demo.rapidpro import RapidPro
 from tests.packaging.root import Root, overlay, package, run
 from tests.packaging.test_deb import free_address
-from tests.webhook import PATH, SENDER, records
+from tests.support.daemon import reaches
+from tests.support.fault_proxy import until
+from tests.support.webhook import PATH, SENDER, records
 
 SERVICE: Final = "cht-rapidpro.service"
 BOTH: Final = ("cht-rapidpro.socket", SERVICE)

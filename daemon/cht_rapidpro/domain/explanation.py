@@ -1,7 +1,8 @@
 """One sentence or two on one message: why it has not been sent, or what became of it, and what happens when.
 
 Told from what is known at one moment: the task, the app settings, a pause, what the running daemon has in memory, and
-RapidPro's word. Nothing here is decided anew; the sentences follow what `jobs/outgoing.py` and `domain/claim.py` do.
+RapidPro's word. Nothing here is decided anew; the sentences follow what `jobs/outgoing/relay.py` and `domain/claim.py`
+do.
 """
 
 from collections.abc import Sequence

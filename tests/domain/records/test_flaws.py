@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cht_rapidpro.demo.medic import SETTINGS
 from cht_rapidpro.domain.records.flaws import flaws
+from demo.medic import SETTINGS
 
 
 def form(**fields: object) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class Conversion:
     translator: Translator
 
     def convert(self, field: Field, value: object) -> object:
-        """The value to be stored, or ABSENT. Aggregated dates are set later (`assembly.py`)."""
+        """The value to be stored, or ABSENT. Aggregated dates are set later (`components.py`)."""
         if field.type not in _KNOWN or value is ABSENT:
             return value
         return None if value == "" else self._convert(field, value)

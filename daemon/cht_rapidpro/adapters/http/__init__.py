@@ -1,0 +1,1 @@
+"""What the clients of CouchDB and RapidPro share."""

@@ -1,0 +1,1 @@
+"""Incoming messages on disk while CouchDB takes none."""

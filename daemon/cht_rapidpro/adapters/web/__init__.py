@@ -1,0 +1,1 @@
+"""The listeners of the daemon: the webhook and the admin listener with the operator's page."""

@@ -1,0 +1,110 @@
+"""Serves the operator's page, and updates open pages by server-sent events.
+
+Open pages must not slow down the relay: however many are open, the parts are drawn at most once a second, and not at
+all while no page is open. A browser that does not read its stream is disconnected, and the number of streams is
+limited.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from importlib.resources import files
+from typing import Final
+
+from aiohttp import web
+
+from cht_rapidpro.domain.history import History
+from cht_rapidpro.page.document import LONGEST_QUERY, POLICY, document
+from cht_rapidpro.page.parts import SHOWN, Parts, parts
+from cht_rapidpro.page.view import View
+from cht_rapidpro.telemetry.logs import masked_id
+
+MAX_LISTENERS: Final = 8
+_INTERVAL: Final = 1.0  # seconds between two drawings
+_PATIENCE: Final = 5.0  # seconds that a browser may take for one event
+_FILES: Final = {"page.css": "text/css", "page.js": "text/javascript"}
+_CONTENTS: Final = {name: files("cht_rapidpro.page").joinpath(name).read_bytes() for name in _FILES}
+_HEADERS: Final = {
+    "Content-Security-Policy": POLICY,
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+}
+
+Snapshot = Callable[[], Mapping[str, object]]
+
+
+class OperatorsPage:
+    """`snapshot`: the answer of /status. `wall_clock`: ms since the epoch."""
+
+    def __init__(self, snapshot: Snapshot, history: History, wall_clock: Callable[[], int]) -> None:
+        self._snapshot = snapshot
+        self._history = history
+        self._wall_clock = wall_clock
+        self._drawn_at = -_INTERVAL
+        self._view: View
+        self._parts: Parts = {}
+        self._listeners = 0
+        self._stopping = asyncio.Event()
+
+    def add_to(self, application: web.Application) -> None:
+        application.router.add_get("/", self._page)
+        application.router.add_get("/events", self._events, allow_head=False)
+        for name in _FILES:
+            application.router.add_get(f"/{name}", self._file)
+        application.on_shutdown.append(self._stop)
+
+    async def _page(self, request: web.Request) -> web.Response:
+        query = masked_id(request.query.get("q", "").strip()[:LONGEST_QUERY])
+        self._draw()
+        found = self._history.find(query)[:SHOWN] if query else []
+        text = document(self._view, self._parts, query, found)
+        return web.Response(text=text, content_type="text/html", headers=_HEADERS)
+
+    async def _file(self, request: web.Request) -> web.Response:
+        name = request.path.removeprefix("/")
+        return web.Response(body=_CONTENTS[name], content_type=_FILES[name], charset="utf-8", headers=_HEADERS)
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        """Refuses other sites' pages: they could not read the events, but could use up all the streams."""
+        if request.headers.get("Sec-Fetch-Site", "same-origin") not in {"same-origin", "none"}:
+            raise web.HTTPForbidden(text="Only the operator's page may open this stream.\n")
+        if self._listeners >= MAX_LISTENERS:
+            raise web.HTTPServiceUnavailable(text=f"{MAX_LISTENERS} pages are open already.\n")
+        self._listeners += 1
+        try:
+            return await self._stream(request)
+        finally:
+            self._listeners -= 1
+
+    async def _stream(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={**_HEADERS, "Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        known: Parts = {}
+        while not self._stopping.is_set():
+            self._draw()
+            news, known = {name: part for name, part in self._parts.items() if known.get(name) != part}, self._parts
+            try:
+                async with asyncio.timeout(_PATIENCE):
+                    await response.write(f"data: {json.dumps(news)}\n\n".encode())
+            except (TimeoutError, ConnectionError):
+                if request.transport is not None:
+                    request.transport.abort()
+                break
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_INTERVAL):
+                    await self._stopping.wait()
+        return response
+
+    def _draw(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._drawn_at >= _INTERVAL:
+            self._drawn_at = now
+            history = self._history
+            self._view = View(self._wall_clock(), self._snapshot(), history.minutes(now), history.recent(SHOWN))
+            self._parts = parts(self._view)
+
+    async def _stop(self, _application: web.Application) -> None:
+        self._stopping.set()

@@ -1,0 +1,1 @@
+"""What a person types: the commands, each a thin layer over the rest."""

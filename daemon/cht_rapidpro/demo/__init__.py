@@ -1,1 +1,0 @@
-"""What `cht-rapidpro demo`, the tests and the benchmarks run against: a CouchDB stand-in and a RapidPro simulator."""

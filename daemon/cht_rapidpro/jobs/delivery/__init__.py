@@ -1,0 +1,1 @@
+"""The third coroutine: polls RapidPro for the states of sent messages."""

@@ -1,0 +1,1 @@
+"""The second coroutine: stores what RapidPro's webhook brings."""

@@ -1,0 +1,1 @@
+"""What may change while the daemon runs: CHT's app settings, credentials, the configuration file."""

@@ -1,0 +1,64 @@
+"""Decides how many messages of one text share a broadcast (`[outgoing] coalesce`).
+
+RapidPro takes a hundred numbers a request, so that a queue of hours takes minutes. But the delivery states of a message
+with its own broadcast are exact, so while few messages wait each has its own. An anonymous workspace hides the numbers,
+so it would be unknown which of a broadcast's recipients got it: there nothing is grouped. While it is not known whether
+a workspace is anonymous, the gateway asks RapidPro first.
+"""
+
+import math
+from typing import Literal
+
+from cht_rapidpro.adapters.rapidpro.client import RapidPro
+from cht_rapidpro.domain.outgoing import MAX_URNS
+from cht_rapidpro.jobs.outgoing.batches import Ready
+from cht_rapidpro.jobs.outgoing.send_queue import Backlog
+
+
+class Grouping:
+    """`per_hour`: [rapidpro] requests_per_hour; more messages than a minute's share of it are a long queue."""
+
+    def __init__(
+        self,
+        rapidpro: RapidPro,
+        backlog: Backlog,
+        ready: Ready,
+        coalesce: Literal["auto", "off", "always"],
+        per_hour: int | None,
+    ) -> None:
+        self._rapidpro = rapidpro
+        self._backlog = backlog
+        self._ready = ready
+        self._coalesce = coalesce
+        self._has_asked = False
+        self.limit(per_hour)
+
+    def limit(self, per_hour: int | None) -> None:
+        self._long_queue = math.inf if per_hour is None else per_hour / 60
+
+    def company(self, base: str | None) -> int:
+        """How many messages of one text a broadcast to the RapidPro at `base` may have."""
+        return MAX_URNS if self._is_wanted() and base is not None and self._rapidpro.hides_urns(base) is False else 1
+
+    def has_to_ask(self, base: str | None) -> bool:
+        """Whether to ask RapidPro now if the workspace hides its numbers."""
+        is_known = base is None or self._rapidpro.hides_urns(base) is not None
+        return not (is_known or self._has_asked) and self._is_wanted() and self._backlog.has_alike()
+
+    def asked(self) -> None:
+        """Called after RapidPro was asked; without an answer, its first answer to a broadcast will show it."""
+        self._has_asked = True
+
+    def reset(self) -> None:
+        """Forgets the workspace: address or token has changed."""
+        self._has_asked = False
+
+    def _is_wanted(self) -> bool:
+        match self._coalesce:
+            case "always":
+                return True
+            case "auto":
+                waiting = math.inf if self._backlog.more else len(self._backlog) + self._ready.messages
+                return waiting > self._long_queue
+            case "off":
+                return False

@@ -1,0 +1,165 @@
+"""Finds the messages to send: the feed gives fast hints, the sweep of the view finds every message.
+
+A sweep reads the view `medic/messages_by_state` from the oldest due message on until the backlog is full; it runs at
+the start, every `sweep_interval`, and when the backlog runs low with more behind it. The follower continues from an
+`update_seq` taken *before* a sweep, so that no change between the two is missed. If it got no answer since the sweep
+before, it is started again from a new position: a filtered longpoll may wait for ever and gives no position of its own.
+No checkpoint is stored: the state of the tasks is the checkpoint.
+"""
+
+import asyncio
+import itertools
+import math
+from collections.abc import Iterator
+from contextlib import aclosing, suppress
+from typing import Final, NoReturn
+
+from cht_rapidpro.adapters.couchdb.changes import Changes, ChangesFeed, Hint
+from cht_rapidpro.adapters.couchdb.client import Couch, MessageRow, Seq
+from cht_rapidpro.cancellation import end
+from cht_rapidpro.domain.settings import concerns_settings
+from cht_rapidpro.domain.statuses import State
+from cht_rapidpro.domain.task import Doc, due, message_fields, messages, milliseconds, read_message, tasks
+from cht_rapidpro.jobs.documents.retry import until_it_works
+from cht_rapidpro.jobs.documents.writer import Copies
+from cht_rapidpro.jobs.live_config.app_settings import SettingsWatch
+from cht_rapidpro.jobs.outgoing.send_queue import Backlog, Candidate
+from cht_rapidpro.jobs.outgoing.unsendable import Unsendable
+from cht_rapidpro.telemetry.liveness import Pulse
+
+_SENDABLE: Final = "pending-or-forwarded"  # the view's own name for it
+_SETTINGS_EVERY: Final = 10  # sweeps
+
+
+class Feed:
+    """Fills `backlog` while the app settings choose this gateway, gives the feed's documents to `copies`, and watches
+    the settings.
+    """
+
+    def __init__(
+        self,
+        couch: Couch,
+        settings: SettingsWatch,
+        backlog: Backlog,
+        unsendable: Unsendable,
+        copies: Copies,
+        sweep_interval: float,
+    ) -> None:
+        self._couch = couch
+        self._changes = ChangesFeed(couch)
+        self._settings = settings
+        self._backlog = backlog
+        self._unsendable = unsendable
+        self._copies = copies
+        self._interval = sweep_interval
+        self.sweeping = Pulse("sweep", couch.health)
+        self.following = Pulse("feed", couch.health)
+        self._follower: asyncio.Task[NoReturn] | None = None
+        self._answered = -math.inf  # loop time: when the follower last learned a position
+        self.heard: float | None = None  # loop time: when CouchDB last reported what there is to send
+        settings.subscribe(backlog.low.set)
+
+    async def run(self) -> NoReturn:
+        async with asyncio.TaskGroup() as group:
+            try:
+                await self._sweep_for_ever(group)
+            finally:
+                if self._follower is not None:
+                    await end(self._follower)
+        raise AssertionError("unreachable: the sweeps have no end")
+
+    async def _sweep_for_ever(self, group: asyncio.TaskGroup) -> NoReturn:
+        with self.sweeping.step():
+            await self._sweep_and_follow(group)
+        for sweeps in itertools.count(2):
+            began = _time()
+            await self._until_next_sweep()
+            with self.sweeping.step():
+                if self._answered > began:
+                    await self._sweep()
+                else:
+                    await self._sweep_and_follow(group)
+            if sweeps % _SETTINGS_EVERY == 0:
+                self._settings.refresh()
+        raise AssertionError("unreachable: the loop above has no end")
+
+    async def _sweep_and_follow(self, group: asyncio.TaskGroup) -> None:
+        """Sweeps, and replaces the follower by one that continues from before the sweep."""
+        position = await until_it_works(self._couch.update_seq)
+        self._follower = self._follower or group.create_task(self._follow(position))
+        await self._sweep()
+        await end(self._follower)
+        self._follower = group.create_task(self._follow(position))
+
+    async def _until_next_sweep(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._interval):
+                await self._backlog.low.wait()
+        self._backlog.low.clear()
+
+    async def _sweep(self) -> None:
+        if self._settings.target is None:
+            self._backlog.clear()
+            self._unsendable.clear()
+            return
+        await until_it_works(self._sweep_once)
+        self.heard = _time()
+
+    async def _sweep_once(self) -> None:
+        """Begins with the oldest and ends when the backlog is full; it never waits for room."""
+        self._backlog.start_sweep(_time())
+        self._unsendable.start_sweep()
+        async with aclosing(self._couch.messages_in(_SENDABLE)) as pages:
+            async for page in pages:
+                for row in page:
+                    self._unsendable.see(row)
+                if not all(self._backlog.add(candidate) for row in page if (candidate := _candidate(row))):
+                    return
+        self._unsendable.end_sweep()
+
+    async def _follow(self, since: Seq) -> NoReturn:
+        while True:
+            with self.following.step():
+                changes = await until_it_works(self._wait, since)
+            self.heard = self._answered = _time()
+            since = changes.last_seq
+            if not changes.is_complete:
+                self._backlog.low.set()
+            for hint in changes.hints:
+                self._take(hint)
+
+    async def _wait(self, since: Seq) -> Changes:
+        if self._couch.health.error is not None:
+            await self._couch.update_seq()  # a feed that works again may be silent for a minute: a sweep tells at once
+        return await self._changes.wait(since)
+
+    def _take(self, hint: Hint) -> None:
+        if concerns_settings(hint.doc_id):
+            self._settings.refresh()
+        elif hint.doc is not None and self._settings.target is not None:
+            if hint.has_branches:
+                self._copies.drop(hint.doc_id)
+            else:
+                self._copies.put(hint.doc, hint.size, _time())
+            self._unsendable.look(hint.doc_id, hint.doc)
+            for candidate in _candidates(hint.doc):
+                self._backlog.hint(candidate)
+
+
+def _time() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _candidate(row: MessageRow) -> Candidate | None:
+    """Returns the message of a view row, or None if it cannot be sent (CHT emits such rows, too)."""
+    found = read_message(message_fields(row.value))
+    moment = milliseconds(row.due) if isinstance(row.due, int | float) else 0
+    return Candidate(moment or 0, row.doc_id, found.uuid, hash(found.text)) if found else None
+
+
+def _candidates(doc: Doc) -> Iterator[Candidate]:
+    """The messages of a document whose tasks are `pending`."""
+    for task in tasks(doc):
+        if task.get("state") == State.PENDING:
+            for message in messages(task):
+                yield Candidate(due(task, doc) or 0, doc["_id"], message.uuid, hash(message.text))

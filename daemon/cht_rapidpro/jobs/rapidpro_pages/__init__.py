@@ -1,0 +1,1 @@
+"""Reads RapidPro's listings page by page."""

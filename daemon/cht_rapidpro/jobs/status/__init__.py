@@ -1,0 +1,1 @@
+"""What the daemon knows of itself, as one value."""

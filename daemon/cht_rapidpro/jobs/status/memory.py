@@ -1,0 +1,81 @@
+"""What the running daemon has in memory of single messages, for an operator's commands.
+
+They ask over the control socket. An order is written into CouchDB by the command itself; then the daemon is told, so
+that a message that it gave up on is looked at again at once and not after its pause.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from aiohttp import web
+
+from cht_rapidpro.adapters.web.control import Control
+from cht_rapidpro.domain.orders import Phase
+from cht_rapidpro.domain.task import DocId, MessageId
+from cht_rapidpro.errors import PermanentError
+from cht_rapidpro.jobs.outgoing.claims import Claims
+from cht_rapidpro.jobs.outgoing.reconciler import Doubts
+from cht_rapidpro.jobs.outgoing.send_queue import Backlog, Key
+
+_MOST: Final = 1000  # messages a request
+
+
+class Memory:
+    """Answers two routes of the control socket; each takes `{"messages": [[document, uuid], …]}`."""
+
+    def __init__(self, backlog: Backlog, claims: Claims, doubts: Doubts) -> None:
+        self._backlog = backlog
+        self._claims = claims
+        self._doubts = doubts
+
+    def add_to(self, control: Control) -> None:
+        control.application.router.add_post("/messages/known", self._known)
+        control.application.router.add_post("/messages/changed", self._changed)
+
+    def tell(self, key: Key) -> dict[str, Any]:
+        """The phase of a message and what belongs to it; times in seconds from now."""
+        now = asyncio.get_running_loop().time()
+        told: dict[str, Any] = {"phase": self.phase(key), "held_back": self._claims.held_back.reason(key[0])}
+        if (place := self._backlog.place(key)) is not None:
+            told["before_it"] = place
+        if (until := self._backlog.held_until(key)) is not None:
+            told["looked_at_again_in"] = max(0.0, until - now)
+        if (doubt := self._doubts.find(key)) is not None:
+            told |= {"since": now - doubt.since, "is_blocked": doubt.is_blocked, "told": doubt.told}
+            if doubt.next_look < float("inf"):
+                told["next_look_in"] = max(0.0, doubt.next_look - now)
+        return told
+
+    def phase(self, key: Key) -> Phase:
+        if (doubt := self._doubts.find(key)) is not None:
+            return Phase.UNDECIDABLE if doubt.told else Phase.AMBIGUOUS
+        if (held := self._claims.find(key)) is not None:
+            return Phase.READY if held.is_unused else Phase.IN_FLIGHT
+        if self._backlog.place(key) is not None:
+            return Phase.WAITING
+        return Phase.NOWHERE if self._backlog.held_until(key) is None else Phase.PASSED_OVER
+
+    async def _known(self, request: web.Request) -> web.Response:
+        return web.json_response({"messages": [self.tell(key) for key in _keys(await request.json())]})
+
+    async def _changed(self, request: web.Request) -> web.Response:
+        """What we hold and have no hand on at the moment is read again: it is not ours any more."""
+        keys = _keys(await request.json())
+        for key in keys:
+            doubt = self._doubts.find(key)
+            if doubt is not None and doubt.told and not await self._claims.is_held(doubt.held):
+                self._doubts.forget(doubt.held)
+            self._backlog.forget(key)
+        return web.json_response({"messages": len(keys)})
+
+
+def _keys(body: Mapping[str, Any]) -> Sequence[Key]:
+    found = body.get("messages") if isinstance(body, dict) else None
+    if not isinstance(found, list) or len(found) > _MOST or not all(_is_pair(each) for each in found):
+        raise PermanentError(f'allowed: {{"messages": [[document, uuid], …]}}, {_MOST} at most')
+    return [(DocId(doc), MessageId(uuid)) for doc, uuid in found]
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(each, str) for each in value)
