@@ -22,16 +22,16 @@ import structlog
 from msgspec.structs import replace
 
 from bench.rig import TOKEN, percentile, table
-from cht_rapidpro.config.schema import Admin, Cht, Config, Couchdb, Delivery, Incoming, Outgoing, Rapidpro
+from cht_rapidpro.config.schema import Admin, Cht, Config, Couchdb, Delivery, Incoming, Rapidpro, Relay
 from cht_rapidpro.config.value_types import Secret
 from cht_rapidpro.daemon import serve
 from cht_rapidpro.domain.claim import Instance
-from cht_rapidpro.domain.delivery import MessageRow, Outstanding, match_broadcast
+from cht_rapidpro.domain.delivery import MessageRow, SentTask, match_broadcast
 from cht_rapidpro.domain.outgoing import BroadcastId, Urn
 from cht_rapidpro.domain.planner import PAGE, Listing, Round
 from cht_rapidpro.domain.statuses import State, message_outcome
 from cht_rapidpro.domain.task import DocId, MessageId
-from cht_rapidpro.jobs.delivery.tracker import Watchlist, loop_ms
+from cht_rapidpro.jobs.delivery.tracker import DeliveryTracker, loop_ms
 from cht_rapidpro.jobs.live_config.reload import Reload
 from demo.couchdb import CouchDBServer, couchdb_server
 from demo.database import Database, Doc, delete_database
@@ -260,18 +260,18 @@ async def _campaign(couchdb: CouchDBServer, count: int, *, in_one: bool) -> list
 async def _held(count: int) -> str:
     """CPU of a round in which all are due and answered, and what holding them takes; no CouchDB, no network."""
     tracemalloc.start()
-    watchlist = Watchlist(60_000, 7 * 86_400_000)
+    tracker = DeliveryTracker(60_000, 7 * 86_400_000)
     now = wall_clock()
     ages = random.Random(7)  # noqa: S311 - the same start each time
     for number in range(count):
         changed = now - int(ages.random() * DAYS * 86_400_000)
         broadcast, urn = BroadcastId(str(10_000_000 + number)), Urn(f"tel:+2547{number:08}")
         known = (DocId(uuid4().hex), MessageId(str(uuid4())), broadcast, (urn,), State.SENT, "Sent")
-        watchlist.hold(Outstanding(*known, changed, changed - 2000, changed), loop_ms(), now)
+        tracker.hold(SentTask(*known, changed, changed - 2000, changed), loop_ms(), now)
     held = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     started = time.process_time()
-    due = watchlist.due(loop_ms())
+    due = tracker.due(loop_ms())
     for each in due:
         each.after, each.before = each.task.created_after, each.task.created_before
     asked = Round(due, by_turn=False)
@@ -289,7 +289,7 @@ async def _held(count: int) -> str:
             moments = [each.before for each in page]
             rows = [MessageRow(each.broadcast, each.task.urns[0], "sent", each.before) for each in page]
             for each, row in zip(page, rows, strict=True):
-                match_broadcast([other.task for other in watchlist.of(row.broadcast)], [row], None)
+                match_broadcast([other.task for other in tracker.of(row.broadcast)], [row], None)
                 each.answered(loop_ms())
             goes_on = step.goes_on(page, max(moments), min(moments), is_last=pages * PAGE >= count)
     cpu = time.process_time() - started
@@ -346,7 +346,7 @@ class _Bench:
         return Config(
             couchdb=Couchdb(server.url, self._name, server.user, password=Secret(server.password)),
             rapidpro=Rapidpro(url=self.rapidpro.url, token=Secret(TOKEN)),
-            outgoing=Outgoing(sweep_interval=3600.0),
+            outgoing=Relay(sweep_interval=3600.0),
             incoming=Incoming(enabled=False),
             delivery=Delivery(),
             admin=Admin(listen=""),

@@ -26,11 +26,11 @@ from cht_rapidpro.config.secret_store import Keyring, Secrets
 from cht_rapidpro.domain.claim import Instance
 from cht_rapidpro.domain.findings import Finding, Level
 from cht_rapidpro.jobs.delivery.discovery import OutstandingTasks
-from cht_rapidpro.jobs.delivery.poll_plan import Questions
+from cht_rapidpro.jobs.delivery.poll_plan import PollPlan
 from cht_rapidpro.jobs.delivery.poller import Delivery
 from cht_rapidpro.jobs.delivery.recipients import Recipients
-from cht_rapidpro.jobs.delivery.state_writer import States
-from cht_rapidpro.jobs.delivery.tracker import Watchlist
+from cht_rapidpro.jobs.delivery.state_writer import StateWriter
+from cht_rapidpro.jobs.delivery.tracker import DeliveryTracker
 from cht_rapidpro.jobs.documents.writer import Writer
 from cht_rapidpro.jobs.incoming.backfill import Backfill
 from cht_rapidpro.jobs.incoming.receiver import Incoming
@@ -41,9 +41,9 @@ from cht_rapidpro.jobs.outgoing.broadcast_lookup import Lookup
 from cht_rapidpro.jobs.outgoing.claims import Claims
 from cht_rapidpro.jobs.outgoing.feed import Feed
 from cht_rapidpro.jobs.outgoing.pause import PauseWatch
-from cht_rapidpro.jobs.outgoing.reconciler import Doubts
-from cht_rapidpro.jobs.outgoing.relay import Outgoing
-from cht_rapidpro.jobs.outgoing.send_queue import Backlog
+from cht_rapidpro.jobs.outgoing.reconciler import Reconciler
+from cht_rapidpro.jobs.outgoing.relay import Relay
+from cht_rapidpro.jobs.outgoing.send_queue import SendQueue
 from cht_rapidpro.jobs.outgoing.unlisted import UnlistedMessages
 from cht_rapidpro.jobs.outgoing.unsendable import Unsendable
 from cht_rapidpro.jobs.status.disk import Disk
@@ -64,7 +64,7 @@ class Job(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
+class Runtime:
     """The values that every part of the daemon needs. `wall_clock`: ms since the epoch, for the documents.
 
     `pause`: the operator's order to hold sending. `control`: a part adds its routes there.
@@ -84,110 +84,119 @@ class Ground:
     control: Control
 
 
-def watch_ground(ground: Ground) -> None:
+def watch_ground(runtime: Runtime) -> None:
     """Adds the figures of the dependencies to the status, and what a reload changes in them."""
-    couch, rapidpro, now = ground.couch, ground.rapidpro, asyncio.get_running_loop().time
-    ground.metrics.include(couch.times, rapidpro.times)
-    ground.status.figures["budget_left_requests"] = lambda: {
+    couch, rapidpro, now = runtime.couch, runtime.rapidpro, asyncio.get_running_loop().time
+    runtime.metrics.include(couch.times, rapidpro.times)
+    runtime.status.figures["budget_left_requests"] = lambda: {
         scope: budget.left(now()) for scope, budget in rapidpro.budgets.items()
     }
-    ground.status.figures["budget_learned_requests"] = lambda: {
+    runtime.status.figures["budget_learned_requests"] = lambda: {
         scope: budget.learned for scope, budget in rapidpro.budgets.items() if budget.learned is not None
     }
-    ground.status.figures["text_limit_characters"] = lambda: rapidpro.text_limit
-    if ground.config.dry_run:
-        ground.status.problems.append(
+    runtime.status.figures["text_limit_characters"] = lambda: rapidpro.text_limit
+    if runtime.config.dry_run:
+        runtime.status.problems.append(
             lambda: [Finding(Level.DEGRADED, "This is a dry run: nothing is sent or written.")]
         )
-    ground.status.paused = ground.pause.plain
-    ground.status.problems.append(ground.pause.problems)
-    ground.status.figures["sending_paused"] = lambda: int(ground.pause.pause is not None)
-    ground.status.figures["pause_left_seconds"] = lambda: ground.pause.left
-    ground.control.offer("GET", "/status", ground.status.snapshot)
-    ground.reload.subscribe(lambda new: couch.sign_in_with(new.couchdb))
-    ground.reload.subscribe(lambda new: rapidpro.limit(new.rapidpro.requests_per_hour))
+    runtime.status.paused = runtime.pause.plain
+    runtime.status.problems.append(runtime.pause.problems)
+    runtime.status.figures["sending_paused"] = lambda: int(runtime.pause.pause is not None)
+    runtime.status.figures["pause_left_seconds"] = lambda: runtime.pause.left
+    runtime.control.offer("GET", "/status", runtime.status.snapshot)
+    runtime.reload.subscribe(lambda new: couch.sign_in_with(new.couchdb))
+    runtime.reload.subscribe(lambda new: rapidpro.limit(new.rapidpro.requests_per_hour))
 
 
-def sending(ground: Ground, me: Instance) -> tuple[list[Job], list[Outgoing | Delivery]]:
+def sending(runtime: Runtime, me: Instance) -> tuple[list[Job], list[Relay | Delivery]]:
     """The way out: what finds messages, and what works on them until it has come to an end itself."""
-    config, couch, rapidpro, settings = ground.config.outgoing, ground.couch, ground.rapidpro, ground.settings
-    backlog = Backlog()
-    claims = Claims(ground.writer, backlog, me, config, ground.wall_clock, ground.metrics)
+    config, couch, rapidpro, settings = runtime.config.outgoing, runtime.couch, runtime.rapidpro, runtime.settings
+    send_queue = SendQueue()
+    claims = Claims(runtime.writer, send_queue, me, config, runtime.wall_clock, runtime.metrics)
     unsendable = Unsendable(claims.held_back)
-    feed = Feed(couch, settings, backlog, unsendable, ground.writer.copies, config.sweep_interval)
+    feed = Feed(couch, settings, send_queue, unsendable, runtime.writer.cache, config.sweep_interval)
     finders: list[Job] = [feed, UnlistedMessages(couch, settings, unsendable, config.sweep_interval)]
-    request_time = ground.config.rapidpro.timeout + _REQUEST_MARGIN
-    lookup = Lookup(couch, ground.writer, rapidpro, me.id, request_time, ground.wall_clock)
-    doubts = Doubts(
+    request_time = runtime.config.rapidpro.timeout + _REQUEST_MARGIN
+    lookup = Lookup(couch, runtime.writer, rapidpro, me.id, request_time, runtime.wall_clock)
+    reconciler = Reconciler(
         lookup,
         claims,
         settings,
-        ground.pause,
+        runtime.pause,
         config.settle_time,
         request_time,
         config.claim_timeout,
-        ground.wall_clock,
-        ground.metrics,
+        runtime.wall_clock,
+        runtime.metrics,
     )
-    limits = ground.config.rapidpro
-    outgoing = Outgoing(
-        claims, doubts, backlog, rapidpro, settings, ground.pause, config, limits, ground.keyring, ground.metrics
+    limits = runtime.config.rapidpro
+    outgoing = Relay(
+        claims,
+        reconciler,
+        send_queue,
+        rapidpro,
+        settings,
+        runtime.pause,
+        config,
+        limits,
+        runtime.keyring,
+        runtime.metrics,
     )
-    ground.reload.subscribe(lambda new: outgoing.limit(new.rapidpro))
-    Memory(backlog, claims, doubts).add_to(ground.control)
-    _watch_sending(ground, backlog, claims, doubts, feed)
-    ground.status.stuck |= {"held back": claims.held_back.all, "undecidable": doubts.undecided}
-    ground.status.figures["unsendable_messages"] = lambda: {
+    runtime.reload.subscribe(lambda new: outgoing.limit(new.rapidpro))
+    Memory(send_queue, claims, reconciler).add_to(runtime.control)
+    _watch_sending(runtime, send_queue, claims, reconciler, feed)
+    runtime.status.stuck |= {"held back": claims.held_back.all, "undecidable": reconciler.undecided}
+    runtime.status.figures["unsendable_messages"] = lambda: {
         "held": len(claims.held_back),
-        "undecidable": doubts.undecidable,
+        "undecidable": reconciler.undecidable,
         **unsendable.counts(),
     }
-    if not ground.config.delivery.enabled:
+    if not runtime.config.delivery.enabled:
         return finders, [outgoing]
-    delivery = _delivery(ground, backlog)
+    delivery = _delivery(runtime, send_queue)
     claims.subscribe(delivery.settled)
     return finders, [outgoing, delivery]
 
 
-def _watch_sending(ground: Ground, backlog: Backlog, claims: Claims, doubts: Doubts, feed: Feed) -> None:
-    now, wall_clock = asyncio.get_running_loop().time, ground.wall_clock
+def _watch_sending(runtime: Runtime, send_queue: SendQueue, claims: Claims, reconciler: Reconciler, feed: Feed) -> None:
+    now, wall_clock = asyncio.get_running_loop().time, runtime.wall_clock
 
     def oldest() -> float | None:
-        due = min(filter(None, (backlog.oldest_due, doubts.oldest_due)), default=None)
+        due = min(filter(None, (send_queue.oldest_due, reconciler.oldest_due)), default=None)
         return None if due is None else (wall_clock() - due) / 1000
 
-    ground.status.watch([feed.sweeping, feed.following, claims.pulse], [])
-    ground.status.figures |= {
-        "queue_messages": lambda: len(backlog),
+    runtime.status.watch([feed.sweeping, feed.following, claims.liveness], [])
+    runtime.status.figures |= {
+        "queue_messages": lambda: len(send_queue),
         "queue_oldest_seconds": oldest,
         "claimed_tasks": lambda: len(claims),
-        "ambiguous_messages": lambda: len(doubts),
+        "ambiguous_messages": lambda: len(reconciler),
         "held_documents": lambda: len(claims.held_back),
         "feed_lag_seconds": lambda: None if feed.heard is None else now() - feed.heard,
     }
 
 
-def _delivery(ground: Ground, backlog: Backlog) -> Delivery:
-    own = ground.config.delivery
+def _delivery(runtime: Runtime, send_queue: SendQueue) -> Delivery:
+    own = runtime.config.delivery
     interval, give_up_after = (round(seconds * 1000) for seconds in (own.interval, own.give_up_after))
-    watchlist = Watchlist(interval, give_up_after)
-    outstanding = OutstandingTasks(ground.couch, watchlist, ground.settings, give_up_after)
-    states = States(ground.writer, watchlist, ground.settings, own.write, ground.wall_clock, ground.metrics)
-    ground.status.figures["outstanding_messages"] = lambda: len(watchlist)
-    questions = Questions(ground.rapidpro, watchlist, lambda: len(backlog), own.interval, ground.wall_clock)
-    recipients = Recipients(ground.couch, ground.rapidpro, ground.settings)
-    rapidpro, settings = ground.rapidpro, ground.settings
-    return Delivery(outstanding, watchlist, states, rapidpro, settings, questions, recipients, own, ground.wall_clock)
+    tracker = DeliveryTracker(interval, give_up_after)
+    outstanding = OutstandingTasks(runtime.couch, tracker, runtime.settings, give_up_after)
+    states = StateWriter(runtime.writer, tracker, runtime.settings, own.write, runtime.wall_clock, runtime.metrics)
+    runtime.status.figures["outstanding_messages"] = lambda: len(tracker)
+    queries = PollPlan(runtime.rapidpro, tracker, lambda: len(send_queue), own.interval, runtime.wall_clock)
+    recipients = Recipients(runtime.couch, runtime.rapidpro, runtime.settings)
+    rapidpro, settings = runtime.rapidpro, runtime.settings
+    return Delivery(outstanding, tracker, states, rapidpro, settings, queries, recipients, own, runtime.wall_clock)
 
 
 @asynccontextmanager
-async def receiving(ground: Ground, sockets: Sequence[socket.socket]) -> AsyncIterator[list[Job]]:
+async def receiving(runtime: Runtime, sockets: Sequence[socket.socket]) -> AsyncIterator[list[Job]]:
     """The way in, while the block runs. It begins before CouchDB was reached.
 
     Yields the jobs that take in nothing themselves, or have to end first: the watch over the disk, and the one that
     fetches what was missed, if there is one.
     """
-    own, couch, status = ground.config.incoming, ground.couch, ground.status
+    own, couch, status = runtime.config.incoming, runtime.couch, runtime.status
     if not own.enabled:
         yield []
         return
@@ -195,13 +204,13 @@ async def receiving(ground: Ground, sockets: Sequence[socket.socket]) -> AsyncIt
         incoming = Incoming(
             couch,
             spool,
-            ground.settings,
-            ground.metrics,
+            runtime.settings,
+            runtime.metrics,
             max_waiting=own.max_waiting,
             check_legacy_ids=own.check_legacy_ids,
         )
-        webhook = Webhook(own, ground.keyring, incoming.store, ground.wall_clock, sockets, incoming.flow.notice)
-        ground.metrics.include(webhook.times)
+        webhook = Webhook(own, runtime.keyring, incoming.store, runtime.wall_clock, sockets, incoming.flow.notice)
+        runtime.metrics.include(webhook.times)
         status.healths.append(spool.health)
         status.can_store = lambda: incoming.can_store or couch.health.error is None
         status.miswired = incoming.flow.snapshot
@@ -213,13 +222,13 @@ async def receiving(ground: Ground, sockets: Sequence[socket.socket]) -> AsyncIt
             recording = jobs.create_task(incoming.run(), name="incoming")
             status.watch(incoming.pulses, [recording])
             disk = Disk(Path(own.spool).parent)
-            status.problems += [lambda: _deafness(webhook, ground.keyring), disk.problems]
+            status.problems += [lambda: _deafness(webhook, runtime.keyring), disk.problems]
             try:
                 async with webhook:
                     listening = jobs.create_task(webhook.run(), name="webhook")
                     status.watch([], [listening])
                     try:
-                        fetchers = _fetchers(ground, spool, incoming)
+                        fetchers = _fetchers(runtime, spool, incoming)
                         status.healths += [each.health for each in fetchers]
                         yield [disk, *fetchers]
                     finally:
@@ -238,23 +247,23 @@ def _deafness(webhook: Webhook, keyring: Keyring) -> Iterator[Finding]:
         yield Finding(Level.BROKEN, "Every webhook is refused.", advice=advice)
 
 
-def _fetchers(ground: Ground, spool: Spool, incoming: Incoming) -> list[Backfill]:
-    own = ground.config.incoming
+def _fetchers(runtime: Runtime, spool: Spool, incoming: Incoming) -> list[Backfill]:
+    own = runtime.config.incoming
     if not own.flow:
         return []
-    return [Backfill(ground.couch, ground.rapidpro, spool, incoming, ground.settings, own, ground.wall_clock)]
+    return [Backfill(runtime.couch, runtime.rapidpro, spool, incoming, runtime.settings, own, runtime.wall_clock)]
 
 
-def credentials(ground: Ground) -> list[Credentials]:
+def credentials(runtime: Runtime) -> list[Credentials]:
     """Makes the job that fills the keyring from the vault, if the vault is configured."""
-    if ground.config.cht.credentials != "vault":
-        ground.reload.subscribe(lambda new: ground.keyring.replace(secrets(new)))
+    if runtime.config.cht.credentials != "vault":
+        runtime.reload.subscribe(lambda new: runtime.keyring.replace(secrets(new)))
         return []
-    vault = Vault(ground.couch)
-    ground.status.healths.append(vault.health)
-    credentials = Credentials(vault, ground.keyring, needed(ground.config))
-    ground.status.problems.append(credentials.problems)
-    ground.reload.subscribe(lambda _: credentials.refresh())
+    vault = Vault(runtime.couch)
+    runtime.status.healths.append(vault.health)
+    credentials = Credentials(vault, runtime.keyring, needed(runtime.config))
+    runtime.status.problems.append(credentials.problems)
+    runtime.reload.subscribe(lambda _: credentials.refresh())
     return [credentials]
 
 

@@ -28,7 +28,7 @@ from cht_rapidpro.adapters.web.admin import Admin
 from cht_rapidpro.adapters.web.control import Control
 from cht_rapidpro.adapters.web.operators_page import OperatorsPage
 from cht_rapidpro.cancellation import end
-from cht_rapidpro.components import Ground, Job, credentials, receiving, secrets, sending, watch_ground
+from cht_rapidpro.components import Job, Runtime, credentials, receiving, secrets, sending, watch_ground
 from cht_rapidpro.config.schema import Config
 from cht_rapidpro.config.secret_store import Keyring
 from cht_rapidpro.domain.claim import Instance
@@ -38,7 +38,7 @@ from cht_rapidpro.jobs.live_config.app_settings import SettingsWatch
 from cht_rapidpro.jobs.live_config.reload import Reload
 from cht_rapidpro.jobs.outgoing.pause import PauseWatch
 from cht_rapidpro.jobs.status.dependency_probe import Heartbeat
-from cht_rapidpro.jobs.status.history import Chronicle
+from cht_rapidpro.jobs.status.history import HistoryKeeper
 from cht_rapidpro.jobs.status.status import Status
 from cht_rapidpro.jobs.status.watchdog import Watchdog
 from cht_rapidpro.telemetry.metrics import Metrics
@@ -101,35 +101,35 @@ async def serve(
         status = Status(me, settings, [couch.health, *rapidpro.healths.values()])
         pause = PauseWatch(PauseFile(Path(config.cht.state_dir)), wall_clock)
         control = Control(Path(config.cht.state_dir))
-        ground = Ground(
+        runtime = Runtime(
             config, couch, rapidpro, writer, settings, pause, keyring, reload, metrics, status, wall_clock, control
         )
-        watch_ground(ground)
-        chronicle = Chronicle(metrics, status.read, wall_clock)
-        status.stuck["failed"] = chronicle.history.failures
+        watch_ground(runtime)
+        history = HistoryKeeper(metrics, status.read, wall_clock)
+        status.stuck["failed"] = history.history.failures
         admin = Admin(config.admin.listen, status.snapshot, metrics)
         status.problems.append(admin.problems)
-        OperatorsPage(status.snapshot, chronicle.history, wall_clock).add_to(admin.application)
+        OperatorsPage(status.snapshot, history.history, wall_clock).add_to(admin.application)
         async with admin, asyncio.TaskGroup() as jobs:
             writing = jobs.create_task(writer.run(), name="writer")
             try:
-                async with receiving(ground, sockets) as fetchers:
-                    searches, workers = sending(ground, me)
+                async with receiving(runtime, sockets) as fetchers:
+                    searches, workers = sending(runtime, me)
                     heartbeat = Heartbeat(couch, rapidpro, settings, keyring)
                     reload.subscribe(lambda _: heartbeat.renew())
                     finders: list[Job] = [
                         settings,
                         pause,
                         reload,
-                        chronicle,
+                        history,
                         heartbeat,
                         *searches,
-                        *credentials(ground),
+                        *credentials(runtime),
                         *fetchers,
                     ]
                     finding = [jobs.create_task(each.run(), name=type(each).__name__.lower()) for each in finders]
                     working = [jobs.create_task(each.run(stop), name=type(each).__name__.lower()) for each in workers]
-                    status.watch([writer.pulse, settings.pulse], [writing, *finding, *working])
+                    status.watch([writer.liveness, settings.liveness], [writing, *finding, *working])
                     finding.append(jobs.create_task(Watchdog(notifier, status).run()))
                     try:
                         async with control:

@@ -33,7 +33,7 @@ class PermanentError(GatewayError):
     """This one thing was refused for its content: repeating it would be refused again."""
 
 
-class TroubleError(GatewayError):
+class OperatorActionRequiredError(GatewayError):
     """The set-up is wrong (a bad token, a wrong URL, missing rights): nothing works until an operator acts.
 
     `about`: the subject, the same for every request that meets the problem, so that it is logged once.
@@ -44,5 +44,5 @@ class TroubleError(GatewayError):
         self.about = about
 
 
-class DeniedError(TroubleError):
+class DeniedError(OperatorActionRequiredError):
     """The other side refuses the password. The adapter limits how often the same password is tried again."""

@@ -11,7 +11,7 @@ from cht_rapidpro.domain.delivery import (
     SETTLED,
     SKEW,
     MessageRow,
-    Outstanding,
+    SentTask,
     advance,
     match_broadcast,
     match_rows,
@@ -54,7 +54,7 @@ def made(*entries: dict[str, str], ref: Any = "17", **fields: Any) -> Task:
     }
 
 
-def waiting(task: Task) -> list[Outstanding]:
+def waiting(task: Task) -> list[SentTask]:
     return outstanding_in({"_id": "report", "tasks": [task]}, DEFAULT_SETTINGS)
 
 
@@ -132,7 +132,7 @@ def test_whose_claim_it_was_and_whether_a_message_has_told_its_state() -> None:
 
 def test_what_is_known_of_it() -> None:
     (found,) = waiting(made(entry("pending", 0), claim(NOW - 9000), entry(RECEIVED, NOW - 5000), entry(SENT, NOW)))
-    assert found == Outstanding(
+    assert found == SentTask(
         DocId("report"),
         MessageId("m"),
         BroadcastId("17"),
@@ -209,8 +209,8 @@ def test_rows_that_are_no_message_of_a_broadcast_are_left_out(row: Any, read: Me
     assert read_message_row(row) == read
 
 
-def held(uuid: str, number: str, created: int = NOW) -> Outstanding:
-    return Outstanding(
+def held(uuid: str, number: str, created: int = NOW) -> SentTask:
+    return SentTask(
         DocId("report"),
         MessageId(uuid),
         BroadcastId("17"),
@@ -230,7 +230,7 @@ def row(urn: str | None, status: str = "delivered", created: int = NOW) -> Messa
 A, B = held("a", "+254712345001"), held("b", "0712345002")
 
 
-def matched(tasks: list[Outstanding], rows: list[MessageRow], *, is_whole: bool = True) -> dict[str, str]:
+def matched(tasks: list[SentTask], rows: list[MessageRow], *, is_whole: bool = True) -> dict[str, str]:
     return {task.uuid: row.status for task, row in match_rows(tasks, rows, is_whole=is_whole)}
 
 
@@ -288,7 +288,7 @@ def test_no_row_is_two_tasks_and_no_task_has_two_rows(
 
 
 @st.composite
-def groups(draw: st.DrawFn) -> tuple[list[Outstanding], list[MessageRow], list[str] | None, dict[str, str]]:
+def groups(draw: st.DrawFn) -> tuple[list[SentTask], list[MessageRow], list[str] | None, dict[str, str]]:
     """A broadcast: the tasks that still wait for it, the rows that a page shows, its recipients, and the truth.
 
     Contacts have other numbers that they prefer, two recipients may be one contact, older versions make no message for
@@ -321,7 +321,7 @@ def groups(draw: st.DrawFn) -> tuple[list[Outstanding], list[MessageRow], list[s
 @given(groups())
 @settings(max_examples=2000)
 def test_a_state_is_never_one_that_the_message_did_not_have(
-    group: tuple[list[Outstanding], list[MessageRow], list[str] | None, dict[str, str]],
+    group: tuple[list[SentTask], list[MessageRow], list[str] | None, dict[str, str]],
 ) -> None:
     tasks, rows, recipients, truth = group
     for its_task, found in match_broadcast(tasks, rows, recipients):

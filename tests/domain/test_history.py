@@ -6,13 +6,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cht_rapidpro.domain.history import LONGEST_ID, MINUTES, REMEMBERED, About, Event, Fact, History, Waits, total
+from cht_rapidpro.domain.history import (
+    LONGEST_ID,
+    MINUTES,
+    REMEMBERED,
+    Event,
+    History,
+    MessageEvent,
+    MessageRef,
+    Waits,
+    total,
+)
 
 HOUR = 3600.0
 
 
 def event(at: int = 0, outcome: str = "sent", waited: float | None = None, **about: str) -> Event:
-    return Event(at, Fact("outgoing", outcome, About(**{"doc": "doc", **about}), waited))
+    return Event(at, MessageEvent("outgoing", outcome, MessageRef(**{"doc": "doc", **about}), waited))
 
 
 def test_a_minute_counts_what_became_of_messages_in_it_and_an_hour_forgets_it() -> None:

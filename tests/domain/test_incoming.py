@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cht_rapidpro.domain.incoming import (
     DAY,
-    Arrival,
+    InboundMessage,
     days_around,
     doc_id,
     former_id,
@@ -44,12 +44,12 @@ RUN = "0192AAAA-0000-7000-8000-00000000000f"
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
-        ({"id": "a", "from": "+254712345678", "content": "hi"}, Arrival("a", "+254712345678", "hi", 7)),
-        ({"id": 41, "from": 254712345678, "content": " "}, Arrival(41, 254712345678, " ", 7)),
-        ({"id": 0.5, "from": "x", "content": "\ud83d!", "more": 1}, Arrival(0.5, "x", "\ufffd!", 7)),
-        ({"id": "\udc00", "from": "\udc00", "content": "😀"}, Arrival("\ufffd", "\ufffd", "😀", 7)),
-        ({"id": "x", "from": "y", "content": 12.5}, Arrival("x", "y", 12.5, 7)),
-        ({"id": 10**30, "from": -1, "content": "0"}, Arrival(10**30, -1, "0", 7)),
+        ({"id": "a", "from": "+254712345678", "content": "hi"}, InboundMessage("a", "+254712345678", "hi", 7)),
+        ({"id": 41, "from": 254712345678, "content": " "}, InboundMessage(41, 254712345678, " ", 7)),
+        ({"id": 0.5, "from": "x", "content": "\ud83d!", "more": 1}, InboundMessage(0.5, "x", "\ufffd!", 7)),
+        ({"id": "\udc00", "from": "\udc00", "content": "😀"}, InboundMessage("\ufffd", "\ufffd", "😀", 7)),
+        ({"id": "x", "from": "y", "content": 12.5}, InboundMessage("x", "y", 12.5, 7)),
+        ({"id": 10**30, "from": -1, "content": "0"}, InboundMessage(10**30, -1, "0", 7)),
         *(({"id": bad, "from": "x", "content": "x"}, "id") for bad in NO_IDS),
         *(({"id": "x", "from": bad, "content": "x"}, "from") for bad in NO_IDS),
         *(({"id": "x", "from": "x", "content": bad}, "content") for bad in NO_TEXTS),
@@ -57,7 +57,7 @@ RUN = "0192AAAA-0000-7000-8000-00000000000f"
         *((bad, "id") for bad in NO_BODIES),
     ],
 )
-def test_a_body_is_a_message_or_names_what_is_wrong(body: object, expected: Arrival | str) -> None:
+def test_a_body_is_a_message_or_names_what_is_wrong(body: object, expected: InboundMessage | str) -> None:
     assert read_arrival(body, 7) == expected
 
 
@@ -68,7 +68,7 @@ def test_reading_never_raises(body: Any) -> None:
 
 @given(IDS, st.text(min_size=1), st.integers(0, 2**48))
 def test_every_id_has_two_ids_that_couchdb_and_cht_take(given_id: str | int | float, content: str, at: int) -> None:
-    first, second = doc_id(given_id, at), second_id(Arrival(given_id, "+1", content, at))
+    first, second = doc_id(given_id, at), second_id(InboundMessage(given_id, "+1", content, at))
     assert OURS.fullmatch(first)
     assert OURS.fullmatch(second)
     assert first != second
@@ -120,36 +120,36 @@ def test_two_ids_that_look_alike(one: str | float, other: str | float) -> None:
 def test_the_ids_never_change() -> None:
     """They are in databases: a new version that computed others would store everything again."""
     assert doc_id(41, AT) == "01a2008d-7400-7d91-8f93-48c9cc0ff8a7"
-    assert second_id(Arrival(41, "+254712345678", "hi", AT)) == "01a2008d-7400-7fcd-bd48-a2cbf3a57327"
-    assert second_id(Arrival(RUN, "+254712345678", "hi", AT)) == "01a2008d-7400-775d-83e0-1306273754f3"
+    assert second_id(InboundMessage(41, "+254712345678", "hi", AT)) == "01a2008d-7400-7fcd-bd48-a2cbf3a57327"
+    assert second_id(InboundMessage(RUN, "+254712345678", "hi", AT)) == "01a2008d-7400-775d-83e0-1306273754f3"
     assert former_id(41) == "rapidpro-sms:fc4ac38e-a88b-53ae-b0e8-51482bada6a7"
     assert former_id(RUN) == f"rapidpro-sms:{RUN.lower()}"
 
 
 def test_the_second_id_knows_id_sender_and_content() -> None:
     arrivals = [
-        Arrival(given_id, sender, content, AT)
+        InboundMessage(given_id, sender, content, AT)
         for given_id in ("a", "b")
         for sender in ("+254712345678", "+254712345679", "M-PESA")
         for content in ("YES", "NO")
     ]
     assert len(set(map(second_id, arrivals))) == len(arrivals)
-    alike = [Arrival("a", "+254712345678", "YES", AT), Arrival("a", 254712345678, " YES\n", AT + 1)]
+    alike = [InboundMessage("a", "+254712345678", "YES", AT), InboundMessage("a", 254712345678, " YES\n", AT + 1)]
     assert second_id(alike[0]) == second_id(alike[1])
 
 
 def test_the_second_id_sorts_with_the_first() -> None:
     """Not before what has the id itself, and by its own day on a later one."""
-    second = second_id(Arrival(TODAY, "+1", "x", AT))
+    second = second_id(InboundMessage(TODAY, "+1", "x", AT))
     assert TODAY[:14] < second < doc_id("a", AT + DAY)
-    assert second_id(Arrival(TODAY, "+1", "x", AT + DAY)) > doc_id("a", AT + DAY)[:13]
+    assert second_id(InboundMessage(TODAY, "+1", "x", AT + DAY)) > doc_id("a", AT + DAY)[:13]
     far = "ffffffff-ffff-7000-8000-00000000000f"
-    assert second_id(Arrival(far, "+1", "x", AT)) < doc_id("a", AT + DAY), "a time of the future is not believed"
+    assert second_id(InboundMessage(far, "+1", "x", AT)) < doc_id("a", AT + DAY), "a time of the future is not believed"
 
 
 @given(IDS, st.integers(8 * DAY, 2**47), st.integers(0, 7))
 def test_a_repetition_looks_where_the_first_one_is(given_id: str | int | float, at: int, days: int) -> None:
-    first, again = Arrival(given_id, "+1", "x", at), Arrival(given_id, "+1", "x", at + days * DAY)
+    first, again = InboundMessage(given_id, "+1", "x", at), InboundMessage(given_id, "+1", "x", at + days * DAY)
     assert doc_id(first.id, first.at) in {doc_id(each.id, each.at) for each in days_around(again, later=1)}
     assert doc_id(again.id, again.at) in {doc_id(each.id, each.at) for each in days_around(first, later=7)}
     assert days_around(first, later=1)[0] == first
@@ -157,7 +157,7 @@ def test_a_repetition_looks_where_the_first_one_is(given_id: str | int | float, 
 
 @pytest.mark.parametrize(("minutes", "near"), [(0, True), (10, True), (11, False), (720, False), (1430, True)])
 def test_what_is_near_midnight(minutes: int, near: bool) -> None:
-    assert is_near_midnight(Arrival("a", "+1", "x", 20_000 * DAY + minutes * 60_000)) == near
+    assert is_near_midnight(InboundMessage("a", "+1", "x", 20_000 * DAY + minutes * 60_000)) == near
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def stored(content: object, sender: object, **more: object) -> dict[str, Any]:
     ],
 )
 def test_whether_a_document_is_of_a_message(doc: dict[str, Any], same: bool) -> None:
-    assert is_of(doc, Arrival("id", "+254712345678", "hello", 0)) == same
+    assert is_of(doc, InboundMessage("id", "+254712345678", "hello", 0)) == same
 
 
 @pytest.mark.parametrize(

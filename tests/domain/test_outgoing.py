@@ -6,15 +6,15 @@ from hypothesis import strategies as st
 
 from cht_rapidpro.domain.outgoing import (
     TEXT_LIMIT,
-    Again,
+    Ambiguous,
     Answer,
     Broadcast,
     BroadcastId,
     Created,
-    Doubtful,
     NotSent,
-    Pair,
     Refused,
+    RetrySmaller,
+    SmsIdentity,
     Throttled,
     Trouble,
     Urn,
@@ -63,13 +63,13 @@ def created(number: str, status: str) -> Created:
         (200, {"id": 2**70, "status": "queued"}, created(str(2**70), "queued")),
         (201, {"id": 0}, created("0", "")),
         # it may exist
-        (201, None, Doubtful(NO_ID)),
-        (201, {"uuid": "01a2"}, Doubtful(NO_ID)),
-        (201, {"id": True}, Doubtful(NO_ID)),
-        (201, {"id": "1"}, Doubtful(NO_ID)),
-        (200, [BROADCAST], Doubtful(NO_ID)),
-        *((status, None, Doubtful(f"HTTP {status}")) for status in (408, 500, 502, 503, 504)),
-        (500, {"urns": ["…"]}, Doubtful("HTTP 500")),
+        (201, None, Ambiguous(NO_ID)),
+        (201, {"uuid": "01a2"}, Ambiguous(NO_ID)),
+        (201, {"id": True}, Ambiguous(NO_ID)),
+        (201, {"id": "1"}, Ambiguous(NO_ID)),
+        (200, [BROADCAST], Ambiguous(NO_ID)),
+        *((status, None, Ambiguous(f"HTTP {status}")) for status in (408, 500, 502, 503, 504)),
+        (500, {"urns": ["…"]}, Ambiguous("HTTP 500")),
         # RapidPro will never take this message
         (400, {"urns": [TOO_MANY]}, Refused(TOO_MANY)),
         (400, {"urns": {"0": [BAD_URN], "1": [BAD_URN]}}, Refused(BAD_URN, {0: BAD_URN, 1: BAD_URN})),
@@ -136,16 +136,16 @@ def test_a_reason_is_ours_to_quote_only_as_text() -> None:
     [
         *(
             (one, [one] * 4)
-            for one in (created("1", ""), NotSent("away"), Throttled(7.0), Trouble("403"), Doubtful("500"))
+            for one in (created("1", ""), NotSent("away"), Throttled(7.0), Trouble("403"), Ambiguous("500"))
         ),
-        (Refused("both", {1: "one", 3: "three"}), [Again(4), Refused("one"), Again(4), Refused("three")]),
+        (Refused("both", {1: "one", 3: "three"}), [RetrySmaller(4), Refused("one"), RetrySmaller(4), Refused("three")]),
         (Refused(TOO_LONG, is_about_text=True), [Refused(TOO_LONG, is_about_text=True)] * 4),
         (Refused("both", {1: "one"}, is_about_text=True), [Refused("both", {1: "one"}, is_about_text=True)] * 4),
-        (Refused(TOO_MANY), [Again(2)] * 4),
-        (Refused("elsewhere", {9: "nine"}), [Again(2)] * 4),
+        (Refused(TOO_MANY), [RetrySmaller(2)] * 4),
+        (Refused("elsewhere", {9: "nine"}), [RetrySmaller(2)] * 4),
     ],
 )
-def test_what_an_answer_means_for_each_of_a_group(answer: Answer, shares: list[Answer | Again]) -> None:
+def test_what_an_answer_means_for_each_of_a_group(answer: Answer, shares: list[Answer | RetrySmaller]) -> None:
     assert share(answer, 4) == shares
 
 
@@ -185,19 +185,19 @@ def message(text: str, to: str = "0712 345 678") -> Message:
 @pytest.mark.parametrize(
     ("sent", "settings", "pair"),
     [
-        (message("a @ b"), KENYA, Pair(Urn("tel:+254712345678"), "a @@ b")),
-        (message(" text "), KENYA, Pair(Urn("tel:+254712345678"), "text")),
-        (message("text", "20880"), KENYA, Pair(Urn("tel:20880"), "text")),
-        (message("text", "phone1"), KENYA, Pair(Urn("tel:phone1"), "text")),
-        (message("text", "+254712345678"), {}, Pair(Urn("tel:+254712345678"), "text")),
+        (message("a @ b"), KENYA, SmsIdentity(Urn("tel:+254712345678"), "a @@ b")),
+        (message(" text "), KENYA, SmsIdentity(Urn("tel:+254712345678"), "text")),
+        (message("text", "20880"), KENYA, SmsIdentity(Urn("tel:20880"), "text")),
+        (message("text", "phone1"), KENYA, SmsIdentity(Urn("tel:phone1"), "text")),
+        (message("text", "+254712345678"), {}, SmsIdentity(Urn("tel:+254712345678"), "text")),
     ],
 )
-def test_a_message_as_rapidpro_takes_it(sent: Message, settings: dict[str, object], pair: Pair) -> None:
+def test_a_message_as_rapidpro_takes_it(sent: Message, settings: dict[str, object], pair: SmsIdentity) -> None:
     assert prepare(sent, settings) == pair
 
 
 def test_a_broadcast_of_several() -> None:
-    broadcast = join([Pair(Urn("tel:1"), "text"), Pair(Urn("tel:2"), "text")])
+    broadcast = join([SmsIdentity(Urn("tel:1"), "text"), SmsIdentity(Urn("tel:2"), "text")])
     assert broadcast == Broadcast((Urn("tel:1"), Urn("tel:2")), "text")
     assert broadcast.body() == {"urns": ("tel:1", "tel:2"), "text": "text"}
 
@@ -216,7 +216,7 @@ def test_a_broadcast_of_several() -> None:
 def test_the_limit_counts_what_rapidpro_stores(text: str, fits: bool) -> None:
     prepared = prepare(message(text), KENYA)
     told = f"Text too long: 4097 characters{' (each @ counts as two)' * ('@' in text)}, RapidPro takes 4096"
-    assert isinstance(prepared, Pair) if fits else prepared == Refused(told, is_about_text=True)
+    assert isinstance(prepared, SmsIdentity) if fits else prepared == Refused(told, is_about_text=True)
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_a_refusal_for_its_length_says_both_figures(said: object, text: str, rea
     assert (answer.reason, answer.text_limit) == (reason, limit)
 
 
-@pytest.mark.parametrize("answer", [NotSent("why"), Throttled(None), Trouble("why"), Doubtful("why")])
+@pytest.mark.parametrize("answer", [NotSent("why"), Throttled(None), Trouble("why"), Ambiguous("why")])
 def test_what_a_failure_says_is_no_name_of_a_class(answer: Answer) -> None:
     assert str(answer) in ("why", "RapidPro's request limit is reached")
 

@@ -8,16 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cht_rapidpro.domain.outgoing import BroadcastId, Pair, Urn
+from cht_rapidpro.domain.outgoing import BroadcastId, SmsIdentity, Urn
 from cht_rapidpro.domain.reconcile import (
-    Absent,
-    Found,
-    Holder,
-    Key,
+    BroadcastQuery,
     Listed,
-    Question,
-    Unclear,
-    Young,
+    Matched,
+    NotFound,
+    RefOwner,
+    TooRecent,
+    Undecidable,
     alike,
     first_of,
     is_same_number,
@@ -25,7 +24,7 @@ from cht_rapidpro.domain.reconcile import (
     read_listed,
     taken_by,
 )
-from cht_rapidpro.domain.task import DocId, MessageId
+from cht_rapidpro.domain.task import DocId, MessageId, MessageKey
 
 NUMBER = "tel:+254712345678"
 NOW = 1_000_000
@@ -34,15 +33,15 @@ _STARTS: Final = st.sampled_from(["", "0", "00", "+254", "254", "0712 ", "+254-"
 _URNS: Final = st.builds("tel:{}{}{}".format, _STARTS, _NUMBERS, st.sampled_from(["", " ", "x", " 9"]))
 
 
-def pair(urn: str = NUMBER, text: str = "hello") -> Pair:
-    return Pair(Urn(urn), text)
+def pair(urn: str = NUMBER, text: str = "hello") -> SmsIdentity:
+    return SmsIdentity(Urn(urn), text)
 
 
-def question(name: str = "m", asked: Pair | None = None, earliest: int = 0) -> Question:
-    return Question(key(name), asked or pair(), earliest)
+def query(name: str = "m", asked: SmsIdentity | None = None, earliest: int = 0) -> BroadcastQuery:
+    return BroadcastQuery(key(name), asked or pair(), earliest)
 
 
-def key(name: str) -> Key:
+def key(name: str) -> MessageKey:
     return DocId("doc"), MessageId(name)
 
 
@@ -50,8 +49,8 @@ def listed(number: int, *urns: str, text: str = "hello", at: int = 500, anonymou
     return Listed(BroadcastId(str(number)), None if anonymous else urns or (NUMBER,), text, at, "queued")
 
 
-def holder(ref: str, *pairs: Pair) -> Holder:
-    return Holder(BroadcastId(ref), tuple((key(f"{ref}-{number}"), one) for number, one in enumerate(pairs)))
+def holder(ref: str, *pairs: SmsIdentity) -> RefOwner:
+    return RefOwner(BroadcastId(ref), tuple((key(f"{ref}-{number}"), one) for number, one in enumerate(pairs)))
 
 
 NOBODY = frozenset[tuple[BroadcastId, Urn]]()
@@ -70,47 +69,47 @@ NOBODY = frozenset[tuple[BroadcastId, Urn]]()
     ],
 )
 def test_a_number_is_recognised_as_rapidpro_may_have_normalised_it(posted: str, stored: str, fits: bool) -> None:
-    verdicts = match([question(asked=pair(posted))], [listed(1, stored)], NOBODY, NOW)
-    assert isinstance(verdicts[key("m")], Found if fits else Absent)
+    verdicts = match([query(asked=pair(posted))], [listed(1, stored)], NOBODY, NOW)
+    assert isinstance(verdicts[key("m")], Matched if fits else NotFound)
 
 
 def test_an_equal_number_goes_before_one_with_the_same_end() -> None:
-    national, whole = question("national", pair("tel:0712345678")), question("whole")
+    national, whole = query("national", pair("tel:0712345678")), query("whole")
     verdicts = match([national, whole], [listed(1), listed(2, "tel:+255712345678")], NOBODY, NOW)
-    assert verdicts == {national.key: Found(listed(2, "tel:+255712345678")), whole.key: Found(listed(1))}
+    assert verdicts == {national.key: Matched(listed(2, "tel:+255712345678")), whole.key: Matched(listed(1))}
 
 
 def test_the_oldest_broadcast_is_the_oldest_questions() -> None:
     rows = [listed(9, at=300), listed(10, at=300), listed(8, at=400)]
-    first, second = question("first", earliest=10), question("second", earliest=20)
+    first, second = query("first", earliest=10), query("second", earliest=20)
     verdicts = match([second, first], rows, NOBODY, NOW)
-    assert verdicts == {first.key: Found(rows[0]), second.key: Found(rows[1])}
+    assert verdicts == {first.key: Matched(rows[0]), second.key: Matched(rows[1])}
 
 
 @pytest.mark.parametrize(
     ("row", "verdict"),
     [
-        (listed(1, at=500), Found(listed(1, at=500))),
-        (listed(1, text="hello "), Absent()),
-        (listed(1, at=99), Absent()),
-        (listed(1, at=NOW + 1), Young()),
-        (listed(7), Absent()),
-        (listed(1, anonymous=True), Found(listed(1, anonymous=True))),
-        (listed(7, anonymous=True), Absent()),
-        (listed(1, anonymous=True, at=NOW + 1), Young()),
+        (listed(1, at=500), Matched(listed(1, at=500))),
+        (listed(1, text="hello "), NotFound()),
+        (listed(1, at=99), NotFound()),
+        (listed(1, at=NOW + 1), TooRecent()),
+        (listed(7), NotFound()),
+        (listed(1, anonymous=True), Matched(listed(1, anonymous=True))),
+        (listed(7, anonymous=True), NotFound()),
+        (listed(1, anonymous=True, at=NOW + 1), TooRecent()),
     ],
     ids=["fits", "other text", "too early", "too young", "taken", "anonymous", "anonymous and taken", "both young"],
 )
 def test_one_question_and_one_broadcast(row: Listed, verdict: object) -> None:
     taken = frozenset({(BroadcastId("7"), Urn(NUMBER))})
-    assert match([question(earliest=100)], [row], taken, NOW) == {key("m"): verdict}
+    assert match([query(earliest=100)], [row], taken, NOW) == {key("m"): verdict}
 
 
 def test_an_anonymous_workspace_leaves_open_what_the_text_does_not_tell() -> None:
     rows = [listed(1, anonymous=True), listed(2, anonymous=True)]
-    assert match([question()], rows, NOBODY, NOW) == {key("m"): Unclear()}
-    two = [question("a"), question("b", pair("tel:+254712345679"))]
-    assert match(two, rows[:1], NOBODY, NOW) == {key("a"): Unclear(), key("b"): Unclear()}
+    assert match([query()], rows, NOBODY, NOW) == {key("m"): Undecidable()}
+    two = [query("a"), query("b", pair("tel:+254712345679"))]
+    assert match(two, rows[:1], NOBODY, NOW) == {key("a"): Undecidable(), key("b"): Undecidable()}
 
 
 URNS = (NUMBER, "tel:+254712345679", "tel:+254712345670")
@@ -129,21 +128,21 @@ BROADCASTS = st.builds(
     owned=st.sets(st.tuples(st.integers(0, 7), st.sampled_from(URNS))),
 )
 def test_as_many_are_found_as_are_free_and_no_recipient_twice(
-    asked: list[Pair], there: list[tuple[tuple[str, ...], str, int]], owned: set[tuple[int, str]]
+    asked: list[SmsIdentity], there: list[tuple[tuple[str, ...], str, int]], owned: set[tuple[int, str]]
 ) -> None:
     """Also where a broadcast has many recipients, each of which is another message's."""
     rows = [listed(number, *urns, text=text, at=at) for number, (urns, text, at) in enumerate(there)]
     taken = frozenset((BroadcastId(str(number)), Urn(urn)) for number, urn in owned)
-    questions = [question(str(number), one) for number, one in enumerate(asked)]
-    verdicts = match(questions, rows, taken, NOW)
+    queries = [query(str(number), one) for number, one in enumerate(asked)]
+    verdicts = match(queries, rows, taken, NOW)
     found = [
-        (verdict.broadcast.id, one.pair.urn) for one in questions if isinstance(verdict := verdicts[one.key], Found)
+        (verdict.broadcast.id, one.pair.urn) for one in queries if isinstance(verdict := verdicts[one.key], Matched)
     ]
     assert len(set(found)) == len(found)
     assert not set(found) & taken
     free = Counter(pair(urn, row.text) for row in rows for urn in row.urns or () if (row.id, Urn(urn)) not in taken)
     for wanted, count in Counter(asked).items():
-        got = sum(1 for one in questions if one.pair == wanted and isinstance(verdicts[one.key], Found))
+        got = sum(1 for one in queries if one.pair == wanted and isinstance(verdicts[one.key], Matched))
         assert got == min(count, free[wanted])
 
 
@@ -151,8 +150,8 @@ def test_one_recipient_of_a_group_may_be_taken_and_another_free() -> None:
     row = listed(1, NUMBER, "tel:+254712345679")
     taken = taken_by([holder("1", pair())], [row], {})
     assert taken == {("1", NUMBER)}
-    asked = [question("same"), question("other", pair("tel:0712345679"))]
-    assert match(asked, [row], taken, NOW) == {key("same"): Absent(), key("other"): Found(row)}
+    asked = [query("same"), query("other", pair("tel:0712345679"))]
+    assert match(asked, [row], taken, NOW) == {key("same"): NotFound(), key("other"): Matched(row)}
 
 
 def test_what_we_posted_is_ours_as_the_listing_writes_it() -> None:
@@ -204,7 +203,7 @@ def test_what_is_known_of_a_message_goes_before_a_guess() -> None:
     known = {settled.messages[1][0]: (BroadcastId("1"), Urn(NUMBER))}
     taken = taken_by([settled], rows, known)
     assert taken == {("3", NUMBER), ("1", NUMBER)}
-    assert match([question("other task's")], rows, taken, NOW) == {key("other task's"): Found(rows[1])}
+    assert match([query("other task's")], rows, taken, NOW) == {key("other task's"): Matched(rows[1])}
 
 
 def test_what_a_settled_task_says_goes_before_what_we_thought_of_it() -> None:
@@ -221,7 +220,7 @@ def test_each_message_of_a_task_has_one_place_also_where_its_broadcast_is_a_grou
     rows = [listed(1, NUMBER, other, at=100), listed(2, other, at=101)]
     taken = taken_by([holder("1", pair(), pair(other))], rows, {})
     assert taken == {("1", NUMBER), ("1", other)}
-    assert match([question("other task's", pair(other))], rows, taken, NOW) == {key("other task's"): Found(rows[1])}
+    assert match([query("other task's", pair(other))], rows, taken, NOW) == {key("other task's"): Matched(rows[1])}
 
 
 def test_a_group_is_a_tasks_for_one_of_its_messages_only() -> None:

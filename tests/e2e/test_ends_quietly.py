@@ -19,7 +19,7 @@ from typing import Final
 import pytest
 
 from cht_rapidpro.adapters.spool.file import SpoolFile
-from cht_rapidpro.domain.incoming import Arrival
+from cht_rapidpro.domain.incoming import InboundMessage
 from demo.process import COMMAND
 
 TOKEN: Final = "0123456789abcdef0123456789abcdef"
@@ -48,7 +48,7 @@ def silent() -> Iterator[socket.socket]:
 def config(tmp_path: Path, silent: socket.socket) -> Path:
     address = f"127.0.0.1:{silent.getsockname()[1]}"
     spool = SpoolFile(tmp_path / "spool.sqlite3")
-    spool.put([Arrival(str(number), "+254712345678", "x", 0) for number in range(ROWS)])
+    spool.put([InboundMessage(str(number), "+254712345678", "x", 0) for number in range(ROWS)])
     spool.close()
     file = tmp_path / "config.toml"
     file.write_text(

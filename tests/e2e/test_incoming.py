@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 
 from cht_rapidpro.adapters.spool.file import SpoolFile
-from cht_rapidpro.domain.incoming import Arrival
+from cht_rapidpro.domain.incoming import InboundMessage
 from demo.couchdb import CouchDBServer
 from demo.database import Database
 from demo.process import COMMAND, INCOMING_KEY, Daemon
@@ -154,7 +154,7 @@ async def test_a_socket_that_does_not_listen_ends_the_start_with_78(
     assert "systemd's socket 'incoming' does not listen" in await asyncio.to_thread(daemon.log.read_text)
 
 
-def spooled(path: Path) -> list[Arrival]:
+def spooled(path: Path) -> list[InboundMessage]:
     file = SpoolFile(path)
     found = [row.arrival for row in file.all_after(0, 1000)]
     file.close()
@@ -187,9 +187,9 @@ def spool(config: Path) -> Iterator[SpoolFile]:
     with ExitStack() as stack:
         file = SpoolFile(config.parent / "state" / "spool.sqlite3")
         stack.callback(file.close)
-        file.put([Arrival("a", "+254712345678", "Zebra one", 1795334400000)])
-        file.put([Arrival(2, 254712345679, "Zebra two", 1795334400001)], "CouchDB answers forbidden")
-        file.put([Arrival("c", "M-PESA", "Zebra three", 1795334400002)], "no +254 712 345 680 here")
+        file.put([InboundMessage("a", "+254712345678", "Zebra one", 1795334400000)])
+        file.put([InboundMessage(2, 254712345679, "Zebra two", 1795334400001)], "CouchDB answers forbidden")
+        file.put([InboundMessage("c", "M-PESA", "Zebra three", 1795334400002)], "no +254 712 345 680 here")
         yield file
 
 

@@ -225,7 +225,7 @@ async def test_what_only_a_human_can_decide_is_settled_by_a_humans_word(
     await medic.bulk([first, second])
     try:
         await daemon.start()
-        await until(lambda: len(logged(daemon, "broadcast.unclear")) == 2)
+        await until(lambda: len(logged(daemon, "broadcast.undecidable")) == 2)
         told = await shown(daemon, uuid_of(first))
         assert told["daemon"]["phase"] == "undecidable"
         assert told["why"].startswith("It may have been sent, and RapidPro does not show enough to tell")

@@ -75,7 +75,7 @@ async def test_what_becomes_of_messages_is_counted(
     tmp_path: Path, couchdb: CouchDBServer, medic: Database, rapidpro: RapidPro
 ) -> None:
     sent, refused = data_record(task(message("hello"))), data_record(task(message("hello", "phone1")))
-    doubted = data_record(task(message("doubted", "+254712345679")))
+    ambiguous = data_record(task(message("doubted", "+254712345679")))
     rapidpro.fail(Fault("POST broadcasts", Reset(), contains="doubted", after=True))
     own: dict[str, dict[str, object]] = {
         "outgoing": {"settle_time": "1s"},
@@ -83,10 +83,10 @@ async def test_what_becomes_of_messages_is_counted(
         "delivery": {"interval": "200ms"},
     }
     async with site(tmp_path, couchdb, medic, rapidpro, **own) as here:
-        for record, state in ((sent, "received-by-gateway"), (refused, "failed"), (doubted, "received-by-gateway")):
+        for record, state in ((sent, "received-by-gateway"), (refused, "failed"), (ambiguous, "received-by-gateway")):
             await medic.put(record)
             await reaches(medic, record["_id"], state)
-        for record, status in ((sent, "delivered"), (doubted, "failed")):
+        for record, status in ((sent, "delivered"), (ambiguous, "failed")):
             rapidpro.move(int((await medic.get(record["_id"]))["tasks"][0]["gateway_ref"]), status)
             await reaches(medic, record["_id"], status)
 
@@ -105,9 +105,9 @@ async def test_what_becomes_of_messages_is_counted(
         assert outcomes == {
             "sent": 1,
             "refused": 1,
-            "doubted": 1,
+            "ambiguous": 1,
             "adopted": 1,
-            "repeated": 0,
+            "resent": 0,
             "expired": 0,
             "delivered": 1,
             "failed": 1,

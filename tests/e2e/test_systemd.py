@@ -272,7 +272,7 @@ async def test_a_secret_whose_file_is_missing_is_named(machine: Machine, missing
     journal = machine.root / "journal"
     async with systemd(machine) as service:
         if missing == "incoming-key":  # messages can go out without one
-            await until(lambda: "incoming.unkeyed" in journal.read_text())
+            await until(lambda: "incoming.no_keys" in journal.read_text())
         else:
             assert await service.process.wait() == 78
     assert says in journal.read_text()

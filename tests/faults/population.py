@@ -11,7 +11,7 @@ from typing import Final
 from demo.database import Doc
 from demo.medic import message
 
-Pair = tuple[str, str]  # (URN, text)
+SmsIdentity = tuple[str, str]  # (URN, text)
 
 _PEOPLE: Final = 500
 _IN_A_ROW: Final = 4  # equal messages that are on their way together
@@ -36,7 +36,7 @@ def _phone(number: int) -> str:
     return f"+254712{number:06}" if number % 2 else f"0712 {number:06}"
 
 
-def pair(sent: Doc) -> Pair:
+def pair(sent: Doc) -> SmsIdentity:
     """How RapidPro knows the message."""
     national = sent["to"].replace(" ", "")[-9:]
     return f"tel:+254{national}", sent["message"].strip().replace("@", "@@")

@@ -109,7 +109,7 @@ async def test_every_answer_is_one_document(tmp_path: Path) -> None:
         assert sending.repeated > 0
         assert await daemon.stop() == 0
         events = [entry["event"] for entry in daemon.events()]
-        assert {"incoming.stored", "incoming.spooled", "spool.drained"} <= set(events)
+        assert {"incoming.stored", "incoming.spooled", "spool.flushed"} <= set(events)
         assert "incoming.rejected" not in events
         assert "incoming.id_reused" not in events
 

@@ -1,6 +1,6 @@
 """The short times that the fault suite runs a daemon with, in their right proportions.
 
-What a message in doubt waits for is measured in minutes in production. Here it is seconds, and the order stays:
+What an ambiguous message waits for is measured in minutes in production. Here it is seconds, and the order stays:
 a slow answer takes effect after `timeout` and before `settle_time` is over, a claim is taken over after the last POST
 that may have begun under it has ended. With another order the suite would find duplicates that nobody can prevent.
 """

@@ -13,7 +13,7 @@ from typing import Final
 from demo.database import Doc
 from demo.rapidpro import Broadcast
 from tests.faults.documents import foreign, tasks_of
-from tests.faults.population import Pair, pair
+from tests.faults.population import SmsIdentity, pair
 from tests.faults.times import CLAIM_TIMEOUT, TIMEOUT
 from tests.faults.writer import Model
 
@@ -88,7 +88,7 @@ def _will(model: Model, task: Doc) -> str:
 
 
 def _too_late(
-    models: Mapping[str, Model], wanted: Mapping[Pair, int], broadcasts: Sequence[Broadcast]
+    models: Mapping[str, Model], wanted: Mapping[SmsIdentity, int], broadcasts: Sequence[Broadcast]
 ) -> Iterator[str]:
     """What was sent although its document had said for a long time that it shall not be."""
     withdrawn = {
@@ -105,13 +105,15 @@ def _too_late(
                 yield f"{urn}: {broadcast.text!r}"
 
 
-def _each(counted: Counter[Pair]) -> list[str]:
+def _each(counted: Counter[SmsIdentity]) -> list[str]:
     return [f"{urn}: {text!r}" for urn, text in counted.elements()]
 
 
 def _wrong_refs(models: Mapping[str, Model], docs: Mapping[str, Doc], broadcasts: Sequence[Broadcast]) -> Iterator[str]:
     """A wanted task is settled with the id of its first message's broadcast, where no other task has its number."""
-    sent: dict[object, set[Pair]] = {str(each.id): {(urn, each.text) for urn in each.urns} for each in broadcasts}
+    sent: dict[object, set[SmsIdentity]] = {
+        str(each.id): {(urn, each.text) for urn in each.urns} for each in broadcasts
+    }
     seen: set[object] = set()
     for doc_id, task, stored in _tasks(models, docs):
         ref = stored.get("gateway_ref")

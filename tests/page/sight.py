@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from cht_rapidpro.domain.findings import Dependency, Finding, find, worst
-from cht_rapidpro.domain.history import About, Event, Fact, History
+from cht_rapidpro.domain.history import Event, History, MessageEvent, MessageRef
 from cht_rapidpro.page.view import View
 
 NOW = 1_700_000_000_000  # 2023-11-14T22:13:20Z
@@ -57,4 +57,4 @@ def view(
 
 
 def event(outcome: str = "sent", direction: str = "outgoing", **about: str) -> Event:
-    return Event(NOW, Fact(direction, outcome, About(**{"doc": "doc", **about}), 0.2))
+    return Event(NOW, MessageEvent(direction, outcome, MessageRef(**{"doc": "doc", **about}), 0.2))

@@ -60,12 +60,12 @@ def test_each_dependency_has_its_state_since_when_and_its_last_error() -> None:
 
 
 def test_an_event_is_shown_with_what_is_known_of_it() -> None:
-    shown = texts(events([event("doubted", message="m<1", number="…678", gateway_ref="9")], ""))
+    shown = texts(events([event("ambiguous", message="m<1", number="…678", gateway_ref="9")], ""))
     assert shown[5:] == [
         "22:13:20",
         "→ out",
         "…678",
-        "in doubt",
+        "ambiguous",
         "gateway_ref ",
         "9",
         "message ",

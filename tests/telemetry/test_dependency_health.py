@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from cht_rapidpro.errors import TransientError, TroubleError
+from cht_rapidpro.errors import OperatorActionRequiredError, TransientError
 from cht_rapidpro.telemetry.dependency_health import IN_A_ROW, PATIENCE, Condition, Health
 
-AWAY, REFUSED = TransientError("away"), TroubleError("token", about="403")
+AWAY, REFUSED = TransientError("away"), OperatorActionRequiredError("token", about="403")
 
 
 @dataclass

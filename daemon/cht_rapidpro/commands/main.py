@@ -28,7 +28,7 @@ from cht_rapidpro.commands.messages import command as messages_command
 from cht_rapidpro.config import loader
 from cht_rapidpro.config.schema import Config, Couchdb
 from cht_rapidpro.config.value_types import Secret, checked_secret
-from cht_rapidpro.errors import ConfigError, GatewayError, PermanentError, TroubleError, UnusableError
+from cht_rapidpro.errors import ConfigError, GatewayError, OperatorActionRequiredError, PermanentError, UnusableError
 from cht_rapidpro.telemetry import logs
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -234,6 +234,6 @@ def _spool(args: argparse.Namespace) -> int:
     path = loader.load_spool(args.config, os.environ)
     try:
         return spool.run(args.action, path, getattr(args, "numbers", []), is_sure=getattr(args, "yes", False))
-    except (PermanentError, TroubleError) as error:
+    except (PermanentError, OperatorActionRequiredError) as error:
         print(f"cht-rapidpro: {error}", file=sys.stderr)
         return CRASHED

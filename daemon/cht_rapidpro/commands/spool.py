@@ -22,7 +22,8 @@ _ALL: Final = "all"
 
 
 def run(action: str, path: Path, numbers: Sequence[str], *, is_sure: bool) -> int:
-    """Returns the exit code: 1 if a named message does not exist or was kept. Raises TroubleError, PermanentError.
+    """Returns the exit code: 1 if a named message does not exist or was kept. Raises OperatorActionRequiredError,
+    PermanentError.
 
     `is_sure`: a message that still waits is dropped without a question, although it would be stored later.
     """

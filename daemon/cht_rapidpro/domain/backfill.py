@@ -13,7 +13,7 @@ from typing import Final, Literal, TypeVar
 
 import msgspec
 
-from cht_rapidpro.domain.incoming import Arrival, whole_text
+from cht_rapidpro.domain.incoming import InboundMessage, whole_text
 from cht_rapidpro.errors import TransientError
 
 NO_MESSAGE_IDS: Final = (
@@ -32,7 +32,7 @@ GRACE: Final = 60_000
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Checkpoint:
     """The position: every message of this source that came from `earliest` until `until` is stored.
 
     `source`: the flow and what it sends as id. `earliest`: nothing before it is fetched, because it is older than the
@@ -73,7 +73,9 @@ class Evidence:
         return self.other is not None and (self.own is None or self.own <= self.other)
 
 
-def last_look(stored: Mapping[str, object], spooled: int | None, source: str, begin: int | None, now: int) -> Look:
+def checkpoint(
+    stored: Mapping[str, object], spooled: int | None, source: str, begin: int | None, now: int
+) -> Checkpoint:
     """Returns the position to continue from. `stored`: the position in CouchDB ({}: none); `spooled`: the one in the
     spool file.
 
@@ -82,14 +84,14 @@ def last_look(stored: Mapping[str, object], spooled: int | None, source: str, be
     """
     found = stored.get("source")
     if found is not None and found != source:
-        return Look(source, now, now)
+        return Checkpoint(source, now, now)
     earliest, until = _ms(stored.get("earliest")), _ms(stored.get("until"))
     until = max(until or 0, spooled or 0) or (now if begin is None else begin)
     if begin is not None:
         earliest = begin
     # A position in the future comes from a wrong clock.
     until = min(until, now)
-    return Look(source, until if earliest is None else earliest, until)
+    return Checkpoint(source, until if earliest is None else earliest, until)
 
 
 def _ms(value: object) -> int | None:
@@ -111,11 +113,11 @@ class Input:
         """The sender as the flow writes it: `replace(urns.tel, "tel:+", "+")`; empty for a contact without a number."""
         return self.urn.replace("tel:+", "+") if self.urn and self.urn.startswith("tel:") else ""
 
-    def posted_as(self, id: str) -> Arrival | None:  # noqa: A002 - the field's name
+    def posted_as(self, id: str) -> InboundMessage | None:  # noqa: A002 - the field's name
         """Returns what the flow posts; None if the webhook refuses it, because sender or text is missing."""
         if not self.sender or not self.text:
             return None
-        return Arrival(id, self.sender, whole_text(self.text), self.at)
+        return InboundMessage(id, self.sender, whole_text(self.text), self.at)
 
 
 class Named(msgspec.Struct):

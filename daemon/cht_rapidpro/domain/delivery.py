@@ -14,13 +14,14 @@ from typing import Any, Final
 from cht_rapidpro.domain.claim import claimed_before
 from cht_rapidpro.domain.edit import TaskEdit, each
 from cht_rapidpro.domain.outgoing import BroadcastId, Urn, pair_of
-from cht_rapidpro.domain.reconcile import Key, is_same_number, read_moment
+from cht_rapidpro.domain.reconcile import is_same_number, read_moment
 from cht_rapidpro.domain.statuses import ERRORED, QUEUED, State, StateChange
 from cht_rapidpro.domain.task import (
     Change,
     Doc,
     DocId,
     MessageId,
+    MessageKey,
     Task,
     due,
     gateway_ref,
@@ -39,7 +40,7 @@ _LONGEST_ID: Final = 18  # digits; RapidPro's ids are 64-bit numbers
 
 
 @dataclass(frozen=True, slots=True)
-class Outstanding:
+class SentTask:
     """A task that waits for the state of its broadcast. Times are ms of the clock that wrote the document.
 
     `uuid`: the message that the task is found by; `urns`: of its messages; `changed`: when it entered its state;
@@ -61,11 +62,11 @@ class Outstanding:
     has_message: bool = field(default=False, compare=False)
 
     @property
-    def key(self) -> Key:
+    def key(self) -> MessageKey:
         return self.doc_id, self.uuid
 
 
-def outstanding_in(doc: Doc, settings: Mapping[str, Any]) -> list[Outstanding]:
+def outstanding_in(doc: Doc, settings: Mapping[str, Any]) -> list[SentTask]:
     """Returns the tasks of a document that wait for a state. `settings`: CHT's, to normalise numbers."""
     reported = doc.get("reported_date")
     return [found for task in tasks(doc) if (found := read_outstanding(doc["_id"], task, settings, reported))]
@@ -73,7 +74,7 @@ def outstanding_in(doc: Doc, settings: Mapping[str, Any]) -> list[Outstanding]:
 
 def read_outstanding(
     doc_id: DocId, task: Task, settings: Mapping[str, Any], reported: object = None
-) -> Outstanding | None:
+) -> SentTask | None:
     """Returns None for a task that is not polled: another state, no broadcast of RapidPro's, no message or no time.
 
     `reported`: the document's `reported_date`, for a task that has neither a history nor a time stamp
@@ -91,7 +92,7 @@ def read_outstanding(
     is_ours = any(claimed_before(task, end) is not None for end in range(1, len(history(task))))
     has_message = (state, details) != QUEUED and not _is_broadcasts_own(task)
     known = (doc_id, held[0].uuid, broadcast, urns, State(state), details, changed, after, before)
-    return Outstanding(*known, is_ours=is_ours, has_message=has_message)
+    return SentTask(*known, is_ours=is_ours, has_message=has_message)
 
 
 def _changed(task: Task, reported: object) -> int | None:
@@ -162,11 +163,11 @@ def read_message_row(row: object) -> MessageRow | None:
     return None
 
 
-Matches = list[tuple[Outstanding, MessageRow]]
+Matches = list[tuple[SentTask, MessageRow]]
 
 
 def match_broadcast(
-    waiting: Sequence[Outstanding], rows: Sequence[MessageRow], recipients: Sequence[str] | None, ahead: int = 0
+    waiting: Sequence[SentTask], rows: Sequence[MessageRow], recipients: Sequence[str] | None, ahead: int = 0
 ) -> Matches:
     """Matches the rows of one broadcast to tasks, only where the match is certain.
 
@@ -186,9 +187,7 @@ def match_broadcast(
     return match_rows(waiting, left, is_whole=is_whole, ahead=ahead)
 
 
-def match_rows(
-    waiting: Sequence[Outstanding], rows: Sequence[MessageRow], *, is_whole: bool, ahead: int = 0
-) -> Matches:
+def match_rows(waiting: Sequence[SentTask], rows: Sequence[MessageRow], *, is_whole: bool, ahead: int = 0) -> Matches:
     """Matches the rows of one broadcast to tasks. `is_whole`: `waiting` are all recipients, and `rows` all messages.
 
     By URN. RapidPro may have chosen another URN of the same person, or hide it, so the last task and the last row of a
@@ -206,7 +205,7 @@ def match_rows(
     return [(task, row) for task, row in found if is_plausible(task, row.created_on, ahead)]
 
 
-def _with_same_urns(waiting: Sequence[Outstanding], rows: Sequence[MessageRow]) -> Matches:
+def _with_same_urns(waiting: Sequence[SentTask], rows: Sequence[MessageRow]) -> Matches:
     by_urn = {row.urn: row for row in reversed(rows) if row.urn}
     pairs = []
     for task in waiting:
@@ -216,7 +215,7 @@ def _with_same_urns(waiting: Sequence[Outstanding], rows: Sequence[MessageRow]) 
     return pairs
 
 
-def _with_same_numbers(waiting: Sequence[Outstanding], rows: Sequence[MessageRow]) -> Matches:
+def _with_same_numbers(waiting: Sequence[SentTask], rows: Sequence[MessageRow]) -> Matches:
     """Matches numbers of which only the national part is equal, if only one match is possible."""
     fitting = [
         (task, row)
@@ -228,7 +227,7 @@ def _with_same_numbers(waiting: Sequence[Outstanding], rows: Sequence[MessageRow
     return [(task, row) for task, row in fitting if of_task[id(task)] == of_row[id(row)] == 1]
 
 
-def is_plausible(task: Outstanding, created_on: int, ahead: int = 0) -> bool:
+def is_plausible(task: SentTask, created_on: int, ahead: int = 0) -> bool:
     """Whether a message can be as old as the task: ids repeat if a site has had another RapidPro before.
 
     RapidPro may make a message hours after its broadcast, and the clock that wrote the task may have been wrong.

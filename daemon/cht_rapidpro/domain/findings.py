@@ -30,7 +30,7 @@ _UNSENDABLE: Final = {
     "undecidable": (
         "message",
         "undecided: it is not known whether RapidPro sent it",
-        "Look in RapidPro for those that `broadcast.unclear` names, then report it: `cht-rapidpro messages settle`.",
+        "Look in RapidPro for each that `broadcast.undecidable` names, then type `cht-rapidpro messages settle`.",
     ),
     "no_message": ("task", "never sent: no message in it", "Clear the tasks that `message.unsendable` names."),
     "no_uuid": ("message", "never sent: no uuid", "Repair or clear the tasks that `message.unsendable` names."),

@@ -23,7 +23,7 @@ _BUCKETS: Final = 168  # up to a day
 
 
 @dataclass(frozen=True, slots=True)
-class About:
+class MessageRef:
     """Which message a fact is about; "" where that is not known. `message`: its uuid, `gateway_ref`: RapidPro's id."""
 
     doc: str
@@ -33,7 +33,7 @@ class About:
 
 
 @dataclass(frozen=True, slots=True)
-class Fact:
+class MessageEvent:
     """What became of one message; `waited`: seconds until it did, where that is worth a chart.
 
     `failure`: why it will not arrive, "" where it may.
@@ -41,7 +41,7 @@ class Fact:
 
     direction: str
     outcome: str
-    about: About
+    about: MessageRef
     waited: float | None = None
     failure: str = ""
 
@@ -51,7 +51,7 @@ class Event:
     """A fact, and when it was one, in ms since the epoch."""
 
     at: int
-    fact: Fact
+    fact: MessageEvent
 
 
 class Waits:
@@ -101,7 +101,9 @@ class History:
             minute.waits.add(fact.waited)
         if fact.failure:
             self._failures.append((shortened(fact.about.doc), fact.failure[:LONGEST_REASON]))
-        self._events.append(Event(event.at, Fact(fact.direction, fact.outcome, _shortened(fact.about), fact.waited)))
+        self._events.append(
+            Event(event.at, MessageEvent(fact.direction, fact.outcome, _shortened(fact.about), fact.waited))
+        )
 
     def sample(self, name: str, value: float, now: float) -> None:
         least = self._minute(now).least
@@ -143,11 +145,11 @@ def shortened(text: str) -> str:
     return text if len(text) <= LONGEST_ID else text[: LONGEST_ID - 1] + "…"
 
 
-def _shortened(about: About) -> About:
-    return About(*(shortened(text) for text in (about.doc, about.message, about.number, about.gateway_ref)))
+def _shortened(about: MessageRef) -> MessageRef:
+    return MessageRef(*(shortened(text) for text in (about.doc, about.message, about.number, about.gateway_ref)))
 
 
-def _ids(about: About) -> Iterator[str]:
+def _ids(about: MessageRef) -> Iterator[str]:
     return (text for text in (about.doc, about.message, about.gateway_ref) if text)
 
 

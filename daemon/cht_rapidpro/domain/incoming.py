@@ -40,7 +40,7 @@ _EXACT: Final = 10**15  # a number up to here is written alike by every language
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
+class InboundMessage:
     """One incoming SMS. Id, sender and content as the flow sent them; `at`: ms since the epoch, the `reported_date`."""
 
     id: Id
@@ -67,7 +67,7 @@ class Spooled:
 Stored = Saved | AlreadyStored | Spooled
 
 
-def read_arrival(body: object, at: int) -> Arrival | str:
+def read_arrival(body: object, at: int) -> InboundMessage | str:
     """Returns the message of a webhook's body, or the name of the invalid field (docs/cht.md#incoming-records)."""
     fields = body if isinstance(body, Mapping) else {}
     given, sender, content = fields.get("id"), fields.get("from"), fields.get("content")
@@ -77,7 +77,7 @@ def read_arrival(body: object, at: int) -> Arrival | str:
         return "from"
     if not _is_id(content):
         return "content"
-    return Arrival(_whole(given), _whole(sender), _whole(content), at)
+    return InboundMessage(_whole(given), _whole(sender), _whole(content), at)
 
 
 def _is_id(value: object) -> bool:
@@ -126,7 +126,7 @@ def doc_id(given: Id, at: int) -> DocId:
     return DocId(text.lower()) if is_ordered(given) else _shaped(_day(at), text)
 
 
-def second_id(arrival: Arrival) -> DocId:
+def second_id(arrival: InboundMessage) -> DocId:
     """Returns the `_id` of a second message under a used id: it depends on id, sender and content.
 
     A flow that waits sends one `run.uuid` several times, a miswired one the same id for everyone. On the day of a
@@ -140,13 +140,13 @@ def second_id(arrival: Arrival) -> DocId:
     return _shaped(own if day <= own < day + DAY else day, name)
 
 
-def days_around(arrival: Arrival, *, later: int) -> list[Arrival]:
+def days_around(arrival: InboundMessage, *, later: int) -> list[InboundMessage]:
     """The arrival as it would have been on the days on which the same message may have come, its own day first."""
     days = (*range(-REPEATED_WITHIN, 0), *range(1, later + 1))
     return [arrival, *(replace(arrival, at=arrival.at + day * DAY) for day in days)]
 
 
-def is_near_midnight(arrival: Arrival) -> bool:
+def is_near_midnight(arrival: InboundMessage) -> bool:
     """Whether another daemon, or a repetition a moment later, may take another day for the day of arrival."""
     return min(arrival.at % DAY, -arrival.at % DAY) <= _MIDNIGHT
 
@@ -184,7 +184,7 @@ def is_incoming(doc: Doc) -> bool:
     return isinstance(doc.get("sms_message"), dict)
 
 
-def is_of(doc: Doc, arrival: Arrival) -> bool:
+def is_of(doc: Doc, arrival: InboundMessage) -> bool:
     """Whether the stored document is of this message, and not of another one under the same id.
 
     The number is compared by its digits: a webhook may bring `254…` and RapidPro's list `+254…`.
@@ -196,7 +196,7 @@ def is_of(doc: Doc, arrival: Arrival) -> bool:
     return stored.strip() == arrived.strip() and is_sent_by(doc, arrival)
 
 
-def is_sent_by(doc: Doc, arrival: Arrival) -> bool:
+def is_sent_by(doc: Doc, arrival: InboundMessage) -> bool:
     """Whether the stored document is of this sender."""
     sms = doc.get("sms_message")
     return not isinstance(sms, Mapping) or _who(sms.get("from", doc.get("from"))) == _who(arrival.sender)

@@ -1,7 +1,7 @@
 """What is sent to RapidPro, and what its answers mean (docs/outgoing.md#what-an-answer-means).
 
 Each answer tells whether the broadcast may exist. `NotSent`, `Throttled`, `Trouble` and `Refused`: no. `Created`: yes.
-`Doubtful`: perhaps, and a message in doubt is never sent again without a look-up. A message fails only if RapidPro
+`Ambiguous`: perhaps, and an ambiguous message is never sent again without a look-up. A message fails only if RapidPro
 refuses that message, never because of trouble in the set-up.
 """
 
@@ -26,7 +26,7 @@ _REFUSING: Final = ("urns", "text")
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class SmsIdentity:
     """The identity of a message at RapidPro, by which its broadcast is recognised: the URN as posted, and the text.
 
     RapidPro trims the text that it stores (docs/rapidpro.md#post-broadcastsjson), so the text is trimmed before the
@@ -101,7 +101,7 @@ class Trouble:
 
 
 @dataclass(frozen=True, slots=True)
-class Doubtful:
+class Ambiguous:
     """The broadcast may exist."""
 
     why: str
@@ -110,7 +110,7 @@ class Doubtful:
         return self.why
 
 
-Answer = Created | Refused | NotSent | Throttled | Trouble | Doubtful
+Answer = Created | Refused | NotSent | Throttled | Trouble | Ambiguous
 
 
 def escape(text: str) -> str:
@@ -119,7 +119,7 @@ def escape(text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
+class RetrySmaller:
     """Nothing was created, perhaps because of another message of the broadcast: to be posted again, with fewer than
     `size` others.
     """
@@ -127,7 +127,7 @@ class Again:
     size: int
 
 
-def share(answer: Answer, count: int) -> list[Answer | Again]:
+def share(answer: Answer, count: int) -> list[Answer | RetrySmaller]:
     """What the answer to a broadcast of `count` URNs means for each of them, in their order.
 
     Positions that RapidPro names fail alone. A refusal of the whole broadcast that is not about the common text is
@@ -136,15 +136,15 @@ def share(answer: Answer, count: int) -> list[Answer | Again]:
     if not isinstance(answer, Refused) or count == 1 or answer.is_about_text:
         return [answer] * count
     if answer.at.keys() & set(range(count)):
-        return [Refused(answer.at[place]) if place in answer.at else Again(count) for place in range(count)]
-    return [Again(count // 2)] * count
+        return [Refused(answer.at[place]) if place in answer.at else RetrySmaller(count) for place in range(count)]
+    return [RetrySmaller(count // 2)] * count
 
 
-def prepare(message: Message, settings: Mapping[str, object]) -> Pair | Refused:
+def prepare(message: Message, settings: Mapping[str, object]) -> SmsIdentity | Refused:
     """Prepares a message for RapidPro; its number is normalised if possible, else it stays as CHT wrote it.
 
     A text over the limit of every version is refused here: above 3 MB RapidPro may answer 500, which would leave the
-    message in doubt for ever.
+    ambiguous message for ever.
     """
     pair = pair_of(message, settings)
     if len(pair.text) > TEXT_LIMIT:
@@ -166,13 +166,13 @@ def _too_long(text: str, limit: int) -> str:
     return f"Text too long: {len(text)} characters{doubled}, RapidPro takes {limit}"
 
 
-def pair_of(message: Message, settings: Mapping[str, object]) -> Pair:
+def pair_of(message: Message, settings: Mapping[str, object]) -> SmsIdentity:
     """Returns the message as RapidPro takes it, without a check of its length."""
     number = phone.normalize(message.to, settings) or message.to
-    return Pair(Urn(f"tel:{number}"), escape(message.text).strip())
+    return SmsIdentity(Urn(f"tel:{number}"), escape(message.text).strip())
 
 
-def join(pairs: Sequence[Pair]) -> Broadcast:
+def join(pairs: Sequence[SmsIdentity]) -> Broadcast:
     """One broadcast for messages of one text."""
     return Broadcast(tuple(pair.urn for pair in pairs), pairs[0].text)
 
@@ -184,7 +184,7 @@ def read_answer(status: int, body: object, retry_after: float | None = None) -> 
     if status == 429:
         return Throttled(retry_after)
     if status == 408 or status >= 500:
-        return Doubtful(f"HTTP {status}")
+        return Ambiguous(f"HTTP {status}")
     refused = _refusal(body) if status == 400 else None
     return refused or Trouble(_describe(status, body))
 
@@ -199,7 +199,7 @@ def _read_created(body: object) -> Answer:
         case {"id": int() as number, **rest} if not isinstance(number, bool):
             return Created(BroadcastId(str(number)), str(rest.get("status", "")))
         case _:
-            return Doubtful("a success without a broadcast id")
+            return Ambiguous("a success without a broadcast id")
 
 
 def _refusal(body: object) -> Refused | None:

@@ -1,4 +1,4 @@
-"""Finds the broadcasts of messages in doubt in a listing of RapidPro's broadcasts.
+"""Finds the broadcasts of ambiguous messages in a listing of RapidPro's broadcasts.
 
 RapidPro has no idempotency key, so a message is recognised by its number and text. Numbers and texts repeat (reminders
 do), so this module counts (broadcast, URN) pairs as a multiset: each pair, one recipient of one broadcast, stands for
@@ -11,26 +11,25 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from cht_rapidpro.domain.outgoing import BroadcastId, Pair, Urn
-from cht_rapidpro.domain.task import DocId, MessageId, parse_timestamp
+from cht_rapidpro.domain.outgoing import BroadcastId, SmsIdentity, Urn
+from cht_rapidpro.domain.task import MessageKey, parse_timestamp
 
-Key = tuple[DocId, MessageId]
-Place = tuple[BroadcastId, Urn]
-Taken = frozenset[Place]
+RecipientSlot = tuple[BroadcastId, Urn]
+AssignedSlots = frozenset[RecipientSlot]
 
 _NATIONAL_DIGITS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """A message in doubt. `earliest`, `latest`: ms of RapidPro's clock; a broadcast that was made outside of them is
+class BroadcastQuery:
+    """An ambiguous message. `earliest`, `latest`: ms of RapidPro's clock; a broadcast that was made outside of them is
     another message's.
 
     `latest` None: its last attempt may still take effect.
     """
 
-    key: Key
-    pair: Pair
+    key: MessageKey
+    pair: SmsIdentity
     earliest: int
     latest: int | None = None
 
@@ -38,15 +37,15 @@ class Question:
         return self.earliest <= broadcast.created_on and (self.latest is None or broadcast.created_on <= self.latest)
 
 
-def windows(questions: Iterable[Question]) -> list[tuple[int, int | None]]:
+def windows(queries: Iterable[BroadcastQuery]) -> list[tuple[int, int | None]]:
     """Returns the windows to be listed for these questions; they do not overlap. `None`: up to now."""
     found: list[tuple[int, int | None]] = []
-    for question in sorted(questions, key=lambda question: question.earliest):
+    for query in sorted(queries, key=lambda query: query.earliest):
         last = found[-1] if found else None
-        if last is None or (last[1] is not None and question.earliest > last[1]):
-            found.append((question.earliest, question.latest))
-        elif last[1] is not None and (question.latest is None or question.latest > last[1]):
-            found[-1] = last[0], question.latest
+        if last is None or (last[1] is not None and query.earliest > last[1]):
+            found.append((query.earliest, query.latest))
+        elif last[1] is not None and (query.latest is None or query.latest > last[1]):
+            found[-1] = last[0], query.latest
     return found
 
 
@@ -91,64 +90,64 @@ def _text(value: object) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Matched:
     """This broadcast is the message's."""
 
     broadcast: Listed
 
 
 @dataclass(frozen=True, slots=True)
-class Young:
+class TooRecent:
     """A broadcast fits, but is so recent that it may be another daemon's unsettled one: look again."""
 
 
 @dataclass(frozen=True, slots=True)
-class Absent:
+class NotFound:
     """No broadcast of the listing is the message's."""
 
 
 @dataclass(frozen=True, slots=True)
-class Unclear:
+class Undecidable:
     """An anonymous workspace hides the URNs, and the text alone is ambiguous: an operator must look."""
 
 
-Verdict = Found | Young | Absent | Unclear
+Verdict = Matched | TooRecent | NotFound | Undecidable
 
 
 def match(
-    questions: Iterable[Question], listed: Sequence[Listed], taken: Taken, adoptable_before: int
-) -> dict[Key, Verdict]:
+    queries: Iterable[BroadcastQuery], listed: Sequence[Listed], taken: AssignedSlots, adoptable_before: int
+) -> dict[MessageKey, Verdict]:
     """A verdict for each question; no recipient of a broadcast answers two of them.
 
     `taken`: the slots that belong to other tasks already; `adoptable_before`: ms of RapidPro's clock. Of several
     broadcasts that fit, the oldest is taken, by the oldest question first; numbers that are equal go before numbers of
     which only the national part is (RapidPro normalises by its own country).
     """
-    open_questions = sorted(questions, key=lambda question: (question.earliest, question.key))
+    open_queries = sorted(queries, key=lambda query: (query.earliest, query.key))
     ordered = sorted(listed, key=lambda broadcast: (broadcast.created_on, int(broadcast.id)))
     recipients: dict[tuple[str, str], list[tuple[Listed, Urn]]] = defaultdict(list)
     for broadcast in ordered:
         for urn in map(Urn, broadcast.urns or ()):
             recipients[broadcast.text, alike(urn)].append((broadcast, urn))
-    verdicts: dict[Key, Verdict] = {}
-    used: set[Place] = set(taken)
+    verdicts: dict[MessageKey, Verdict] = {}
+    used: set[RecipientSlot] = set(taken)
     for fits in (_has_urn, _has_national_part):
-        for question in open_questions:
-            if question.key in verdicts:
+        for query in open_queries:
+            if query.key in verdicts:
                 continue
-            for broadcast, urn in recipients.get((question.pair.text, alike(question.pair.urn)), ()):
-                is_free = question.spans(broadcast) and (broadcast.id, urn) not in used
-                if is_free and fits(urn, question.pair.urn):
+            for broadcast, urn in recipients.get((query.pair.text, alike(query.pair.urn)), ()):
+                is_free = query.spans(broadcast) and (broadcast.id, urn) not in used
+                if is_free and fits(urn, query.pair.urn):
                     used.add((broadcast.id, urn))
-                    verdicts[question.key] = Found(broadcast) if broadcast.created_on < adoptable_before else Young()
+                    verdicts[query.key] = Matched(broadcast) if broadcast.created_on < adoptable_before else TooRecent()
                     break
-    unanswered = [question for question in open_questions if question.key not in verdicts]
+    unanswered = [query for query in open_queries if query.key not in verdicts]
     return verdicts | dict(_match_anonymous(unanswered, ordered, taken, adoptable_before))
 
 
 def _match_anonymous(
-    questions: Sequence[Question], listed: Sequence[Listed], taken: Taken, adoptable_before: int
-) -> Iterator[tuple[Key, Verdict]]:
+    queries: Sequence[BroadcastQuery], listed: Sequence[Listed], taken: AssignedSlots, adoptable_before: int
+) -> Iterator[tuple[MessageKey, Verdict]]:
     """Matches by text and time only, if exactly one broadcast and one question fit each other."""
     refs = {ref for ref, _ in taken}
     by_text: dict[str, list[Listed]] = defaultdict(list)
@@ -156,29 +155,32 @@ def _match_anonymous(
         if broadcast.urns is None and broadcast.id not in refs:
             by_text[broadcast.text].append(broadcast)
     asking: dict[str, int] = defaultdict(int)
-    for question in questions:
-        asking[question.pair.text] += 1
-    for question in questions:
-        fitting = [broadcast for broadcast in by_text.get(question.pair.text, ()) if question.spans(broadcast)]
+    for query in queries:
+        asking[query.pair.text] += 1
+    for query in queries:
+        fitting = [broadcast for broadcast in by_text.get(query.pair.text, ()) if query.spans(broadcast)]
         if not fitting:
-            yield question.key, Absent()
-        elif len(fitting) > 1 or asking[question.pair.text] > 1:
-            yield question.key, Unclear()
+            yield query.key, NotFound()
+        elif len(fitting) > 1 or asking[query.pair.text] > 1:
+            yield query.key, Undecidable()
         else:
-            yield question.key, Found(fitting[0]) if fitting[0].created_on < adoptable_before else Young()
+            yield query.key, Matched(fitting[0]) if fitting[0].created_on < adoptable_before else TooRecent()
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
+class RefOwner:
     """A task that holds a broadcast's id as its gateway_ref; its messages, the first one first."""
 
     ref: BroadcastId
-    messages: tuple[tuple[Key, Pair], ...]
+    messages: tuple[tuple[MessageKey, SmsIdentity], ...]
 
 
 def taken_by(
-    holders: Iterable[Holder], listed: Sequence[Listed], known: Mapping[Key, Place], former: Iterable[Place] = ()
-) -> Taken:
+    holders: Iterable[RefOwner],
+    listed: Sequence[Listed],
+    known: Mapping[MessageKey, RecipientSlot],
+    former: Iterable[RecipientSlot] = (),
+) -> AssignedSlots:
     """Returns the (broadcast, URN) slots that are assigned already: of settled tasks, and of messages in `known` (by
     the URN that was posted).
 
@@ -188,8 +190,8 @@ def taken_by(
     again.
     """
     by_id = {broadcast.id: broadcast for broadcast in listed}
-    taken: set[Place] = set()
-    told: set[Key] = set()
+    taken: set[RecipientSlot] = set()
+    told: set[MessageKey] = set()
     others = []
     for holder in holders:
         broadcast = by_id.get(holder.ref)
@@ -210,13 +212,13 @@ def taken_by(
     return frozenset(taken)
 
 
-def first_of(holder: Holder, broadcast: Listed | None) -> tuple[Key, Pair]:
+def first_of(holder: RefOwner, broadcast: Listed | None) -> tuple[MessageKey, SmsIdentity]:
     """The message that the ref stands for: the first one, unless that was refused."""
     fitting = (one for one in holder.messages if broadcast is not None and _fits(broadcast, one[1]))
     return next(fitting, holder.messages[0])
 
 
-def _places(posted: Place, by_id: Mapping[BroadcastId, Listed]) -> Iterator[Place]:
+def _places(posted: RecipientSlot, by_id: Mapping[BroadcastId, Listed]) -> Iterator[RecipientSlot]:
     """Returns the slots of one of our broadcasts, found by the URN that was posted, under the URN of the listing."""
     ref, urn = posted
     if ref in by_id:
@@ -228,12 +230,12 @@ def _recipients(broadcast: Listed, posted: Urn) -> tuple[str, ...]:
     return (posted,) if broadcast.urns is None else broadcast.urns
 
 
-def _fits(broadcast: Listed, pair: Pair) -> bool:
+def _fits(broadcast: Listed, pair: SmsIdentity) -> bool:
     has_urn = broadcast.urns is None or any(is_same_number(urn, pair.urn) for urn in broadcast.urns)
     return broadcast.text == pair.text and has_urn
 
 
-def _held_urns(broadcast: Listed, pair: Pair) -> Iterator[Urn]:
+def _held_urns(broadcast: Listed, pair: SmsIdentity) -> Iterator[Urn]:
     """Returns the slot of a message in its task's broadcast; none if the ref is of another, older RapidPro."""
     has_text = broadcast.text == pair.text
     if broadcast.urns is None:
@@ -245,8 +247,8 @@ def _held_urns(broadcast: Listed, pair: Pair) -> Iterator[Urn]:
 
 
 def _nearest(
-    ref: BroadcastId, pair: Pair, by_id: Mapping[BroadcastId, Listed], taken: Collection[Place]
-) -> Place | None:
+    ref: BroadcastId, pair: SmsIdentity, by_id: Mapping[BroadcastId, Listed], taken: Collection[RecipientSlot]
+) -> RecipientSlot | None:
     """Returns the free slot that a message of this pair may have, of the broadcast nearest in time."""
     if ref not in by_id:
         return None

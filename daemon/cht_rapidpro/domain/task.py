@@ -17,6 +17,7 @@ from cht_rapidpro.domain.statuses import State
 
 DocId = NewType("DocId", str)
 MessageId = NewType("MessageId", str)
+MessageKey = tuple[DocId, MessageId]
 
 Doc = dict[str, Any]
 Task = dict[str, Any]

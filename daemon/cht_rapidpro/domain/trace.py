@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from cht_rapidpro.domain.delivery import MessageRow
-from cht_rapidpro.domain.outgoing import Pair
+from cht_rapidpro.domain.outgoing import SmsIdentity
 from cht_rapidpro.domain.reconcile import Listed, is_same_number
 from cht_rapidpro.domain.statuses import State, broadcast_outcome, message_outcome
 
@@ -61,13 +61,13 @@ def _is_dead(status: str) -> bool:
     return outcome is not None and outcome.state is State.FAILED
 
 
-def rows_of(pair: Pair, rows: Sequence[MessageRow]) -> tuple[MessageRow, ...]:
+def rows_of(pair: SmsIdentity, rows: Sequence[MessageRow]) -> tuple[MessageRow, ...]:
     """Those of a broadcast that are to this number; all where none can be told by it."""
     mine = tuple(row for row in rows if row.urn is not None and is_same_number(row.urn, pair.urn))
     return mine or tuple(rows)
 
 
-def is_like(broadcast: Listed, pair: Pair) -> bool:
+def is_like(broadcast: Listed, pair: SmsIdentity) -> bool:
     """Whether a broadcast may be this message's: its text, and its number where the workspace shows numbers."""
     has_number = broadcast.urns is None or any(is_same_number(urn, pair.urn) for urn in broadcast.urns)
     return broadcast.text == pair.text and has_number

@@ -49,12 +49,12 @@ def flow(view: View) -> Html:
 
 def _outgoing(view: View) -> Iterator[Box]:
     totals = view.totals()
-    oldest, doubted = view.figure("queue_oldest_seconds"), view.figure("ambiguous_messages")
+    oldest, ambiguous = view.figure("queue_oldest_seconds"), view.figure("ambiguous_messages")
     sent = totals["outgoing", "sent"] + totals["outgoing", "adopted"]
     yield _dependency(view, "couchdb", "CouchDB")
     waiting, age = view.figure("queue_messages"), f"oldest {span(oldest)}" if oldest is not None else ""
     yield Box("waiting", _amount(waiting), age if waiting else "")
-    yield Box("claimed", _amount(view.figure("claimed_tasks")), f"{_amount(doubted)} in doubt" if doubted else "")
+    yield Box("claimed", _amount(view.figure("claimed_tasks")), f"{_amount(ambiguous)} ambiguous" if ambiguous else "")
     yield _dependency(view, "rapidpro", "RapidPro")
     yield Box("sent / refused", f"{_amount(sent)} / {_amount(totals['outgoing', 'refused'])}", "last hour")
     if view.has("outstanding_messages"):

@@ -55,9 +55,9 @@ def _since(view: View, seconds: float | None) -> str:
 
 def _load(view: View) -> str:
     waiting, oldest = view.figure("queue_messages") or 0, view.figure("queue_oldest_seconds")
-    doubted = view.figure("ambiguous_messages") or 0
+    unclear = view.figure("ambiguous_messages") or 0
     age = f", oldest {span(oldest)}" if waiting and oldest is not None else ""
-    doubts = f" {counted(doubted, 'message')} in doubt, to be looked up." if doubted else ""
+    ambiguous = f" {counted(unclear, 'ambiguous message')} to be looked up." if unclear else ""
     spooled = view.labelled("spooled_messages").get("waiting") or 0
     arrived = f" {counted(spooled, 'incoming message')} in the spool." if spooled else ""
-    return f"{counted(waiting, 'message')} waiting{age}.{doubts}{arrived}"
+    return f"{counted(waiting, 'message')} waiting{age}.{ambiguous}{arrived}"

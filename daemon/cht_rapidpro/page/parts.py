@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from cht_rapidpro.domain.findings import named
-from cht_rapidpro.domain.history import About, Event
+from cht_rapidpro.domain.history import Event, MessageRef
 from cht_rapidpro.domain.span import span
 from cht_rapidpro.page.charts import charts
 from cht_rapidpro.page.flow import flow
@@ -23,18 +23,15 @@ _CONDITION_WORDS: Final = {
 _DIRECTIONS: Final = {"outgoing": "→ out", "incoming": "← in"}
 _OUTCOMES: Final = {
     "adopted": "sent, found at RapidPro",
-    "doubted": "in doubt",
-    "known": "stored before",
-    "unstored": "refused, not stored",
-    "repeated": "missing at RapidPro, sent again",
+    "duplicate": "stored before",
+    "resent": "missing at RapidPro, sent again",
 }
 _TONES: Final = {
-    "doubted": Tone.WARN,
-    "repeated": Tone.WARN,
+    "ambiguous": Tone.WARN,
+    "resent": Tone.WARN,
     "spooled": Tone.WARN,
     "refused": Tone.BAD,
     "failed": Tone.BAD,
-    "unstored": Tone.BAD,
     "expired": Tone.BAD,
 }
 
@@ -111,7 +108,7 @@ def _event(event: Event) -> Html:
     )
 
 
-def _ids(about: About) -> list[Html]:
+def _ids(about: MessageRef) -> list[Html]:
     named_ids = (("gateway_ref", about.gateway_ref), ("message", about.message), ("doc", about.doc))
     return [tag("span", f"{name} ", tag("code", value)) for name, value in named_ids if value]
 

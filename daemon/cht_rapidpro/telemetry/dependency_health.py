@@ -18,7 +18,7 @@ from typing import Final
 
 import structlog
 
-from cht_rapidpro.errors import GatewayError, TroubleError
+from cht_rapidpro.errors import GatewayError, OperatorActionRequiredError
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -51,7 +51,7 @@ class _Failing:
 
     def condition(self, now: float) -> Condition | None:
         """None: too early to tell."""
-        if isinstance(self.error, TroubleError):
+        if isinstance(self.error, OperatorActionRequiredError):
             return Condition.REFUSED
         is_lost = self.is_certain or self.times >= IN_A_ROW or now - self.first >= PATIENCE
         return Condition.LOST if is_lost else None
@@ -71,8 +71,8 @@ class Health:
         self._known_since = clock()
         self._failing: dict[str, _Failing] = {}
         self._listeners: list[Callable[[], None]] = []
-        self._told: set[str] = set()
-        self._is_told = False
+        self._reported: set[str] = set()
+        self._is_reported = False
 
     def subscribe(self, listener: Callable[[], None]) -> None:
         """`listener` is called at the first failure after a success, or of a kind."""
@@ -115,14 +115,14 @@ class Health:
             return
         if recovered:
             self._known_since = now
-        if self._is_told:
+        if self._is_reported:
             seconds = round(now - min(each.first for each in recovered), 1) if recovered else None
             log.warning("dependency.recovered", dependency=self.dependency, seconds=seconds)
-            self._is_told = False
-            self._told.clear()
+            self._is_reported = False
+            self._reported.clear()
 
     def fails(self, error: GatewayError, kind: str = "", *, is_certain: bool = True) -> None:
-        """Records a failed call of this kind; a TroubleError needs an operator.
+        """Records a failed call of this kind; a OperatorActionRequiredError needs an operator.
 
         `is_certain`: False if the failure may be about the one message of the call.
         """
@@ -142,18 +142,18 @@ class Health:
         call.
         """
         condition, error = self.condition, self.error
-        if isinstance(error, TroubleError):
-            if error.about not in self._told:
+        if isinstance(error, OperatorActionRequiredError):
+            if error.about not in self._reported:
                 log.error("dependency.refused", dependency=self.dependency, error=str(error))
-                self._told.add(error.about)
-            self._is_told = True
-        elif condition is Condition.LOST and not self._is_told:
+                self._reported.add(error.about)
+            self._is_reported = True
+        elif condition is Condition.LOST and not self._is_reported:
             log.warning("dependency.lost", dependency=self.dependency, error=str(error))
-            self._is_told = True
+            self._is_reported = True
 
     def tell_again(self) -> None:
         """Forgets the condition after a change that may be the remedy; the next answer is logged."""
-        self._told.clear()
+        self._reported.clear()
         self._failing.clear()
         self.heard = None
         self._known_since = self._clock()

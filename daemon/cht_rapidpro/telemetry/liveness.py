@@ -15,7 +15,7 @@ from cht_rapidpro.telemetry.dependency_health import Health
 LONGEST_STEP: Final = 600.0  # seconds; a request to CouchDB may take 60, its feed 300
 
 
-class Pulse:
+class Liveness:
     """The progress of one job. `needs`: the dependency that its steps need. `longest`: seconds that a step may take."""
 
     def __init__(self, job: str, needs: Health, longest: float = LONGEST_STEP) -> None:

@@ -34,9 +34,9 @@ class ForgivingStream:
             return
         if self._lost:
             with suppress(RuntimeError):  # without a running loop the count waits until there is one
-                asyncio.get_running_loop().call_soon(self._tell)  # not at once: the logger holds its lock
+                asyncio.get_running_loop().call_soon(self._report)  # not at once: the logger holds its lock
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         lost, self._lost = self._lost, 0
         if lost:
             log.warning("log.lines_lost", lines=lost)

@@ -24,7 +24,7 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from cht_rapidpro.domain.history import About, Fact
+from cht_rapidpro.domain.history import MessageEvent, MessageRef
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _VERSION: Final = version("cht-rapidpro")  # read here, for it reads files
@@ -37,13 +37,13 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Outcome(StrEnum):
-    """The outcome of an outgoing message; a message in doubt is counted again when it is decided."""
+    """The outcome of an outgoing message; an ambiguous message is counted again when it is decided."""
 
     SENT = "sent"
     REFUSED = "refused"
-    DOUBTED = "doubted"
+    AMBIGUOUS = "ambiguous"
     ADOPTED = "adopted"
-    REPEATED = "repeated"
+    RESENT = "resent"
     EXPIRED = "expired"
     DELIVERED = "delivered"
     FAILED = "failed"  # after it was sent
@@ -53,9 +53,9 @@ class Arrived(StrEnum):
     """The outcome of an incoming message, counted when its webhook is answered."""
 
     STORED = "stored"
-    KNOWN = "known"
+    DUPLICATE = "duplicate"
     SPOOLED = "spooled"
-    UNSTORED = "unstored"
+    FAILED = "failed"
 
 
 _DIRECTIONS: Final[Mapping[type[StrEnum], str]] = {Outcome: "outgoing", Arrived: "incoming"}
@@ -66,8 +66,8 @@ Figure = float | None | Mapping[str, float | None]
 # The figures that `Status.figures` may hold: help text, and the label if the figure has one.
 GAUGES: Final = {
     "queue_messages": ("Due messages that wait here to be claimed; the view may have more.", ""),
-    "queue_oldest_seconds": ("How long ago the oldest message that waits or is in doubt was due.", ""),
-    "claimed_tasks": ("Tasks under a claim of this daemon: ready, in flight or in doubt.", ""),
+    "queue_oldest_seconds": ("How long ago the oldest message that waits or is ambiguous was due.", ""),
+    "claimed_tasks": ("Tasks under a claim of this daemon: ready, in flight or ambiguous.", ""),
     "ambiguous_messages": ("Messages that may have been sent and have to be looked up.", ""),
     "held_documents": ("Documents in which no claim can be stored; their messages are not sent.", ""),
     "unsendable_messages": ("Messages that are not sent until an operator acts; `held` counts documents.", "reason"),
@@ -93,7 +93,7 @@ class Metrics:
     """The counters and histograms that the jobs share. Subscribers also get the message that each fact is about."""
 
     def __init__(self) -> None:
-        self._subscribers: list[Callable[[Fact], None]] = []
+        self._subscribers: list[Callable[[MessageEvent], None]] = []
         self.registry = CollectorRegistry()
         messages = Counter(
             "messages",
@@ -129,21 +129,21 @@ class Metrics:
         for histogram in histograms:
             self.registry.register(histogram)
 
-    def subscribe(self, subscriber: Callable[[Fact], None]) -> None:
+    def subscribe(self, subscriber: Callable[[MessageEvent], None]) -> None:
         self._subscribers.append(subscriber)
 
-    def count(self, outcome: Outcome | Arrived, about: About, failure: str = "") -> None:
+    def count(self, outcome: Outcome | Arrived, about: MessageRef, failure: str = "") -> None:
         """Counts one message with this outcome; `failure`: why it will not arrive, if that is so."""
-        self._tell(Fact(_DIRECTIONS[type(outcome)], outcome, about, failure=failure))
+        self._report(MessageEvent(_DIRECTIONS[type(outcome)], outcome, about, failure=failure))
 
-    def sent(self, about: About, due: int, now: int) -> None:
+    def sent(self, about: MessageRef, due: int, now: int) -> None:
         """Counts a message that RapidPro took at `at`; both times are ms since the epoch, `due` 0 if unknown."""
         waited = max(0, now - due) / 1000 if due else None
-        self._tell(Fact(_DIRECTIONS[Outcome], Outcome.SENT, about, waited))
+        self._report(MessageEvent(_DIRECTIONS[Outcome], Outcome.SENT, about, waited))
         if waited is not None:
             self._pending_to_sent.observe(waited)
 
-    def _tell(self, fact: Fact) -> None:
+    def _report(self, fact: MessageEvent) -> None:
         self._series[fact.direction, fact.outcome].inc()
         for subscriber in self._subscribers:
             subscriber(fact)

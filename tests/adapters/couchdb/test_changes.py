@@ -12,7 +12,7 @@ from cht_rapidpro.config.schema import Couchdb
 from cht_rapidpro.config.value_types import Secret
 from cht_rapidpro.domain.claim import ClaimTasks, Instance
 from cht_rapidpro.domain.task import DocId, MessageId
-from cht_rapidpro.errors import TransientError, TroubleError
+from cht_rapidpro.errors import OperatorActionRequiredError, TransientError
 from demo.couchdb import CouchDBServer
 from demo.database import Database, Doc
 from demo.medic import data_record, message, task
@@ -137,7 +137,7 @@ async def test_a_missing_database_is_our_trouble_and_not_taken_for_a_server_with
         async with scripted(script) as server, Couch(couchdb_at(server)) as couch:
             feed = ChangesFeed(couch)
             for _ in range(2):
-                with pytest.raises(TroubleError, match=r"HTTP 404, the database .* is missing"):
+                with pytest.raises(OperatorActionRequiredError, match=r"HTTP 404, the database .* is missing"):
                     await feed.wait(Seq("1-x"))
             assert [hint.doc_id for hint in (await feed.wait(Seq("1-x"))).hints] == ["report"]
     assert "filter" in server.requests[-1].query

@@ -29,7 +29,7 @@ from cht_rapidpro.config.schema import Couchdb
 from cht_rapidpro.config.value_types import Secret
 from cht_rapidpro.domain.claim import ClaimTasks, Instance
 from cht_rapidpro.domain.task import Doc, DocId, MessageId
-from cht_rapidpro.errors import GatewayError, TransientError, TroubleError
+from cht_rapidpro.errors import GatewayError, OperatorActionRequiredError, TransientError
 from cht_rapidpro.jobs.documents.writer import Writer
 from demo.couchdb import CouchDBServer
 from demo.database import Database
@@ -97,7 +97,7 @@ async def claim_after_a_hint(couch: Couch) -> None:
     writer = Writer(couch)
     (hint,) = (await ChangesFeed(couch).wait(Seq("1-x"))).hints
     assert hint.doc is not None
-    writer.copies.put(hint.doc, hint.size, asyncio.get_running_loop().time())
+    writer.cache.put(hint.doc, hint.size, asyncio.get_running_loop().time())
     await _apply(writer)
 
 
@@ -312,10 +312,10 @@ CALLS: Final[dict[str, Callable[[Couch], Awaitable[object]]]] = {
 }
 SAID: Final = {"error": "said", "reason": "by CouchDB"}
 FAULTS: Final[dict[str, tuple[Reply | Raw, type[GatewayError], str]]] = {
-    "401": (Reply(SAID, 401), TroubleError, "HTTP 401, check [couchdb] user and password"),
-    "403": (Reply(SAID, 403), TroubleError, "HTTP 403, the user 'gateway' has no access, or is locked"),
-    "404": (Reply(SAID, 404), TroubleError, "HTTP 404, the database or a view of CHT's is missing"),
-    "404 HTML": (Reply(b"<html></html>", 404, content_type="text/html"), TroubleError, "HTTP 404"),
+    "401": (Reply(SAID, 401), OperatorActionRequiredError, "HTTP 401, check [couchdb] user and password"),
+    "403": (Reply(SAID, 403), OperatorActionRequiredError, "HTTP 403, the user 'gateway' has no access, or is locked"),
+    "404": (Reply(SAID, 404), OperatorActionRequiredError, "HTTP 404, the database or a view of CHT's is missing"),
+    "404 HTML": (Reply(b"<html></html>", 404, content_type="text/html"), OperatorActionRequiredError, "HTTP 404"),
     "429": (Reply(SAID, 429), TransientError, "HTTP 429"),
     "500": (Reply(SAID, 500), TransientError, "HTTP 500"),
     "503 HTML": (Reply(b"<html></html>", 503, content_type="text/html"), TransientError, "HTTP 503"),
@@ -337,7 +337,7 @@ async def test_what_goes_wrong_is_said_once_and_without_secrets(
             errors = [await _raises(kind, call(couch)) for _ in range(2)]
     assert remedy in str(errors[0])
     assert f"CouchDB at {server.url}, database 'medic'" in str(errors[0])
-    event = "dependency.refused" if kind is TroubleError else "dependency.lost"
+    event = "dependency.refused" if kind is OperatorActionRequiredError else "dependency.lost"
     assert [entry["event"] for entry in logs if entry["event"].startswith("dependency")] == [event]
     told = "".join(traceback.format_exception(errors[0]))
     assert PASSWORD not in f"{told} {logs} {errors!r} {couch.config!r}"

@@ -10,7 +10,7 @@ from cht_rapidpro.adapters.couchdb.vault import CredentialName, Unreadable, Vaul
 from cht_rapidpro.adapters.couchdb.vault_cipher import decipher, encipher, encipher_with
 from cht_rapidpro.config.schema import Couchdb
 from cht_rapidpro.config.value_types import NO_SECRET, Secret
-from cht_rapidpro.errors import DeniedError, GatewayError, PermanentError, TransientError, TroubleError
+from cht_rapidpro.errors import DeniedError, GatewayError, OperatorActionRequiredError, PermanentError, TransientError
 from demo.couchdb import CouchDBServer
 from demo.database import Database
 from tests.support.stub_server import HTML, RESET, Reply, Request, by_name, couchdb_at, scripted
@@ -119,7 +119,9 @@ async def test_a_database_without_a_store_is_told(couchdb: CouchDBServer, databa
     async with Couch(_config(couchdb, database.name)) as couch:
         store = Vault(couch)
         for call in (store.read(BOTH), store.write(OUTGOING, Secret(TOKEN))):
-            with pytest.raises(TroubleError, match=f"there is no database {database.name}-vault, which CHT creates"):
+            with pytest.raises(
+                OperatorActionRequiredError, match=f"there is no database {database.name}-vault, which CHT creates"
+            ):
                 await call
 
 
@@ -132,7 +134,7 @@ async def test_a_user_without_the_right_is_told_and_still_works_for_the_rest(
         await users.put({"_id": f"org.couchdb.user:{name}", "name": name, "password": "x", "roles": [], "type": "user"})
         try:
             async with Couch(_config(couchdb, name, user=name, password=Secret("x"))) as couch:
-                with pytest.raises(TroubleError, match="must be a server administrator") as caught:
+                with pytest.raises(OperatorActionRequiredError, match="must be a server administrator") as caught:
                     await Vault(couch).read(BOTH)
                 assert not isinstance(caught.value, DeniedError)
                 members = {"admins": {"names": [name], "roles": []}, "members": {"names": [name], "roles": []}}
@@ -186,14 +188,14 @@ async def test_a_newer_couchdb_keeps_the_secret_at_another_place() -> None:
 @pytest.mark.parametrize(
     ("replies", "kind", "says"),
     [
-        ({}, TroubleError, "has no couch_httpd_auth/secret"),
-        ({"GET secret": Reply("")}, TroubleError, "has no couch_httpd_auth/secret"),
-        ({"GET secret": Reply(status=401)}, TroubleError, "'gateway' must be a server administrator"),
-        ({"GET secret": Reply(status=403)}, TroubleError, "'gateway' must be a server administrator"),
+        ({}, OperatorActionRequiredError, "has no couch_httpd_auth/secret"),
+        ({"GET secret": Reply("")}, OperatorActionRequiredError, "has no couch_httpd_auth/secret"),
+        ({"GET secret": Reply(status=401)}, OperatorActionRequiredError, "'gateway' must be a server administrator"),
+        ({"GET secret": Reply(status=403)}, OperatorActionRequiredError, "'gateway' must be a server administrator"),
         ({"GET secret": Reply(status=503)}, TransientError, "HTTP 503"),
         ({"GET secret": RESET}, TransientError, "CouchDB at"),
         ({"GET secret": HTML}, TransientError, "CouchDB at"),
-        ({"GET secret": SECRET}, TroubleError, "there is no database medic-vault"),
+        ({"GET secret": SECRET}, OperatorActionRequiredError, "there is no database medic-vault"),
         ({"GET secret": SECRET, "POST _all_docs": HTML}, TransientError, "CouchDB at"),
         ({"GET secret": SECRET, "POST _all_docs": Reply([])}, TransientError, "CouchDB at"),
     ],
@@ -207,7 +209,7 @@ async def test_what_goes_wrong_is_told_once_and_quotes_nothing(
             for _ in range(2):
                 with pytest.raises(kind, match=says):
                     await store.read(BOTH)
-    event = "dependency.refused" if kind is TroubleError else "dependency.lost"
+    event = "dependency.refused" if kind is OperatorActionRequiredError else "dependency.lost"
     assert [(entry["event"], entry["dependency"]) for entry in logs] == [(event, "vault")]
     assert "short" not in str(logs)
 

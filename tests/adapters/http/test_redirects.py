@@ -15,7 +15,7 @@ from cht_rapidpro.commands.check.couchdb import check_couchdb
 from cht_rapidpro.config.schema import Rapidpro
 from cht_rapidpro.config.value_types import Secret
 from cht_rapidpro.domain.task import DocId
-from cht_rapidpro.errors import TroubleError
+from cht_rapidpro.errors import OperatorActionRequiredError
 from tests.support.stub_server import PASSWORD, Reply, Request, Scripted, always, couchdb_at, scripted
 
 REDIRECTS = (300, 301, 302, 303, 304, 305, 307, 308)
@@ -57,7 +57,7 @@ def redirecting(elsewhere: Scripted, status: int) -> Callable[[Request], Awaitab
 async def test_nothing_that_is_meant_for_couchdb_goes_elsewhere(call: str, status: int) -> None:
     async with scripted(always(Reply({"update_seq": "1"}))) as elsewhere:
         async with scripted(redirecting(elsewhere, status)) as server, Couch(couchdb_at(server)) as couch:
-            with capture_logs() as logs, pytest.raises(TroubleError) as caught:
+            with capture_logs() as logs, pytest.raises(OperatorActionRequiredError) as caught:
                 await CALLS[call](couch)
         assert elsewhere.requests == []
         assert len(server.requests) == 1
@@ -73,7 +73,7 @@ async def test_nothing_that_is_meant_for_couchdb_goes_elsewhere(call: str, statu
 async def test_any_address_that_a_redirect_names_is_only_told_by_its_host(location: str) -> None:
     async with scripted(always(Reply(status=302, headers={"Location": location}))) as server:
         async with Couch(couchdb_at(server)) as couch:
-            with pytest.raises(TroubleError, match="HTTP 302, it redirects") as caught:
+            with pytest.raises(OperatorActionRequiredError, match="HTTP 302, it redirects") as caught:
                 await couch.update_seq()
         assert len(server.requests) == 1
     assert "pass@" not in str(caught.value)

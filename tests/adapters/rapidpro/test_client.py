@@ -15,11 +15,11 @@ from cht_rapidpro.config.secret_store import Keyring, Secrets
 from cht_rapidpro.config.value_types import Secret
 from cht_rapidpro.domain.budget import Scope
 from cht_rapidpro.domain.outgoing import (
+    Ambiguous,
     Answer,
     Broadcast,
     BroadcastId,
     Created,
-    Doubtful,
     NotSent,
     Refused,
     Throttled,
@@ -68,12 +68,12 @@ def throttled(retry_after: str = "") -> Reply:
 ANSWERS: Final[dict[str, tuple[Reply | Raw, Answer, bool]]] = {
     "201": (CREATED, Created(BroadcastId("7"), "queued"), True),
     "200 of older versions": (Reply({"id": 7}), Created(BroadcastId("7"), ""), True),
-    "201 with half a body": (half(201), Doubtful("a success without a broadcast id"), True),
-    "201 without id": (Reply({"uuid": "0"}, 201), Doubtful("a success without a broadcast id"), True),
-    "201 with a list": (Reply([CREATED.body], 201), Doubtful("a success without a broadcast id"), True),
-    "201 of a proxy": (html(201), Doubtful("a success without a broadcast id"), True),
-    "201 without end": (Reply(b" " * 9_000_000, 201), Doubtful("a success without a broadcast id"), True),
-    "204": (Reply(status=204), Doubtful("a success without a broadcast id"), True),
+    "201 with half a body": (half(201), Ambiguous("a success without a broadcast id"), True),
+    "201 without id": (Reply({"uuid": "0"}, 201), Ambiguous("a success without a broadcast id"), True),
+    "201 with a list": (Reply([CREATED.body], 201), Ambiguous("a success without a broadcast id"), True),
+    "201 of a proxy": (html(201), Ambiguous("a success without a broadcast id"), True),
+    "201 without end": (Reply(b" " * 9_000_000, 201), Ambiguous("a success without a broadcast id"), True),
+    "204": (Reply(status=204), Ambiguous("a success without a broadcast id"), True),
     "bad number": (
         Reply({"urns": {"0": ["Invalid URN: x."]}}, 400),
         Refused("Invalid URN: x.", {0: "Invalid URN: x."}),
@@ -89,9 +89,9 @@ ANSWERS: Final[dict[str, tuple[Reply | Raw, Answer, bool]]] = {
     "429 for seven seconds": (throttled("7"), Throttled(7.0), False),
     "429 without a time": (throttled(), Throttled(None), False),
     "429 with a date": (throttled("Sun, 22 Nov 2026 23:00:00 GMT"), Throttled(None), False),
-    "408": (html(408), Doubtful("HTTP 408"), True),
-    "500": (html(500), Doubtful("HTTP 500"), True),
-    "502 that names an id": (Reply(CREATED.body, 502), Doubtful("HTTP 502"), True),
+    "408": (html(408), Ambiguous("HTTP 408"), True),
+    "500": (html(500), Ambiguous("HTTP 500"), True),
+    "502 that names an id": (Reply(CREATED.body, 502), Ambiguous("HTTP 502"), True),
 }
 
 
@@ -111,7 +111,7 @@ async def test_every_answer_has_its_meaning(reply: Reply | Raw, answer: Answer, 
 )
 async def test_a_fault_after_the_request_has_left_leaves_it_in_doubt(fault: Raw) -> None:
     async with scripted(always(fault)) as server, client() as rapidpro:
-        assert isinstance(await rapidpro.post_broadcast(server.url, BROADCAST), Doubtful)
+        assert isinstance(await rapidpro.post_broadcast(server.url, BROADCAST), Ambiguous)
         assert rapidpro.budget.left(0) == PER_HOUR - 1
         assert rapidpro.health.error is None, "it is about one message"
     assert server.names == ["POST broadcasts.json"]
@@ -140,7 +140,7 @@ async def test_silence_beyond_the_timeout_leaves_it_in_doubt() -> None:
         await asyncio.sleep(0)
         assert not post.done()
         jump(1.1)
-        assert isinstance(await post, Doubtful)
+        assert isinstance(await post, Ambiguous)
 
 
 async def test_a_cancelled_request_is_counted_and_no_longer_open() -> None:
@@ -233,8 +233,8 @@ PROBES: Final[dict[str, tuple[Reply | Raw, Answer | None]]] = {
     "well": (Reply({"uuid": "0", "name": "Clinic"}), None),
     "bad token": (Reply({"detail": "Invalid token"}, 403), Trouble("HTTP 403: Invalid token")),
     "throttled": (throttled("7"), Throttled(7.0)),
-    "a proxy's page": (HTML, Doubtful("a success without a broadcast id")),
-    "500": (html(500), Doubtful("HTTP 500")),
+    "a proxy's page": (HTML, Ambiguous("a success without a broadcast id")),
+    "500": (html(500), Ambiguous("HTTP 500")),
 }
 
 
@@ -305,9 +305,9 @@ LISTINGS: Final[dict[str, tuple[Reply | Raw, Rows | ListFailure]]] = {
     "a wrong path": (html(404), Trouble("HTTP 404 that is not RapidPro's JSON")),
     "a role that may not list": (Reply({"detail": "No."}, 403), Trouble("HTTP 403: No.")),
     "throttled": (throttled("7"), Throttled(7.0)),
-    "a proxy's page": (HTML, Doubtful("a success without a broadcast id")),
-    "no results": (Reply({"next": None}), Doubtful("a listing without results")),
-    "500": (html(500), Doubtful("HTTP 500")),
+    "a proxy's page": (HTML, Ambiguous("a success without a broadcast id")),
+    "no results": (Reply({"next": None}), Ambiguous("a listing without results")),
+    "500": (html(500), Ambiguous("HTTP 500")),
 }
 
 

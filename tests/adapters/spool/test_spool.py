@@ -15,12 +15,12 @@ from structlog.testing import capture_logs
 
 from cht_rapidpro.adapters.spool.file import Counts, Row, SpoolFile
 from cht_rapidpro.adapters.spool.spool import Spool
-from cht_rapidpro.domain.incoming import Arrival
-from cht_rapidpro.errors import TroubleError
+from cht_rapidpro.domain.incoming import InboundMessage
+from cht_rapidpro.errors import OperatorActionRequiredError
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 ARRIVALS = st.builds(
-    Arrival,
+    InboundMessage,
     id=TEXT | st.integers() | st.floats(allow_nan=False, allow_infinity=False),
     sender=TEXT | st.integers(),
     content=TEXT,
@@ -39,11 +39,11 @@ async def spool(path: Path) -> AsyncIterator[Spool]:
         yield spool
 
 
-def arrival(number: int, content: str = "hello") -> Arrival:
-    return Arrival(f"id-{number}", "+254712345678", content, number)
+def arrival(number: int, content: str = "hello") -> InboundMessage:
+    return InboundMessage(f"id-{number}", "+254712345678", content, number)
 
 
-def waiting(rows: list[Row]) -> list[Arrival]:
+def waiting(rows: list[Row]) -> list[InboundMessage]:
     return [row.arrival for row in rows]
 
 
@@ -56,7 +56,7 @@ async def test_messages_are_found_by_their_ids_whatever_their_state(spool: Spool
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(ARRIVALS, max_size=5))
-def test_what_goes_in_comes_out_as_it_was(arrivals: list[Arrival]) -> None:
+def test_what_goes_in_comes_out_as_it_was(arrivals: list[InboundMessage]) -> None:
     with TemporaryDirectory() as folder:
         file = SpoolFile(Path(folder, "spool"))
         file.put(arrivals)
@@ -109,11 +109,11 @@ async def test_a_number_never_comes_again(spool: Spool) -> None:
 
 async def test_the_last_look_is_kept(path: Path) -> None:
     async with Spool(path) as spool:
-        assert await spool.last_look() is None
+        assert await spool.checkpoint() is None
         await spool.keep_last_look(1795334400000)
         await spool.keep_last_look(1795334400001)
     async with Spool(path) as spool:
-        assert await spool.last_look() == 1795334400001
+        assert await spool.checkpoint() == 1795334400001
 
 
 async def test_the_files_are_for_their_owner_alone_and_forget_what_is_deleted(spool: Spool, path: Path) -> None:
@@ -132,7 +132,7 @@ async def test_a_disk_that_takes_nothing_is_told_once_and_used_again_when_it_doe
     with capture_logs() as logs:
         async with Spool(folder / "spool.sqlite3") as spool:
             for _ in range(3):
-                with pytest.raises(TroubleError, match="check the disk"):
+                with pytest.raises(OperatorActionRequiredError, match="check the disk"):
                     await spool.put([arrival(1)])
             folder.mkdir()
             await spool.put([arrival(2)])
@@ -152,7 +152,7 @@ async def test_a_locked_file_is_waited_for_and_then_given_up(spool: Spool, path:
     other.execute("ROLLBACK")
     await writing
     other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(TroubleError, match="locked"):
+    with pytest.raises(OperatorActionRequiredError, match="locked"):
         await spool.put([arrival(3)])
     other.close()
     assert waiting(await spool.oldest(10)) == [arrival(1), arrival(2)]
@@ -162,7 +162,7 @@ async def test_a_locked_file_is_waited_for_and_then_given_up(spool: Spool, path:
 async def test_a_damaged_file_is_named(path: Path, damage: bytes) -> None:
     await asyncio.to_thread(path.write_bytes, damage)
     async with Spool(path) as spool:
-        with pytest.raises(TroubleError, match=str(path)):
+        with pytest.raises(OperatorActionRequiredError, match=str(path)):
             await spool.put([arrival(1)])
 
 
@@ -171,7 +171,7 @@ async def test_a_file_of_a_newer_version_is_left_alone(path: Path) -> None:
     other.execute("PRAGMA user_version = 2")
     other.close()
     async with Spool(path) as spool:
-        with pytest.raises(TroubleError, match="newer version"):
+        with pytest.raises(OperatorActionRequiredError, match="newer version"):
             await spool.put([arrival(1)])
 
 

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from cht_rapidpro.adapters.web.admin import Admin
-from cht_rapidpro.domain.history import About
+from cht_rapidpro.domain.history import MessageRef
 from cht_rapidpro.telemetry.metrics import GAUGES, Metrics, Outcome, request_times
 
 
@@ -77,9 +77,9 @@ async def test_ready_fails_only_while_incoming_messages_could_be_lost(state: str
 async def test_metrics_are_what_prometheus_reads() -> None:
     metrics, times = Metrics(), request_times("couchdb")
     metrics.include(times)
-    metrics.count(Outcome.REFUSED, About("doc"))
-    metrics.sent(About("doc"), due=1_000, now=3_500)
-    metrics.sent(About("doc"), due=0, now=3_500)
+    metrics.count(Outcome.REFUSED, MessageRef("doc"))
+    metrics.sent(MessageRef("doc"), due=1_000, now=3_500)
+    metrics.sent(MessageRef("doc"), due=0, now=3_500)
     times.observe(0.2)
     figures = {"queue_messages": 3, "queue_oldest_seconds": None, "budget_left_requests": {"v2": 17, "v2.runs": None}}
     async with listening({**OK, "figures": figures}, metrics=metrics) as url:
@@ -93,7 +93,7 @@ async def test_metrics_are_what_prometheus_reads() -> None:
     messages, outgoing = "cht_rapidpro_messages_total", ("direction", "outgoing")
     assert samples[messages, outgoing, ("outcome", "refused")] == 1
     assert samples[messages, outgoing, ("outcome", "sent")] == 2
-    assert samples[messages, outgoing, ("outcome", "repeated")] == 0
+    assert samples[messages, outgoing, ("outcome", "resent")] == 0
     assert samples["cht_rapidpro_pending_to_sent_seconds_sum",] == 2.5
     assert samples["cht_rapidpro_pending_to_sent_seconds_count",] == 1
     assert samples["cht_rapidpro_couchdb_request_seconds_bucket", ("le", "0.25")] == 1

@@ -16,7 +16,7 @@ from cht_rapidpro.adapters.web.admin import Admin
 from cht_rapidpro.adapters.web.server_log import OnceAMinute, ServerLog
 from cht_rapidpro.adapters.web.webhook import Webhook
 from cht_rapidpro.config.secret_store import Keyring, Secrets
-from cht_rapidpro.domain.incoming import Arrival, Saved, Stored
+from cht_rapidpro.domain.incoming import InboundMessage, Saved, Stored
 from cht_rapidpro.telemetry.metrics import Metrics
 from tests.support.virtual_time import jump
 from tests.support.webhook import PATH, listening_socket, section
@@ -69,7 +69,7 @@ HOSTILE: Final[dict[str, bytes]] = {
 }
 
 
-async def _stored(_arrival: Arrival) -> Stored:
+async def _stored(_arrival: InboundMessage) -> Stored:
     return Saved()
 
 

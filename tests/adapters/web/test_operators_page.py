@@ -12,7 +12,7 @@ import pytest
 
 from cht_rapidpro.adapters.web.admin import Admin
 from cht_rapidpro.adapters.web.operators_page import MAX_LISTENERS, OperatorsPage
-from cht_rapidpro.domain.history import About, Event, Fact, History
+from cht_rapidpro.domain.history import Event, History, MessageEvent, MessageRef
 from cht_rapidpro.telemetry.metrics import Metrics
 from tests.page.sight import NOW, view
 from tests.support.fault_proxy import until
@@ -85,8 +85,8 @@ async def test_it_stands_behind_the_same_door_as_the_rest() -> None:
 
 async def test_a_search_finds_what_is_remembered_and_quotes_nothing_as_html() -> None:
     async with showing() as shown:
-        about = About("doc-1", "uuid-1", "…678", "17")
-        shown.history.note(Event(NOW, Fact("outgoing", "sent", about)), now=0.0)
+        about = MessageRef("doc-1", "uuid-1", "…678", "17")
+        shown.history.note(Event(NOW, MessageEvent("outgoing", "sent", about)), now=0.0)
         for query in ("doc-1", "uuid-1", "17", " 17 "):
             _, text = await shown.get(f"/?q={query}")
             assert '<div id="found"><table>' in text
@@ -101,8 +101,10 @@ async def test_a_listener_gets_all_parts_and_then_those_that_change() -> None:
         stream = await shown.listen()
         assert stream.content_type == "text/event-stream"
         assert {"clock", "headline", "flow", "dependencies", "charts", "events"} <= (await news(stream)).keys()
-        about = About("doc-1")
-        shown.history.note(Event(NOW, Fact("outgoing", "refused", about)), now=asyncio.get_running_loop().time())
+        about = MessageRef("doc-1")
+        shown.history.note(
+            Event(NOW, MessageEvent("outgoing", "refused", about)), now=asyncio.get_running_loop().time()
+        )
         jump(1.0)
         changed = await news(stream)
         assert "doc-1" in changed["events"]

@@ -19,7 +19,7 @@ from cht_rapidpro.adapters.web.webhook import PATHS, Webhook
 from cht_rapidpro.config.schema import Incoming
 from cht_rapidpro.config.secret_store import Keyring, Refused, Secrets
 from cht_rapidpro.config.value_types import Secret
-from cht_rapidpro.domain.incoming import AlreadyStored, Arrival, Saved, Spooled, Stored
+from cht_rapidpro.domain.incoming import AlreadyStored, InboundMessage, Saved, Spooled, Stored
 from cht_rapidpro.domain.miswiring import Miswiring
 from cht_rapidpro.errors import TransientError
 from tests.support.fault_proxy import until
@@ -35,10 +35,10 @@ class Store:
     """In the place of the incoming job: keeps what it is given, and answers as it is told."""
 
     def __init__(self) -> None:
-        self.arrivals: list[Arrival] = []
+        self.arrivals: list[InboundMessage] = []
         self.answer: Stored | TransientError = Saved()
 
-    async def __call__(self, arrival: Arrival) -> Stored:
+    async def __call__(self, arrival: InboundMessage) -> Stored:
         self.arrivals.append(arrival)
         if isinstance(self.answer, TransientError):
             raise self.answer
@@ -47,7 +47,7 @@ class Store:
 
 @asynccontextmanager
 async def listening(
-    store: Callable[[Arrival], Awaitable[Stored]],
+    store: Callable[[InboundMessage], Awaitable[Stored]],
     config: Incoming | None = None,
     keyring: Keyring | None = None,
     notice: Callable[[Miswiring], None] = lambda _: None,
@@ -71,7 +71,7 @@ async def test_a_message_is_stored_with_the_time_of_its_arrival(store: Store, pa
     async with listening(store) as flow:
         answer = await flow.request(path=path, json=GOOD)
     assert (answer.status, answer.body) == (200, {"saved": 1})
-    assert store.arrivals == [Arrival("a", "+254712345678", "hello", NOW)]
+    assert store.arrivals == [InboundMessage("a", "+254712345678", "hello", NOW)]
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ async def test_ways_to_write_a_message(
             data=body, headers={"Content-Type": kind} if kind else {}, skip_auto_headers=["Content-Type"]
         )
     assert answer.saved == 1
-    assert store.arrivals == [Arrival(*arrival, at=NOW)]
+    assert store.arrivals == [InboundMessage(*arrival, at=NOW)]
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ async def test_without_a_key_all_are_refused_and_one_warning_says_so(store: Stor
     assert {(answer.status, answer.body["error"]) for answer in answers} == {(403, "No incoming key configured")}
     assert [(entry["event"], entry["log_level"]) for entry in logs] == [
         ("incoming.listening", "info"),
-        ("incoming.unkeyed", "warning"),
+        ("incoming.no_keys", "warning"),
         ("incoming.refused", "warning"),
     ]
 
@@ -311,7 +311,7 @@ async def test_a_stop_answers_what_has_come_and_takes_nothing_new() -> None:
     held = asyncio.Event()
     arrived = asyncio.Event()
 
-    async def store(arrival: Arrival) -> Stored:
+    async def store(arrival: InboundMessage) -> Stored:
         arrived.set()
         await held.wait()
         return Saved()

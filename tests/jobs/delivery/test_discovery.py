@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from cht_rapidpro.adapters.couchdb.client import Couch
 from cht_rapidpro.config.schema import Cht, Delivery, Rapidpro
 from cht_rapidpro.jobs.delivery.discovery import OutstandingTasks
-from cht_rapidpro.jobs.delivery.tracker import Watchlist
+from cht_rapidpro.jobs.delivery.tracker import DeliveryTracker
 from cht_rapidpro.jobs.live_config.app_settings import SettingsWatch
 from demo.database import Database, Doc
 from demo.medic import data_record, message, task
@@ -29,9 +29,9 @@ NOW: Final = 1_800_000_000_000
 WEEK: Final = 7 * DAY
 
 
-def outstanding(couch: Couch, capacity: int = 20_000) -> tuple[OutstandingTasks, Watchlist]:
-    watchlist = Watchlist(60_000, WEEK, capacity)
-    return OutstandingTasks(couch, watchlist, SettingsWatch(couch, Cht(), Rapidpro()), WEEK), watchlist
+def outstanding(couch: Couch, capacity: int = 20_000) -> tuple[OutstandingTasks, DeliveryTracker]:
+    tracker = DeliveryTracker(60_000, WEEK, capacity)
+    return OutstandingTasks(couch, tracker, SettingsWatch(couch, Cht(), Rapidpro()), WEEK), tracker
 
 
 def older_shape(doc: Doc) -> Doc:
@@ -148,11 +148,11 @@ class OldRows:
 async def test_a_million_sent_messages_that_are_too_old_cost_nothing() -> None:
     rows = OldRows(age=WEEK + 60_000)
     async with scripted(rows) as server, Couch(couchdb_at(server)) as couch:
-        finder, watchlist = outstanding(couch)
+        finder, tracker = outstanding(couch)
         for minute in range(3):
             await finder.refresh(NOW + minute * 60_000)
         await finder.close()
-    assert (rows.served, rows.read, len(watchlist)) == (0, 0, 0)
+    assert (rows.served, rows.read, len(tracker)) == (0, 0, 0)
     assert len(server.requests) == 1 + 3 * 3, "a look at the design document, and three empty ranges a round"
 
 
@@ -193,16 +193,16 @@ def _sent(doc_id: str) -> Doc:
 async def test_what_finds_no_room_is_read_when_there_is_some() -> None:
     rows = FullOfTasks(age=60_000)
     async with scripted(rows) as server, Couch(couchdb_at(server)) as couch:
-        finder, watchlist = outstanding(couch, capacity=1200)
+        finder, tracker = outstanding(couch, capacity=1200)
         await finder.refresh(NOW)
-        first = {watched.task.broadcast for watched in watchlist}
+        first = {watched.task.broadcast for watched in tracker}
         await finder.refresh(NOW)
-        assert {watched.task.broadcast for watched in watchlist} == first
+        assert {watched.task.broadcast for watched in tracker} == first
         assert len(first) == 1000, "whole pages"
-        for watched in list(watchlist):
-            watchlist.drop(watched)
+        for watched in list(tracker):
+            tracker.drop(watched)
         await finder.refresh(NOW)
-        second = {watched.task.broadcast for watched in watchlist}
+        second = {watched.task.broadcast for watched in tracker}
         await finder.close()
     assert len(second - first) >= 500
     assert rows.read < 5000

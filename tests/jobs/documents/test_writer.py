@@ -14,7 +14,7 @@ from cht_rapidpro.domain.edit import Edit
 from cht_rapidpro.domain.statuses import State
 from cht_rapidpro.domain.task import Change, DocId, MessageId
 from cht_rapidpro.errors import PermanentError
-from cht_rapidpro.jobs.documents.writer import Copies, Writer
+from cht_rapidpro.jobs.documents.writer import DocumentCache, Writer
 from demo.database import Database, Doc
 from demo.medic import data_record, message, task
 from tests.conftest import TOKEN
@@ -127,7 +127,7 @@ async def test_after_a_conflict_the_edit_decides_anew(times: int, writer: Writer
 
 async def test_a_stale_copy_costs_a_conflict_and_nothing_else(writer: Writer, gate: Gate, medic: Database) -> None:
     (doc_id,) = await stored(medic, "report")
-    writer.copies.put(await medic.get(doc_id), 100, asyncio.get_running_loop().time())
+    writer.cache.put(await medic.get(doc_id), 100, asyncio.get_running_loop().time())
     await touch(medic, doc_id)()
     await writer.apply(doc_id, append("ours"))
     assert (await medic.get(doc_id))["words"] == ["theirs", "ours"]
@@ -159,7 +159,7 @@ async def test_a_lost_answer_leaves_no_second_entry_in_the_history(
     edit: Edit, history: list[str], writer: Writer, gate: Gate, medic: Database
 ) -> None:
     await medic.put(data_record(task(message("hello", uuid=UUID)), doc_id="report"))
-    writer.copies.put(await medic.get("report"), 100, asyncio.get_running_loop().time())
+    writer.cache.put(await medic.get("report"), 100, asyncio.get_running_loop().time())
 
     async def lose_the_first() -> None:
         gate.loses_answers = gate.requests.count(WRITE) == 1
@@ -202,33 +202,33 @@ def copy(name: str, size: int) -> Doc:
 
 def test_copies_are_bounded_in_bytes() -> None:
     """Invariant 6: the oldest seen go first, a replaced one counts once, one larger than the bound is not kept."""
-    copies = Copies(limit=100_000)
+    cache = DocumentCache(limit=100_000)
 
     def kept() -> str:
-        return "".join(name for name in "abcdef" if copies.get(DocId(name), 0) is not None)
+        return "".join(name for name in "abcdef" if cache.get(DocId(name), 0) is not None)
 
     steps = [("a", 40_000, "a"), ("b", 40_000, "ab"), ("a", 50_000, "ab"), ("c", 20_000, "ac"), ("d", 90_000, "d")]
     for name, size, expected in steps:
-        copies.put(copy(name, size), size, now=1)
+        cache.put(copy(name, size), size, now=1)
         assert kept() == expected, name
-    copies.put(copy("e", 101_000), 101_000, now=1)
+    cache.put(copy("e", 101_000), 101_000, now=1)
     assert kept() == "d"
-    copies.put(copy("f", 99_000), 99_000, now=1)
+    cache.put(copy("f", 99_000), 99_000, now=1)
     assert kept() == "f"
-    assert copies.get(DocId("f"), seen_since=1.5) is None
+    assert cache.get(DocId("f"), seen_since=1.5) is None
 
 
 def test_copies_take_what_they_count() -> None:
     """Invariant 6: as objects a document takes five times its JSON; what is bounded is memory, ids and all."""
     limit = 200_000
-    copies = Copies(limit)
+    cache = DocumentCache(limit)
     record = data_record(task(message("Reminder")))
     tracemalloc.start()
     try:
         for number in range(2000):
-            copies.put({**record, "_id": f"{number:032}"}, 1, now=1)
+            cache.put({**record, "_id": f"{number:032}"}, 1, now=1)
         kept, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert copies.get(DocId(f"{1999:032}"), 0) == {**record, "_id": f"{1999:032}"}
+    assert cache.get(DocId(f"{1999:032}"), 0) == {**record, "_id": f"{1999:032}"}
     assert kept < 1.3 * limit

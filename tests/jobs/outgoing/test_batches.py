@@ -5,32 +5,36 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cht_rapidpro.domain.outgoing import Pair, Refused, Urn
+from cht_rapidpro.domain.outgoing import Refused, SmsIdentity, Urn
 from cht_rapidpro.domain.reconcile import alike
 from cht_rapidpro.domain.task import DocId, Message, MessageId
-from cht_rapidpro.jobs.outgoing.batches import Ready
-from cht_rapidpro.jobs.outgoing.claimed_task import HeldTask, Moment, Turn
+from cht_rapidpro.jobs.outgoing.batches import BatchAccumulator
+from cht_rapidpro.jobs.outgoing.claimed_task import ClaimedTask, Moment, OutboundMessage
 
 
-def turn(number: int, text: str = "hello", *, urn: str = "", company: int = 100, refused: bool = False) -> Turn:
+def turn(
+    number: int, text: str = "hello", *, urn: str = "", max_batch_size: int = 100, refused: bool = False
+) -> OutboundMessage:
     message = Message(MessageId(str(number)), "", text)
-    held = HeldTask(DocId(f"doc-{number}"), (message,), number, Moment(0, 0), None, None, company=company)
-    pair = Refused("too long") if refused else Pair(Urn(urn or f"tel:+2547123456{number:02}"), text)
-    return Turn(number, number, held, message, pair)
+    held = ClaimedTask(
+        DocId(f"doc-{number}"), (message,), number, Moment(0, 0), None, None, max_batch_size=max_batch_size
+    )
+    pair = Refused("too long") if refused else SmsIdentity(Urn(urn or f"tel:+2547123456{number:02}"), text)
+    return OutboundMessage(number, number, held, message, pair)
 
 
-def ready(*turns: Turn) -> Ready:
-    made = Ready()
+def ready(*turns: OutboundMessage) -> BatchAccumulator:
+    made = BatchAccumulator()
     for one in turns:
         made.put(one)
     return made
 
 
-def dues(turns: list[Turn]) -> list[int]:
+def dues(turns: list[OutboundMessage]) -> list[int]:
     return [one.due for one in turns]
 
 
-def drained(waiting: Ready) -> list[list[int]]:
+def drained(waiting: BatchAccumulator) -> list[list[int]]:
     popped = []
     while len(waiting):
         popped.append(dues(waiting.pop()))
@@ -44,19 +48,19 @@ def test_equal_texts_go_together_and_the_oldest_decides() -> None:
 
 
 def test_without_company_each_goes_alone() -> None:
-    waiting = ready(*(turn(number, company=1) for number in (3, 1, 2)))
+    waiting = ready(*(turn(number, max_batch_size=1) for number in (3, 1, 2)))
     assert len(waiting) == 3
     assert drained(waiting) == [[1], [2], [3]]
 
 
 def test_a_broadcast_has_so_many_and_no_more() -> None:
-    waiting = ready(*(turn(number, company=2) for number in range(5)))
+    waiting = ready(*(turn(number, max_batch_size=2) for number in range(5)))
     assert len(waiting) == 3
     assert drained(waiting) == [[0, 1], [2, 3], [4]]
 
 
 def test_halves_of_a_refused_broadcast_do_not_meet_the_rest() -> None:
-    waiting = ready(turn(1, company=2), turn(2), turn(3, company=2), turn(4, company=2))
+    waiting = ready(turn(1, max_batch_size=2), turn(2), turn(3, max_batch_size=2), turn(4, max_batch_size=2))
     assert drained(waiting) == [[1, 3], [2], [4]]
 
 
@@ -85,15 +89,15 @@ def test_a_task_that_is_given_back_leaves_the_others() -> None:
 )
 def test_every_message_goes_out_once(waiting: list[tuple[str, int, int]]) -> None:
     turns = [
-        turn(number, text, urn=f"tel:+25471234567{person}", company=company)
-        for number, (text, person, company) in enumerate(waiting)
+        turn(number, text, urn=f"tel:+25471234567{person}", max_batch_size=max_batch_size)
+        for number, (text, person, max_batch_size) in enumerate(waiting)
     ]
     made = ready(*turns)
     popped: Counter[int] = Counter()
     while len(made):
         group = made.pop()
         popped.update(dues(group))
-        assert len({one.pair.text for one in group if isinstance(one.pair, Pair)}) == 1
-        people = [alike(one.pair.urn) for one in group if isinstance(one.pair, Pair)]
-        assert len(set(people)) == len(people) <= min(one.company for one in group)
+        assert len({one.pair.text for one in group if isinstance(one.pair, SmsIdentity)}) == 1
+        people = [alike(one.pair.urn) for one in group if isinstance(one.pair, SmsIdentity)]
+        assert len(set(people)) == len(people) <= min(one.max_batch_size for one in group)
     assert popped == Counter(range(len(turns)))

@@ -13,11 +13,11 @@ from typing import Final
 from cht_rapidpro.adapters.couchdb.client import PAGE, Couch
 from cht_rapidpro.config.schema import Cht, Rapidpro
 from cht_rapidpro.domain.task import DocId
-from cht_rapidpro.jobs.documents.writer import Copies
+from cht_rapidpro.jobs.documents.writer import DocumentCache
 from cht_rapidpro.jobs.live_config.app_settings import SettingsWatch
 from cht_rapidpro.jobs.outgoing.deferred import HeldBack
 from cht_rapidpro.jobs.outgoing.feed import Feed
-from cht_rapidpro.jobs.outgoing.send_queue import CAPACITY, Backlog, Candidate
+from cht_rapidpro.jobs.outgoing.send_queue import CAPACITY, Candidate, SendQueue
 from cht_rapidpro.jobs.outgoing.unsendable import Unsendable
 from demo.database import Doc
 from demo.medic import SETTINGS, data_record, message, task
@@ -131,8 +131,8 @@ class Running:
 
     server: Scripted
     settings: SettingsWatch
-    backlog: Backlog = field(default_factory=Backlog)
-    copies: Copies = field(default_factory=Copies)
+    send_queue: SendQueue = field(default_factory=SendQueue)
+    cache: DocumentCache = field(default_factory=DocumentCache)
 
     def count(self, name: str) -> int:
         return self.server.names.count(name)
@@ -141,7 +141,7 @@ class Running:
         return [request.query["since"] for request in self.server.named(CHANGES)]
 
     def waiting(self) -> list[int]:
-        return [candidate.due for candidate in self.backlog.take(CAPACITY)]
+        return [candidate.due for candidate in self.send_queue.take(CAPACITY)]
 
 
 @asynccontextmanager
@@ -155,7 +155,7 @@ async def following(medic: Medic, interval: float = INTERVAL) -> AsyncIterator[R
         jobs = [asyncio.create_task(settings.run())]
         try:
             await until(lambda: settings.settings is not None)
-            feed = Feed(couch, settings, running.backlog, Unsendable(HeldBack()), running.copies, interval)
+            feed = Feed(couch, settings, running.send_queue, Unsendable(HeldBack()), running.cache, interval)
             jobs.append(asyncio.create_task(feed.run()))
             yield running
         finally:
@@ -188,14 +188,14 @@ class Relay:
     def __init__(self, medic: Medic) -> None:
         self._medic = medic
         self._numbers = {row.uuid: number for number, row in enumerate(medic.rows)}
-        self.backlog = Backlog()
+        self.send_queue = SendQueue()
         self.longest = 0
         self.delivered: Counter[str] = Counter()
         self._followers: Counter[str] = Counter()
 
-    def watch(self, backlog: Backlog) -> None:
-        self.backlog = backlog
-        backlog.subscribe(self._note_length)
+    def watch(self, send_queue: SendQueue) -> None:
+        self.send_queue = send_queue
+        send_queue.subscribe(self._note_length)
 
     def act(self, request: Request) -> None:
         if request.name == INFO:
@@ -203,9 +203,9 @@ class Relay:
         if request.name in (INFO, VIEW):
             self._deliver()
         elif request.name == CHANGES and self._is_over(request.query["since"]):
-            while self.backlog and not self.backlog.low.is_set():
+            while self.send_queue and not self.send_queue.low.is_set():
                 self._deliver()
-            if not self.backlog.low.is_set():
+            if not self.send_queue.low.is_set():
                 jump(INTERVAL)
 
     def _is_over(self, position: str) -> bool:
@@ -214,14 +214,14 @@ class Relay:
         return position == self._medic.position and self._followers[position] == (2 if position == "1-x" else 1)
 
     def _note_length(self) -> None:
-        self.longest = max(self.longest, len(self.backlog))
+        self.longest = max(self.longest, len(self.send_queue))
 
     def _deliver(self) -> None:
-        taken: list[Candidate] = self.backlog.take(64)
+        taken: list[Candidate] = self.send_queue.take(64)
         for candidate in taken:
             self._medic.show(self._numbers[candidate.uuid], there=False)
             self.delivered[candidate.uuid] += 1
-        self.backlog.done(candidate.key for candidate in taken)
+        self.send_queue.forget(candidate.key for candidate in taken)
 
 
 async def test_a_hundred_thousand_messages_pass_through_a_list_of_a_thousand() -> None:
@@ -229,7 +229,7 @@ async def test_a_hundred_thousand_messages_pass_through_a_list_of_a_thousand() -
     medic = Medic(very_many_rows())
     relay = Relay(medic)
     async with following(medic) as running:
-        relay.watch(running.backlog)
+        relay.watch(running.send_queue)
         medic.arrives = relay.act
         await until(lambda: len(relay.delivered) == 99_800, deadline=60)
     assert set(relay.delivered.values()) == {1}
@@ -250,12 +250,12 @@ async def test_a_change_between_the_position_and_the_sweep_is_not_lost() -> None
 
     medic.leaves = change
     async with following(medic) as running:
-        await until(lambda: len(running.backlog) == 2)
+        await until(lambda: len(running.send_queue) == 2)
         names = running.server.names
         assert names.index(INFO) < names.index(VIEW)
         assert set(running.positions()) <= {"0-x", "1-x"}
         assert running.waiting() == [5, 7]
-        assert running.copies.get(DocId("report"), 0) == record
+        assert running.cache.get(DocId("report"), 0) == record
 
 
 async def test_after_each_sweep_the_follower_goes_on_from_the_position_before_it() -> None:
@@ -300,7 +300,7 @@ async def test_a_sweep_goes_on_after_errors() -> None:
     page_again = None
     medic = Medic(rows_due(*range(PAGE + 1)), faults=[Reply(status=500), page_again, HTML, page_again, HALF_A_BODY])
     async with following(medic) as running:
-        await until(lambda: _hurry() and len(running.backlog) == PAGE + 1)
+        await until(lambda: _hurry() and len(running.send_queue) == PAGE + 1)
         assert running.waiting() == list(range(PAGE + 1))
     starts = [json.loads(request.query["startkey"])[1:] for request in running.server.named(VIEW)]
     assert starts[:7] == [[], [], [PAGE - 1], [], [PAGE - 1], [], [PAGE - 1]]
@@ -312,26 +312,26 @@ async def test_messages_that_are_known_do_not_end_a_sweep() -> None:
     medic.show(PAGE, there=False)
     async with following(medic) as running:
         await until(lambda: running.count(VIEW) == 2)  # the second page was empty
-        running.backlog.take(1)
+        running.send_queue.take(1)
         medic.show(PAGE, there=True)
-        await until(lambda: _hurry() and len(running.backlog) == PAGE)
+        await until(lambda: _hurry() and len(running.send_queue) == PAGE)
         assert running.waiting() == list(range(1, PAGE + 1))
 
 
 async def test_while_sending_is_off_nothing_waits_and_the_view_is_not_read() -> None:
     medic = Medic(rows_due(1, 2, 3))
     async with following(medic) as running:
-        await until(lambda: len(running.backlog) == 3)
+        await until(lambda: len(running.send_queue) == 3)
         medic.sends = False
         medic.change(medic.settings())
-        await until(lambda: len(running.backlog) == 0)
+        await until(lambda: len(running.send_queue) == 0)
         views, sweeps = running.count(VIEW), running.count(INFO)
         medic.change(data_record(task(message("not ours"), due=4)))
         await until(lambda: _hurry() and running.count(INFO) > sweeps)
-        assert (len(running.backlog), running.count(VIEW)) == (0, views)
+        assert (len(running.send_queue), running.count(VIEW)) == (0, views)
         medic.sends = True
         medic.change(medic.settings())
-        await until(lambda: len(running.backlog) == 3)
+        await until(lambda: len(running.send_queue) == 3)
         assert running.waiting() == [1, 2, 3]
 
 
@@ -342,7 +342,7 @@ async def test_documents_too_large_for_the_feed_bring_a_sweep_at_once() -> None:
         await until(lambda: running.count(VIEW) == 1)
         medic.show(0, there=True)
         medic.change({**data_record(task(message("hello"))), "text": "x" * (9 * 1024 * 1024)})
-        await until(lambda: len(running.backlog) == 1)
+        await until(lambda: len(running.send_queue) == 1)
 
 
 async def test_every_tenth_sweep_reads_the_settings_again() -> None:

@@ -6,16 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cht_rapidpro.domain.outgoing import BroadcastId, Urn
-from cht_rapidpro.domain.reconcile import Key, Place
-from cht_rapidpro.domain.task import DocId, MessageId
+from cht_rapidpro.domain.reconcile import RecipientSlot
+from cht_rapidpro.domain.task import DocId, MessageId, MessageKey
 from cht_rapidpro.jobs.outgoing.known_broadcasts import Known
 
 
-def key(doc: str, uuid: str = "") -> Key:
+def key(doc: str, uuid: str = "") -> MessageKey:
     return DocId(doc), MessageId(uuid)
 
 
-def place(ref: str, urn: str = "tel:+254712345678") -> Place:
+def place(ref: str, urn: str = "tel:+254712345678") -> RecipientSlot:
     return BroadcastId(ref), Urn(urn)
 
 

@@ -49,8 +49,8 @@ async def is_paused(folder: Path) -> bool:
     return found is not None and found["paused"] is not None
 
 
-def in_doubt(logs: Any, uuid: str) -> bool:
-    return any(entry["event"] == "broadcast.doubted" and entry["message"] == uuid for entry in logs)
+def ambiguous(logs: Any, uuid: str) -> bool:
+    return any(entry["event"] == "broadcast.ambiguous" and entry["message"] == uuid for entry in logs)
 
 
 async def test_nothing_is_posted_in_a_pause_and_all_of_it_afterwards(
@@ -150,7 +150,7 @@ async def test_incoming_lookups_and_states_go_on_and_nothing_is_sent_again(
                 rapidpro.fail(Fault("POST broadcasts", Answer(500, "oops"), after=is_after))
                 await medic.put(record)
                 uuid = record["tasks"][0]["messages"][0]["uuid"]
-                await until(partial(in_doubt, logs, uuid))
+                await until(partial(ambiguous, logs, uuid))
             await pause(tmp_path)
             await until(lambda: is_paused(tmp_path))
             await reaches(medic, made["_id"], "received-by-gateway", hurry=0.5)

@@ -59,12 +59,12 @@ async def test_a_broadcast_that_was_made_after_all_is_adopted(
     with capture_logs() as logs:
         async with running(configure(gate, medic, rapidpro, TOKEN, timeout=0.5, settle_time=10.0)):
             await medic.put(record)
-            await until(lambda: bool(logged(logs, "broadcast.doubted")))
+            await until(lambda: bool(logged(logs, "broadcast.ambiguous")))
             doc = await reaches(medic, record["_id"], "received-by-gateway", hurry=0.1)
     (made,) = rapidpro.broadcasts
     assert doc["tasks"][0]["gateway_ref"] == str(made.id)
     assert len(logged(logs, "broadcast.adopted")) == 1
-    assert not logged(logs, "broadcast.repeated")
+    assert not logged(logs, "broadcast.resent")
 
 
 async def test_what_an_earlier_process_sent_is_adopted_and_what_it_did_not_send_is_sent(
@@ -83,7 +83,7 @@ async def test_what_an_earlier_process_sent_is_adopted_and_what_it_did_not_send_
 async def test_a_broadcast_that_is_another_tasks_is_not_adopted(
     gate: Gate, medic: Database, rapidpro: RapidPro
 ) -> None:
-    """The same reminder to the same number, settled for one task, in doubt for the other."""
+    """The same reminder to the same number, settled for one task, ambiguous for the other."""
     made = broadcast(rapidpro, "again")
     settled = data_record(task(message("again"), state="received-by-gateway", gateway_ref=made.id))
     lost = data_record(claimed(ME, "again"))
@@ -233,7 +233,7 @@ async def test_an_anonymous_workspace_is_matched_by_text_where_that_is_enough(
     with capture_logs() as logs:
         async with running(configure(gate, medic, rapidpro, TOKEN, timeout=0.5, settle_time=10.0), ME):
             doc = await reaches(medic, clear["_id"], "received-by-gateway", hurry=0.1)
-            await until(lambda: _hurry(0.5) and bool(logged(logs, "broadcast.unclear")))
+            await until(lambda: _hurry(0.5) and bool(logged(logs, "broadcast.undecidable")))
             jump(1300)
             other = data_record(task(message("other")))
             await medic.put(other)
@@ -244,7 +244,7 @@ async def test_an_anonymous_workspace_is_matched_by_text_where_that_is_enough(
             await medic.edit(unclear["_id"], lambda doc: {**doc, "tasks": [{**doc["tasks"][0], "state": "sent"}]})
             await until(lambda: _hurry(5) and bool(logged(logs, "claim.lost")))
     assert doc["tasks"][0]["gateway_ref"] == str(made.id)
-    (told,) = logged(logs, "broadcast.unclear")
+    (told,) = logged(logs, "broadcast.undecidable")
     assert (told["doc"], told["log_level"]) == (unclear["_id"], "error")
     assert [one.text for one in rapidpro.broadcasts] == ["once", "often", "often", "other"]
 

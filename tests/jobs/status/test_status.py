@@ -6,7 +6,7 @@ from cht_rapidpro.adapters.couchdb.client import Couch
 from cht_rapidpro.config.schema import Cht, Couchdb, Rapidpro
 from cht_rapidpro.domain.claim import Instance
 from cht_rapidpro.domain.pause import Pause
-from cht_rapidpro.errors import TransientError, TroubleError
+from cht_rapidpro.errors import OperatorActionRequiredError, TransientError
 from cht_rapidpro.jobs.live_config.app_settings import SettingsWatch
 from cht_rapidpro.jobs.status.status import Status
 from cht_rapidpro.telemetry.dependency_health import Health
@@ -32,7 +32,7 @@ def test_it_is_degraded_while_a_dependency_is_away_or_refuses_us(status: Status,
     assert status.overall() == "degraded"
     healths["couchdb"].works()
     assert status.overall() == "ok"
-    healths["rapidpro"].fails(TroubleError("token", about="403"))
+    healths["rapidpro"].fails(OperatorActionRequiredError("token", about="403"))
     assert status.overall() == "broken"
 
 
@@ -48,7 +48,7 @@ def test_it_is_broken_and_turns_away_only_where_an_incoming_message_can_be_store
 def test_the_last_error_stays_when_it_is_over_and_shows_no_number(status: Status, healths: dict[str, Health]) -> None:
     healths["couchdb"].fails(TransientError("about +254 712 345 678"))
     healths["couchdb"].works()
-    healths["rapidpro"].fails(TroubleError("HTTP 403", about="403"))
+    healths["rapidpro"].fails(OperatorActionRequiredError("HTTP 403", about="403"))
     couchdb, rapidpro = status.snapshot()["dependencies"]
     assert (couchdb["condition"], couchdb["last_error"]) == ("works", "about …678")
     assert (rapidpro["condition"], rapidpro["last_error"]) == ("refused", "HTTP 403")
@@ -58,9 +58,9 @@ def test_the_last_error_stays_when_it_is_over_and_shows_no_number(status: Status
 def test_the_line_for_systemd_says_what_waits_and_what_is_amiss(status: Status, healths: dict[str, Health]) -> None:
     status.figures |= {"queue_messages": lambda: 3, "ambiguous_messages": lambda: 1}
     healths["couchdb"].works()
-    assert status.line() == "ok; not sending, 3 waiting, 1 in doubt"
+    assert status.line() == "ok; not sending, 3 waiting, 1 ambiguous"
     healths["rapidpro"].fails(TransientError("away"))
-    assert status.line() == "degraded; RapidPro does not answer; not sending, 3 waiting, 1 in doubt"
+    assert status.line() == "degraded; RapidPro does not answer; not sending, 3 waiting, 1 ambiguous"
 
 
 def test_every_figure_of_its_own_is_a_gauge(status: Status) -> None:

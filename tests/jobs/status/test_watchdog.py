@@ -18,7 +18,7 @@ from cht_rapidpro.jobs.live_config.app_settings import SettingsWatch
 from cht_rapidpro.jobs.status.status import Status
 from cht_rapidpro.jobs.status.watchdog import Watchdog
 from cht_rapidpro.telemetry.dependency_health import Health
-from cht_rapidpro.telemetry.liveness import Pulse
+from cht_rapidpro.telemetry.liveness import Liveness
 from tests.support.fault_proxy import until
 from tests.support.virtual_time import jump
 
@@ -27,7 +27,7 @@ LONG = 1000.0  # seconds
 
 @asynccontextmanager
 async def fed(
-    folder: Path, pulses: Collection[Pulse], jobs: Collection[asyncio.Task[None]] = ()
+    folder: Path, pulses: Collection[Liveness], jobs: Collection[asyncio.Task[None]] = ()
 ) -> AsyncIterator[socket.socket]:
     """A watchdog that runs, and the socket where systemd hears it."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
@@ -60,11 +60,11 @@ async def turns(count: int = 3) -> None:
 
 
 async def test_it_is_fed_while_the_jobs_wait_and_step(tmp_path: Path) -> None:
-    pulse = Pulse("writer", Health("couchdb"))
-    async with fed(tmp_path, [pulse]) as systemd:
+    liveness = Liveness("writer", Health("couchdb"))
+    async with fed(tmp_path, [liveness]) as systemd:
         await turns()
         assert hears(systemd)
-        with pulse.step():
+        with liveness.step():
             await turns()
             assert hears(systemd)
 
@@ -72,9 +72,9 @@ async def test_it_is_fed_while_the_jobs_wait_and_step(tmp_path: Path) -> None:
 async def test_a_step_that_does_not_end_starves_it_until_it_does(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pulse = Pulse("writer", Health("couchdb"), longest=0.0)
-    async with fed(tmp_path, [pulse, Pulse("feed", Health("couchdb"))]) as systemd:
-        with pulse.step():
+    liveness = Liveness("writer", Health("couchdb"), longest=0.0)
+    async with fed(tmp_path, [liveness, Liveness("feed", Health("couchdb"))]) as systemd:
+        with liveness.step():
             await turns()
             hears(systemd)
             await turns()
@@ -88,10 +88,10 @@ async def test_a_step_that_does_not_end_starves_it_until_it_does(
 
 async def test_a_step_that_waits_for_a_dependency_is_no_stall(tmp_path: Path) -> None:
     couchdb = Health("couchdb")
-    pulse = Pulse("writer", couchdb, longest=0.0)
+    liveness = Liveness("writer", couchdb, longest=0.0)
     couchdb.fails(TransientError("away"))
-    async with fed(tmp_path, [pulse]) as systemd:
-        with pulse.step():
+    async with fed(tmp_path, [liveness]) as systemd:
+        with liveness.step():
             await turns()
             assert hears(systemd)
             couchdb.works()
@@ -102,25 +102,25 @@ async def test_a_step_that_waits_for_a_dependency_is_no_stall(tmp_path: Path) ->
 
 
 def test_a_step_that_is_replaced_ends_without_ending_the_one_that_followed() -> None:
-    pulse = Pulse("feed", Health("couchdb"), longest=0.0)
-    first, second = pulse.step(), pulse.step()
+    liveness = Liveness("feed", Health("couchdb"), longest=0.0)
+    first, second = liveness.step(), liveness.step()
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)
-    assert pulse.stalled_for() is not None
+    assert liveness.stalled_for() is not None
     second.__exit__(None, None, None)
-    assert pulse.stalled_for() is None
+    assert liveness.stalled_for() is None
 
 
 def test_the_time_of_an_outage_does_not_count() -> None:
     couchdb = Health("couchdb")
-    pulse = Pulse("writer", couchdb, longest=0.0)
+    liveness = Liveness("writer", couchdb, longest=0.0)
     began, outage = time.monotonic(), 0.02
-    with pulse.step():
+    with liveness.step():
         couchdb.fails(TransientError("away"))
         time.sleep(outage)
         couchdb.works()
-        stalled = pulse.stalled_for()
+        stalled = liveness.stalled_for()
         assert stalled is not None
         assert stalled <= time.monotonic() - began - outage
 

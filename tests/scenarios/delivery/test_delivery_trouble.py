@@ -123,7 +123,7 @@ async def test_while_rapidpro_is_ill_it_is_asked_once_a_round(gate: Gate, medic:
             for each in those:
                 await reaches(medic, each.doc_id, "delivered")
     assert len(asked_for(rapidpro, "GET messages")) - ill <= 30
-    assert len(log.named("question.failed")) == 1
+    assert len(log.named("poll.failed")) == 1
 
 
 async def test_a_403_pauses_and_is_told_once(gate: Gate, medic: Database, rapidpro: RapidPro) -> None:
@@ -230,7 +230,7 @@ async def test_a_listing_that_breaks_off_with_a_500_begins_again_once(
                 await reaches(medic, each.doc_id, "delivered", hurry=1)
     assert first[:3] == [(False, 200), (True, 500), (False, 200)]
     assert first.count((True, 500)) == (2 if is_lasting else 1)
-    assert bool(log.named("question.failed")) == is_lasting
+    assert bool(log.named("poll.failed")) == is_lasting
 
 
 async def test_a_429_without_a_time_lets_one_request_through_ever_more_rarely(
@@ -303,7 +303,7 @@ async def test_paging_that_does_not_get_on_is_cut(
             for each in those:
                 await reaches(medic, each.doc_id, "delivered", hurry=1)
     assert len(listings(rapidpro)) < 10
-    assert log.named("question.failed")[0]["why"].startswith("RapidPro")
+    assert log.named("poll.failed")[0]["why"].startswith("RapidPro")
 
 
 async def test_the_host_of_next_is_never_followed(gate: Gate, medic: Database, rapidpro: RapidPro) -> None:

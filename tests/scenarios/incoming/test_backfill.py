@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from cht_rapidpro.adapters.spool.file import SpoolFile
-from cht_rapidpro.domain.incoming import Arrival, doc_id
+from cht_rapidpro.domain.incoming import InboundMessage, doc_id
 from demo.couchdb import CouchDBServer
 from demo.database import Database, DatabaseError, Doc
 from demo.rapidpro import Answer, Fault, Message, RapidPro
@@ -67,7 +67,7 @@ def id_of(rapidpro: RapidPro, message: Message, id_is: str) -> str:
     return message.uuid if id_is == "message" else run.uuid
 
 
-async def last_look(medic: Database) -> Doc | None:
+async def checkpoint(medic: Database) -> Doc | None:
     try:
         return await medic.get(LOOK)
     except DatabaseError:
@@ -77,10 +77,10 @@ async def last_look(medic: Database) -> Doc | None:
 async def looked(medic: Database) -> None:
     """Returns after a whole look that began later than this call."""
     for _ in range(2):
-        before = await last_look(medic)
+        before = await checkpoint(medic)
 
         async def is_over(before: Doc | None = before) -> bool:
-            return await last_look(medic) != before
+            return await checkpoint(medic) != before
 
         await until(is_over)
 
@@ -300,7 +300,7 @@ async def test_what_couchdb_will_not_have_is_kept_once(
 
     def reject() -> None:
         file = SpoolFile(spool)
-        file.put([Arrival(given, "+254712345678", message.text, 0)], "CouchDB answers forbidden")
+        file.put([InboundMessage(given, "+254712345678", message.text, 0)], "CouchDB answers forbidden")
         file.close()
 
     def rejected() -> int:
@@ -468,9 +468,9 @@ async def test_while_the_flow_sends_the_other_kind_of_id_nothing_is_fetched_twic
                 assert answer.saved == 1
             jump(120)
             await until(lambda: any(entry["event"] == "dependency.refused" for entry in logs))
-            before = await last_look(medic)
+            before = await checkpoint(medic)
             await rounds(rapidpro, medic)
-            assert await last_look(medic) == before
+            assert await checkpoint(medic) == before
     assert len(await texts(medic)) == 3
     [told] = [entry for entry in logs if entry["event"] == "dependency.refused"]
     assert told["dependency"] == "backfill"

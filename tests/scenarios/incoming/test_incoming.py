@@ -15,7 +15,7 @@ from cht_rapidpro.adapters.spool.file import Counts, SpoolFile
 from cht_rapidpro.adapters.spool.spool import Spool
 from cht_rapidpro.config.schema import Cht, Couchdb, Rapidpro
 from cht_rapidpro.config.value_types import Secret
-from cht_rapidpro.domain.incoming import DAY, AlreadyStored, Arrival, Saved, Spooled, Stored, doc_id, former_id
+from cht_rapidpro.domain.incoming import DAY, AlreadyStored, InboundMessage, Saved, Spooled, Stored, doc_id, former_id
 from cht_rapidpro.jobs.incoming.receiver import Incoming, Unavailable
 from cht_rapidpro.jobs.live_config.app_settings import SettingsWatch
 from cht_rapidpro.telemetry.metrics import Metrics
@@ -63,8 +63,8 @@ def spool(tmp_path: Path) -> Path:
     return tmp_path / "spool.sqlite3"
 
 
-def arrival(given: str | int, content: str = "hello", sender: str | int = SENDER, at: int = AT) -> Arrival:
-    return Arrival(given, sender, content, at)
+def arrival(given: str | int, content: str = "hello", sender: str | int = SENDER, at: int = AT) -> InboundMessage:
+    return InboundMessage(given, sender, content, at)
 
 
 async def counts(spool: Path) -> Counts:
@@ -192,9 +192,9 @@ async def test_a_flow_that_sends_one_id_for_everyone_is_named_once(
 async def test_a_number_as_content_is_stored_as_one(gate: Gate, medic: Database, spool: Path) -> None:
     """As CHT does it; on its way through the spool, too."""
     async with incoming(gate, medic, spool) as job:
-        assert await job.store(Arrival("a", SENDER, 12.5, AT)) == Saved()
+        assert await job.store(InboundMessage("a", SENDER, 12.5, AT)) == Saved()
         gate.is_closed = True
-        assert await job.store(Arrival("b", SENDER, 7, AT)) == Spooled()
+        assert await job.store(InboundMessage("b", SENDER, 7, AT)) == Spooled()
         gate.is_closed = False
         await drained(spool)
     assert sorted(doc["sms_message"]["message"] for doc in await records(medic)) == [7, 12.5]
@@ -350,10 +350,10 @@ async def test_couchdb_away_and_back(gate: Gate, medic: Database, spool: Path) -
             assert await job.store(arrival(ids[0], "text 0")) == Spooled()
             gate.is_closed = False
             await drained(spool)
-            await until(lambda: any(entry["event"] == "incoming.resumed" for entry in logs))
+            await until(lambda: any(entry["event"] == "incoming.spooling_ended" for entry in logs))
             assert await job.store(arrival(9)) == Saved()
     assert sorted(await texts(medic)) == ["hello", *(f"text {number}" for number in range(5))]
-    for event in ("incoming.diverted", "incoming.resumed"):
+    for event in ("incoming.spooling_started", "incoming.spooling_ended"):
         assert [entry["log_level"] for entry in logs if entry["event"] == event] == ["warning"]
     stored = [entry["doc"] for entry in logs if entry["event"] == "incoming.stored"]
     assert stored[:5] == ids, "in the order in which they came"

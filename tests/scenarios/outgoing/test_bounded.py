@@ -1,4 +1,4 @@
-"""What is read at once, and what may be in doubt at once, has a bound, whatever the documents hold."""
+"""What is read at once, and what may be ambiguous at once, has a bound, whatever the documents hold."""
 
 from collections import Counter
 from contextlib import suppress
@@ -69,7 +69,7 @@ async def test_an_answer_is_not_read_to_its_end_where_it_is_too_long() -> None:
 async def test_so_many_may_be_in_doubt_that_nothing_new_is_claimed_and_that_is_said(
     gate: Gate, medic: Database, rapidpro: RapidPro
 ) -> None:
-    """What was claimed by an earlier process is in doubt at the start."""
+    """What was claimed by an earlier process is ambiguous at the start."""
     await medic.bulk(
         [
             data_record(*(claimed(ME, f"hello {number}", ago=5) for number in range(start, start + 100)))

@@ -93,7 +93,7 @@ async def test_a_claim_of_which_only_a_losing_branch_knows_makes_the_message_amb
     config = configure(gate, medic, rapidpro, TOKEN, timeout=0.5, settle_time=10.0)
     with capture_logs() as logs:
         async with running(config, ONE):
-            await until(lambda: any(entry["event"] == "broadcast.doubted" for entry in logs))
+            await until(lambda: any(entry["event"] == "broadcast.ambiguous" for entry in logs))
     await sync(medic, first, 3)
     await wins(medic, record["_id"])
     async with running(config, ONE):
@@ -177,7 +177,7 @@ async def test_nothing_is_sent_again_under_a_claim_that_too_few_nodes_renew(
     config = configure(gate, medic, rapidpro, TOKEN, timeout=0.5, settle_time=10.0, sweep_interval=1.0)
     with capture_logs() as logs:
         async with running(config, ONE):
-            await until(lambda: any(entry["event"] == "broadcast.doubted" for entry in logs))
+            await until(lambda: any(entry["event"] == "broadcast.ambiguous" for entry in logs))
             gate.rewrites = _without_quorum
             await until(lambda: _hurry() and any(entry["event"] == "claim.unconfirmed" for entry in logs))
             await passes(600, 20)

@@ -60,7 +60,7 @@ async def test_a_clock_that_is_set_before_the_look_up_hides_no_broadcast(
     with capture_logs() as logs:
         config = configure(gate, medic, rapidpro, TOKEN, timeout=0.5, settle_time=10.0)
         async with running(config, ONE, clock=lambda: ahead(offset[0])()):
-            await until(lambda: any(entry["event"] == "broadcast.doubted" for entry in logs))
+            await until(lambda: any(entry["event"] == "broadcast.ambiguous" for entry in logs))
             offset[0] += step
             await reaches(medic, record["_id"], RECEIVED, hurry=0.5)
     assert len(rapidpro.broadcasts) == 1
@@ -108,7 +108,7 @@ async def test_what_was_sent_before_a_machine_slept_is_found(
                     await reaches(medic, earlier["_id"], RECEIVED)
                 rapidpro.fail(Fault("POST broadcasts", Reset(), after=True))
                 await medic.put(record)
-                await until(lambda: any(entry["event"] == "broadcast.doubted" for entry in logs))
+                await until(lambda: any(entry["event"] == "broadcast.ambiguous" for entry in logs))
                 asleep[0] = 8 * HOUR
                 await reaches(medic, record["_id"], RECEIVED, hurry=0.5)
         assert [made.text for made in rapidpro.broadcasts][-1:] == ["hello"]

@@ -56,7 +56,7 @@ async def test_it_moves_while_the_message_is_on_its_way(
             await until(lambda: bool(rapidpro.broadcasts))
             await choose(medic, other)
             await happens(logs, "rapidpro.host_changed")
-            await happens(logs, "broadcast.unclear", "broadcast.created", hurry=0.5)
+            await happens(logs, "broadcast.undecidable", "broadcast.created", hurry=0.5)
     assert [len(rapidpro.broadcasts), len(other.broadcasts)] == [1, 0]
 
 
@@ -73,10 +73,10 @@ async def test_it_moves_while_claims_are_renewed(
             await happens(logs, "rapidpro.host_changed")
 
         async with running(config):
-            await happens(logs, "broadcast.doubted")
+            await happens(logs, "broadcast.ambiguous")
             gate.before("POST _bulk_docs", move)
             jump(25)
-            await happens(logs, "broadcast.unclear", "broadcast.created", hurry=0.5)
+            await happens(logs, "broadcast.undecidable", "broadcast.created", hurry=0.5)
     assert [len(rapidpro.broadcasts), len(other.broadcasts)] == [1, 0]
 
 
@@ -89,10 +89,10 @@ async def test_sending_is_switched_off_and_on_again(config: Config, medic: Datab
             await until(lambda: bool(rapidpro.broadcasts))
             await choose(medic, rapidpro, "none")
             await happens(logs, "sending.disabled")
-            await happens(logs, "broadcast.doubted", hurry=0.5)
+            await happens(logs, "broadcast.ambiguous", hurry=0.5)
             await choose(medic, rapidpro)
-            await happens(logs, "task.settled", "broadcast.unclear", hurry=0.5)
-    assert [entry["event"] for entry in logs if entry["event"] in {"broadcast.adopted", "broadcast.unclear"}] == [
+            await happens(logs, "task.settled", "broadcast.undecidable", hurry=0.5)
+    assert [entry["event"] for entry in logs if entry["event"] in {"broadcast.adopted", "broadcast.undecidable"}] == [
         "broadcast.adopted"
     ]
     assert len(rapidpro.broadcasts) == 1

@@ -64,7 +64,7 @@ async def test_where_it_matters_a_human_is_told_which_document_to_repair(
     with capture_logs() as logs:
 
         async def told() -> bool:
-            return any(entry["event"] == "broadcast.unclear" for entry in logs)
+            return any(entry["event"] == "broadcast.undecidable" for entry in logs)
 
         async with running(config, ME):
             assert await passes(3600, 20, told)
@@ -75,6 +75,6 @@ async def test_where_it_matters_a_human_is_told_which_document_to_repair(
                 await medic.edit("_design/strict", lambda doc: {**doc, "validate_doc_update": "function () {}"})
             for doc in (ours, theirs):
                 await reaches(medic, doc["_id"], RECEIVED, hurry=60)
-    (entry,) = [entry for entry in logs if entry["event"] == "broadcast.unclear"]
+    (entry,) = [entry for entry in logs if entry["event"] == "broadcast.undecidable"]
     assert (entry["doc"], theirs["_id"] in entry["means"]) == (ours["_id"], True)
     assert len(rapidpro.broadcasts) == 2

@@ -180,21 +180,21 @@ async def test_a_message_in_doubt_stays_claimed_and_waits(
     trouble: Trouble, gate: Gate, medic: Database, rapidpro: RapidPro
 ) -> None:
     """It may have been sent: no second broadcast before `settle_time`. The others go on."""
-    doubtful, other = data_record(task(message("doubtful"))), data_record(task(message("other")))
-    rapidpro.fail(Fault("POST broadcasts", trouble, contains="doubtful"))
+    ambiguous, other = data_record(task(message("ambiguous"))), data_record(task(message("other")))
+    rapidpro.fail(Fault("POST broadcasts", trouble, contains="ambiguous"))
     config = configure(gate, medic, rapidpro, TOKEN, timeout=0.5, settle_time=120.0)
     with capture_logs() as logs:
         async with running(config):
-            await medic.bulk([doubtful, other])
-            await until(lambda: bool(named(logs, "broadcast.doubted")))
+            await medic.bulk([ambiguous, other])
+            await until(lambda: bool(named(logs, "broadcast.ambiguous")))
             await reaches(medic, other["_id"], "received-by-gateway")
             jump(100)
             await until(lambda: gate.requests.count("GET messages_by_state") >= 2)  # a sweep has seen it, too
-            assert states(await medic.get(doubtful["_id"])) == ["forwarded-to-gateway"]
-            assert not named(logs, "broadcast.repeated")
+            assert states(await medic.get(ambiguous["_id"])) == ["forwarded-to-gateway"]
+            assert not named(logs, "broadcast.resent")
             jump(21)
-            await reaches(medic, doubtful["_id"], "received-by-gateway")
-    assert len(named(logs, "broadcast.repeated")) == 1
+            await reaches(medic, ambiguous["_id"], "received-by-gateway")
+    assert len(named(logs, "broadcast.resent")) == 1
 
 
 async def test_rapidpro_answering_500_to_everything_leaves_few_messages_in_doubt(
@@ -205,7 +205,7 @@ async def test_rapidpro_answering_500_to_everything_leaves_few_messages_in_doubt
     with capture_logs() as logs:
         async with running(configure(gate, medic, rapidpro, TOKEN, max_concurrency=4)):
             await until(lambda: _hurry() and len(named(logs, "task.released")) >= 1)
-            assert len(named(logs, "broadcast.doubted")) <= 20
+            assert len(named(logs, "broadcast.ambiguous")) <= 20
     assert len(rapidpro.broadcasts) == 0
 
 

@@ -222,7 +222,7 @@ async def test_a_message_in_doubt_counts_in_the_oldest_waiting_age(gate: Gate, m
             config = configure(gate, medic, rapidpro.url, TOKEN, timeout=1.0, settle_time=3600.0, claim_timeout=7200.0)
             async with observed(config, tmp_path, logs) as places:
                 await medic.put(data_record(task(message("hello"))))
-                await until(lambda: bool(named(logs, "broadcast.doubted")))
+                await until(lambda: bool(named(logs, "broadcast.ambiguous")))
                 sick.form = None
                 figures: dict[str, Any] = {}
                 for _ in range(70):

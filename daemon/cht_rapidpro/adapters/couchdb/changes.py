@@ -75,7 +75,7 @@ _decoder = msgspec.json.Decoder(_Body)
 
 
 class ChangesFeed:
-    """Follows one database; raises TransientError and TroubleError like every other call to CouchDB."""
+    """Follows one database; raises TransientError and OperatorActionRequiredError like every other call to CouchDB."""
 
     def __init__(self, couch: Couch) -> None:
         self._couch = couch

@@ -2,7 +2,7 @@
 
 The session is aiocouch's; requests go through it by aiohttp, so that bodies are bounded in bytes and the feed is a POST
 (changes.py). Documents are encoded by msgspec, which keeps integers of any size. A caller sees TransientError and
-TroubleError (couchdb_errors.py), and for a single document a `Rejected`.
+OperatorActionRequiredError (couchdb_errors.py), and for a single document a `Rejected`.
 """
 
 import io
@@ -126,7 +126,9 @@ _written = msgspec.json.Decoder(list[dict[str, Any]])
 
 
 class Couch:
-    """One database. Every method raises TransientError (try again) or TroubleError (an operator must act)."""
+    """One database. Every method raises TransientError (try again) or OperatorActionRequiredError (an operator must
+    act).
+    """
 
     def __init__(self, config: Couchdb) -> None:
         self.config = config

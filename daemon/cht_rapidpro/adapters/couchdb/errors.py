@@ -1,8 +1,8 @@
 """Translates the errors of requests to CouchDB, once.
 
 aiocouch's errors derive from KeyError, OSError and ValueError, aiohttp has its own, and a proxy may answer with
-anything. A caller sees TransientError (try again) and TroubleError (an operator must act), and no text that could quote
-a document.
+anything. A caller sees TransientError (try again) and OperatorActionRequiredError (an operator must act), and no text
+that could quote a document.
 """
 
 import json
@@ -19,7 +19,7 @@ from cht_rapidpro.adapters.http.bounded_body import TooLargeError
 from cht_rapidpro.adapters.http.error_words import in_words
 from cht_rapidpro.cancellation import raise_cancelled
 from cht_rapidpro.config.schema import Couchdb
-from cht_rapidpro.errors import DeniedError, GatewayError, TransientError, TroubleError
+from cht_rapidpro.errors import DeniedError, GatewayError, OperatorActionRequiredError, TransientError
 from cht_rapidpro.telemetry.dependency_health import Health
 
 # aiocouch's errors have no root of their own (some are KeyErrors), and it takes any JSON for CouchDB's: that of a proxy
@@ -106,7 +106,7 @@ def _by_status(status: int, config: Couchdb) -> GatewayError:
         404: "the database or a view of CHT's is missing: check [couchdb] database",
     }.get(status)
     if remedy:
-        return TroubleError(f"{where}, {remedy}", about=str(status))
+        return OperatorActionRequiredError(f"{where}, {remedy}", about=str(status))
     return AwayError(where) if status in _AWAY else TransientError(where)
 
 

@@ -30,7 +30,7 @@ class _Rows(msgspec.Struct):
 
 
 class ReceivedMessages:
-    """Raises TransientError and TroubleError like every other call to CouchDB."""
+    """Raises TransientError and OperatorActionRequiredError like every other call to CouchDB."""
 
     def __init__(self, couch: Couch) -> None:
         self._couch = couch
@@ -52,7 +52,7 @@ class ReceivedMessages:
                 answer = msgspec.json.decode(await response.read(), type=_Rows)
         return {DocId(row.key) for row in answer.rows if not row.error}
 
-    async def last_look(self) -> Mapping[str, Any]:
+    async def checkpoint(self) -> Mapping[str, Any]:
         """Returns what `keep_last_look` has stored; empty before the first time."""
         with self._couch.edge():
             async with self._couch.session.get(f"{self._couch.url}/{_LOOK}") as response:

@@ -16,7 +16,7 @@ from yarl import URL
 from cht_rapidpro.adapters.couchdb.errors import denied
 from cht_rapidpro.adapters.http.user_agent import USER_AGENT
 from cht_rapidpro.config.schema import Couchdb
-from cht_rapidpro.errors import TroubleError
+from cht_rapidpro.errors import OperatorActionRequiredError
 
 _REDIRECTING: Final = range(300, 400)
 _UNAUTHORIZED: Final = 401
@@ -52,7 +52,7 @@ class Login:
         return response
 
 
-def _redirected(config: Couchdb, response: aiohttp.ClientResponse) -> TroubleError:
+def _redirected(config: Couchdb, response: aiohttp.ClientResponse) -> OperatorActionRequiredError:
     """Makes the error for a redirect: CouchDB redirects none of these requests, so a proxy or another server answers.
     Only the host is quoted.
     """
@@ -63,4 +63,4 @@ def _redirected(config: Couchdb, response: aiohttp.ClientResponse) -> TroubleErr
     to = f" to the host {host!r}" if host else ""
     where = f"CouchDB at {config.url}: HTTP {response.status}, it redirects{to}"
     remedy = "set [couchdb] url to the address that answers itself; the password follows no redirect"
-    return TroubleError(f"{where}; {remedy}", about="redirect")
+    return OperatorActionRequiredError(f"{where}; {remedy}", about="redirect")

@@ -20,7 +20,7 @@ from cht_rapidpro.adapters.couchdb.errors import raise_for_status, translated
 from cht_rapidpro.adapters.couchdb.vault_cipher import decipher, encipher
 from cht_rapidpro.config.schema import Config
 from cht_rapidpro.config.value_types import NO_SECRET, Secret, checked_secret
-from cht_rapidpro.errors import ConfigError, PermanentError, TroubleError
+from cht_rapidpro.errors import ConfigError, OperatorActionRequiredError, PermanentError
 from cht_rapidpro.telemetry.dependency_health import Health
 
 # Seconds for one call: a webhook with an unknown key may wait for it.
@@ -48,8 +48,8 @@ class Unreadable:
 
 
 class Vault:
-    """Uses the session of `couch`; each method raises TransientError (try again) or TroubleError (an operator must
-    act).
+    """Uses the session of `couch`; each method raises TransientError (try again) or OperatorActionRequiredError (an
+    operator must act).
     """
 
     def __init__(self, couch: Couch) -> None:
@@ -85,7 +85,9 @@ class Vault:
             if isinstance(secret, str) and secret:
                 return secret
         with self._edge():
-            raise TroubleError(f"CouchDB at {self._couch.config.url} has no couch_httpd_auth/secret", about="no secret")
+            raise OperatorActionRequiredError(
+                f"CouchDB at {self._couch.config.url} has no couch_httpd_auth/secret", about="no secret"
+            )
 
     async def _ask(self, method: str, url: str, body: bytes | None = None, *, absent: int = 0) -> Any:
         """Returns the JSON of a success; None for the status `absent`."""
@@ -104,7 +106,7 @@ class Vault:
     def _edge(self) -> AbstractContextManager[None]:
         return translated(self.health, self._couch.config)
 
-    def _trouble(self, status: int) -> TroubleError:
+    def _trouble(self, status: int) -> OperatorActionRequiredError:
         where = f"CouchDB at {self._couch.config.url}: HTTP {status}"
         if status == 404:
             means = f"there is no database {self.url.rpartition('/')[2]}, which CHT creates when it starts"
@@ -113,7 +115,7 @@ class Vault:
             means = (
                 f"the user {user!r} must be a server administrator to use the vault; check [couchdb] user and password"
             )
-        return TroubleError(f"{where}: {means}", about=f"vault {status}")
+        return OperatorActionRequiredError(f"{where}: {means}", about=f"vault {status}")
 
 
 def _doc_id(name: CredentialName) -> str:

@@ -20,10 +20,10 @@ from cht_rapidpro.config.secret_store import Keyring
 from cht_rapidpro.config.value_types import Secret
 from cht_rapidpro.domain.budget import Budget, Scope, Sharing
 from cht_rapidpro.domain.outgoing import (
+    Ambiguous,
     Answer,
     Broadcast,
     Created,
-    Doubtful,
     NotSent,
     Refused,
     Throttled,
@@ -34,12 +34,12 @@ from cht_rapidpro.domain.outgoing import (
 )
 from cht_rapidpro.domain.reconcile import Listed, read_listed
 from cht_rapidpro.domain.task import timestamp
-from cht_rapidpro.errors import TransientError, TroubleError
+from cht_rapidpro.errors import OperatorActionRequiredError, TransientError
 from cht_rapidpro.telemetry.dependency_health import Health
 from cht_rapidpro.telemetry.metrics import request_times
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
-Failure = NotSent | Throttled | Trouble | Doubtful
+Failure = NotSent | Throttled | Trouble | Ambiguous
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +181,7 @@ class RapidPro:
             return page
         read = [listed for row in page.rows if (listed := read_listed(row))]
         if len(read) < len(page.rows):
-            return Doubtful("a listing with a row that is no broadcast")
+            return Ambiguous("a listing with a row that is no broadcast")
         return Page(read, page.cursor)
 
     async def list_rows(
@@ -200,7 +200,7 @@ class RapidPro:
             return _as_failure(answer)
         rows = answer["results"]
         if not isinstance(rows, list):
-            return Doubtful("a listing without results")
+            return Ambiguous("a listing without results")
         return Rows(rows, _cursor(answer.get("next")))
 
     async def _ask(
@@ -237,7 +237,7 @@ class RapidPro:
         budget = self.budgets[scope]
         budget.begin()
         started = asyncio.get_running_loop().time()
-        answer: Mapping[str, object] | Answer | BadCursor = Doubtful("cancelled")
+        answer: Mapping[str, object] | Answer | BadCursor = Ambiguous("cancelled")
         try:
             answer = self._read(await self._transport.request(method, url, token, data), names)
         finally:
@@ -247,14 +247,14 @@ class RapidPro:
         return answer
 
     def _read(
-        self, reply: Reply | NotSent | Trouble | Doubtful, names: str
+        self, reply: Reply | NotSent | Trouble | Ambiguous, names: str
     ) -> Mapping[str, object] | Answer | BadCursor:
         if not isinstance(reply, Reply):
             return reply
         if reply.date is not None:
             self._date = reply.date, asyncio.get_running_loop().time()
         if 200 <= reply.status < 300 and isinstance(reply.body, Mapping):
-            return reply.body if names in reply.body else Doubtful(_WITHOUT[names])
+            return reply.body if names in reply.body else Ambiguous(_WITHOUT[names])
         if reply.status == 404 and reply.body == _BAD_CURSOR:
             return BadCursor()
         return read_answer(reply.status, reply.body, reply.retry_after)
@@ -273,11 +273,11 @@ class RapidPro:
                 budget.throttled(now, retry_after)
             case NotSent(why):
                 health.fails(TransientError(f"{method} {url}: {why}"), kind)
-            case Doubtful(why):  # may be about one message, or about all of RapidPro
+            case Ambiguous(why):  # may be about one message, or about all of RapidPro
                 health.fails(TransientError(f"{method} {url}: {why}"), kind, is_certain=False)
             case Trouble(why):
                 error = f"{method} {url}: {why}: {_remedy(why)}"
-                health.fails(TroubleError(error, about=why[:40]), kind)
+                health.fails(OperatorActionRequiredError(error, about=why[:40]), kind)
             case _:
                 health.works(kind)
 
@@ -304,7 +304,7 @@ def _as_answer(answer: Answer | BadCursor) -> Answer:
 
 def _as_failure(answer: Answer) -> Failure:
     """An answer of a creation to a request that creates nothing counts as a failure."""
-    return Doubtful("an answer that RapidPro does not give") if isinstance(answer, Created | Refused) else answer
+    return Ambiguous("an answer that RapidPro does not give") if isinstance(answer, Created | Refused) else answer
 
 
 def _cursor(link: object) -> str | None:

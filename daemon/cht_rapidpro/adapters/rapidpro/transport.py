@@ -23,9 +23,9 @@ from cht_rapidpro.cancellation import raise_cancelled
 from cht_rapidpro.config.schema import Rapidpro
 from cht_rapidpro.config.value_types import Secret
 from cht_rapidpro.domain.budget import HOUR
-from cht_rapidpro.domain.outgoing import Doubtful, NotSent, Trouble
+from cht_rapidpro.domain.outgoing import Ambiguous, NotSent, Trouble
 
-# RapidPro's usual server drops idle connections after a few seconds; a POST on a dropped connection is in doubt.
+# RapidPro's usual server drops idle connections after a few seconds; a POST on a dropped connection is ambiguous.
 _KEEPALIVE: Final = 1.5
 _CONNECT_TIMEOUT: Final = 10.0
 _ANSWER_BYTES: Final = 4 * 1024 * 1024
@@ -69,7 +69,7 @@ class Transport:
 
     async def request(
         self, method: str, url: str, token: Secret, data: bytes | None = None
-    ) -> Reply | NotSent | Trouble | Doubtful:
+    ) -> Reply | NotSent | Trouble | Ambiguous:
         """Sends the request; `data`: JSON."""
         headers = {"Authorization": f"Token {token.reveal()}"}
         if data:
@@ -91,7 +91,7 @@ class Transport:
             return NotSent(in_words(error))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise_cancelled(error)
-            return Doubtful(in_words(error))
+            return Ambiguous(in_words(error))
 
 
 async def _read(response: aiohttp.ClientResponse, token: Secret) -> Reply:
@@ -101,7 +101,7 @@ async def _read(response: aiohttp.ClientResponse, token: Secret) -> Reply:
     try:
         body = _decode((await _body(response)).replace(token.reveal().encode(), b"(token)"))
     except (aiohttp.ClientError, TimeoutError, OSError):
-        body = None  # only the status counts; a POST with a success but no body is in doubt
+        body = None  # only the status counts; a POST with a success but no body is ambiguous
     return Reply(response.status, body, _retry_after(response), _date(response))
 
 

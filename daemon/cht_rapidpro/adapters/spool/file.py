@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cht_rapidpro.domain.incoming import Arrival, Id
-from cht_rapidpro.errors import TroubleError
+from cht_rapidpro.domain.incoming import Id, InboundMessage
+from cht_rapidpro.errors import OperatorActionRequiredError
 
 _BUSY_MS: Final = 3000  # wait for the lock that a command may hold for a moment
 _LAST_LOOK: Final = "last_look"
@@ -43,7 +43,7 @@ class Row:
     """A message in the spool; `rejected`: why CouchDB refuses it, "" while it waits."""
 
     number: int
-    arrival: Arrival
+    arrival: InboundMessage
     rejected: str
 
 
@@ -54,7 +54,9 @@ class Counts:
 
 
 class SpoolFile:
-    """The open file. Every method blocks and may raise TroubleError; after that the file has to be opened again."""
+    """The open file. Every method blocks and may raise OperatorActionRequiredError; after that the file has to be
+    opened again.
+    """
 
     def __init__(self, path: Path) -> None:
         """Creates the file if it does not exist."""
@@ -65,7 +67,7 @@ class SpoolFile:
         try:
             with self._edge():
                 self._prepare()
-        except TroubleError:
+        except OperatorActionRequiredError:
             self._connection.close()
             raise
 
@@ -74,14 +76,16 @@ class SpoolFile:
             self._connection.execute(f"PRAGMA {pragma}").fetchall()
         [[version]] = self._connection.execute("PRAGMA user_version")
         if version > _VERSION:
-            raise TroubleError(f"the spool {self.path} is of a newer version of cht-rapidpro", about="spool")
+            raise OperatorActionRequiredError(
+                f"the spool {self.path} is of a newer version of cht-rapidpro", about="spool"
+            )
         if version < _VERSION:
             self._connection.executescript(_SCHEMA)
 
     def close(self) -> None:
         self._connection.close()
 
-    def put(self, arrivals: Sequence[Arrival], rejected: str | None = None) -> None:
+    def put(self, arrivals: Sequence[InboundMessage], rejected: str | None = None) -> None:
         """Adds the messages in their order, all of them or none. `rejected`: why CouchDB has refused them already."""
         rows = [
             (json.dumps(each.id), json.dumps(each.sender), _kept(each.content), each.at, rejected) for each in arrivals
@@ -99,7 +103,7 @@ class SpoolFile:
         """Returns messages in any state, in their order, beginning after `number`."""
         return self._select("WHERE number > ? ORDER BY number LIMIT ?", number, limit)
 
-    def under(self, ids: Collection[str]) -> list[Arrival]:
+    def under(self, ids: Collection[str]) -> list[InboundMessage]:
         """Returns the messages with one of these ids, in any state; at most 32,766 ids, SQLite's limit."""
         marks = ", ".join("?" * len(ids))
         return [row.arrival for row in self._select(f"WHERE id IN ({marks})", *map(json.dumps, ids))]
@@ -142,7 +146,7 @@ class SpoolFile:
         with self._edge():
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
-    def last_look(self) -> int | None:
+    def checkpoint(self) -> int | None:
         with self._edge():
             found = self._connection.execute("SELECT value FROM mark WHERE name = ?", (_LAST_LOOK,)).fetchone()
             return None if found is None else int(found[0])
@@ -169,7 +173,9 @@ class SpoolFile:
             yield
         except (sqlite3.Error, OSError, ValueError) as error:
             why = f"the spool {self.path} does not work: {error}"
-            raise TroubleError(f"{why}; check the disk and the folder's rights", about="spool") from error
+            raise OperatorActionRequiredError(
+                f"{why}; check the disk and the folder's rights", about="spool"
+            ) from error
 
 
 def _make_private(path: Path) -> None:
@@ -185,4 +191,4 @@ def _kept(content: Id) -> str | bytes:
 
 def _row(number: int, given: str, sender: str, content: str | bytes, at: int, rejected: str | None) -> Row:
     read = content if isinstance(content, str) else json.loads(content)
-    return Row(number, Arrival(json.loads(given), json.loads(sender), read, at), rejected or "")
+    return Row(number, InboundMessage(json.loads(given), json.loads(sender), read, at), rejected or "")

@@ -2,7 +2,7 @@
 
 A durable write blocks for as long as the disk needs, and a connection of SQLite belongs to one thread. The file is
 opened when it is first needed and again after every error, so that a disk that was full or read-only is used again as
-soon as it works; until then every call raises TroubleError, and there is one ERROR.
+soon as it works; until then every call raises OperatorActionRequiredError, and there is one ERROR.
 """
 
 import asyncio
@@ -13,8 +13,8 @@ from types import TracebackType
 from typing import Concatenate, ParamSpec, Self, TypeVar
 
 from cht_rapidpro.adapters.spool.file import Counts, Row, SpoolFile
-from cht_rapidpro.domain.incoming import Arrival
-from cht_rapidpro.errors import TroubleError
+from cht_rapidpro.domain.incoming import InboundMessage
+from cht_rapidpro.errors import OperatorActionRequiredError
 from cht_rapidpro.telemetry.dependency_health import Health
 
 P = ParamSpec("P")
@@ -40,7 +40,7 @@ class Spool:
         await loop.run_in_executor(self._thread, self._close)
         self._thread.shutdown(wait=False)
 
-    async def put(self, arrivals: Sequence[Arrival], rejected: str | None = None) -> None:
+    async def put(self, arrivals: Sequence[InboundMessage], rejected: str | None = None) -> None:
         """Stores the messages; they are on disk when it returns. `rejected`: why CouchDB refuses them, if known."""
         await self._do(SpoolFile.put, arrivals, rejected)
 
@@ -48,7 +48,7 @@ class Spool:
         """Returns the oldest waiting messages, in their order of arrival."""
         return await self._do(SpoolFile.oldest, limit)
 
-    async def under(self, ids: Collection[str]) -> list[Arrival]:
+    async def under(self, ids: Collection[str]) -> list[InboundMessage]:
         """Returns the messages with one of these ids, in any state."""
         return await self._do(SpoolFile.under, ids)
 
@@ -63,9 +63,9 @@ class Spool:
         """Called after the last row: removes deleted texts from the write-ahead log."""
         await self._do(SpoolFile.clean)
 
-    async def last_look(self) -> int | None:
+    async def checkpoint(self) -> int | None:
         """Returns the position of the backfill, in ms since the epoch."""
-        return await self._do(SpoolFile.last_look)
+        return await self._do(SpoolFile.checkpoint)
 
     async def keep_last_look(self, ms: int) -> None:
         await self._do(SpoolFile.keep_last_look, ms)
@@ -76,13 +76,13 @@ class Spool:
                 self._file = SpoolFile(self._path)
             try:
                 return method(self._file, *args, **kwargs)
-            except TroubleError:
+            except OperatorActionRequiredError:
                 self._close()
                 raise
 
         try:
             result = await asyncio.get_running_loop().run_in_executor(self._thread, work)
-        except TroubleError as error:
+        except OperatorActionRequiredError as error:
             self.health.fails(error)
             raise
         self.health.works()

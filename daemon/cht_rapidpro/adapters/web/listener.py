@@ -45,7 +45,7 @@ class Listener:
         self._open: dict[asyncio.BaseTransport | None, _Connection] = {}
         self._idle: dict[_Connection, float] = {}  # those without a request and since when (loop time), longest first
         self._changed = asyncio.Event()
-        self._told = OnceAMinute()
+        self._reported = OnceAMinute()
         self._sockets: list[socket.socket] = []
         self._accepting: list[asyncio.Task[None]] = []
         self._leaves_queue = False
@@ -110,7 +110,7 @@ class Listener:
             try:
                 accepted, _ = await loop.sock_accept(listening)
             except OSError as error:  # no file is left, for one
-                if times := self._told.count(error.errno):
+                if times := self._reported.count(error.errno):
                     log.error("listener.failed", listener=self._name, error=error.strerror, times=times)
                 await asyncio.sleep(_PAUSE)
                 continue
@@ -122,7 +122,7 @@ class Listener:
 
     async def _make_room(self) -> None:
         while len(self._open) >= self._most:
-            if times := self._told.count("crowded"):
+            if times := self._reported.count("crowded"):
                 log.warning("listener.crowded", listener=self._name, connections=self._most, times=times)
             wait: float | None = None
             if longest := next(iter(self._idle), None):

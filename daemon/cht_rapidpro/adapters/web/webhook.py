@@ -26,10 +26,10 @@ from cht_rapidpro.adapters.web.server_log import OnceAMinute
 from cht_rapidpro.config.schema import Incoming
 from cht_rapidpro.config.secret_store import Keyring
 from cht_rapidpro.config.value_types import read_address, three_ways
-from cht_rapidpro.domain.incoming import AlreadyStored, Arrival, Stored, doc_id, read_arrival, shown_id
+from cht_rapidpro.domain.incoming import AlreadyStored, InboundMessage, Stored, doc_id, read_arrival, shown_id
 from cht_rapidpro.domain.miswiring import Miswiring, find_miswirings
 from cht_rapidpro.domain.records.characters import WS_CLASS
-from cht_rapidpro.errors import TransientError, TroubleError
+from cht_rapidpro.errors import OperatorActionRequiredError, TransientError
 from cht_rapidpro.telemetry.metrics import request_times
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -68,7 +68,7 @@ class Webhook:
         self,
         config: Incoming,
         keyring: Keyring,
-        store: Callable[[Arrival], Awaitable[Stored]],
+        store: Callable[[InboundMessage], Awaitable[Stored]],
         wall_clock: Callable[[], int],
         sockets: Sequence[socket.socket] = (),
         notice: Callable[[Miswiring], None] = lambda _: None,
@@ -99,7 +99,7 @@ class Webhook:
             await stack.enter_async_context(self._listener)
             try:
                 await self._listen()
-            except TroubleError as error:
+            except OperatorActionRequiredError as error:
                 self.problem = str(error)
                 log.error("incoming.unavailable", listen=self._config.listen, error=self.problem)
             else:
@@ -112,7 +112,7 @@ class Webhook:
         while True:
             await asyncio.sleep(_LISTEN_AGAIN)
             if self.problem:
-                with suppress(TroubleError):
+                with suppress(OperatorActionRequiredError):
                     await self._listen()
                     self.problem = ""
                     self._tell_addresses()
@@ -121,7 +121,7 @@ class Webhook:
         self.addresses = [_shown(address) for address in self._listener.addresses]
         log.info("incoming.listening", addresses=self.addresses, by="systemd" if self._sockets else "configuration")
         if self._keyring.is_filled and not self._keyring.secrets.incoming_keys:
-            log.warning("incoming.unkeyed", means=f"every webhook is refused; {three_ways('incoming-key')}")
+            log.warning("incoming.no_keys", means=f"every webhook is refused; {three_ways('incoming-key')}")
 
     async def _listen(self) -> None:
         if self._sockets:
@@ -132,7 +132,7 @@ class Webhook:
             await self._listener.listen(host, port)
         except OSError as error:
             why = f"[incoming] listen: cannot listen at {self._config.listen}: {error.strerror or error}"
-            raise TroubleError(why, about="listen") from error
+            raise OperatorActionRequiredError(why, about="listen") from error
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -188,13 +188,13 @@ class Webhook:
         try:
             answer = await handler(request)
         except web.HTTPException as error:
-            self._tell(error, request)
+            self._report(error, request)
             kept = {name: error.headers[name] for name in (hdrs.ALLOW, hdrs.RETRY_AFTER) if name in error.headers}
             answer = web.json_response({"code": error.status, "error": error.reason}, status=error.status, headers=kept)
         self.times.labels(f"{answer.status // 100}xx").observe(time.perf_counter() - started)
         return answer
 
-    def _tell(self, error: web.HTTPException, request: web.Request) -> None:
+    def _report(self, error: web.HTTPException, request: web.Request) -> None:
         """Logs the first refusal of a kind, then one line a minute: refused webhooks are not stored, but any sender can
         cause them.
         """

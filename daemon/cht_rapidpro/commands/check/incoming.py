@@ -17,7 +17,7 @@ from cht_rapidpro.config.schema import Config, Incoming
 from cht_rapidpro.config.value_types import Secret
 from cht_rapidpro.domain.backfill import NO_MESSAGE_IDS, IdIs
 from cht_rapidpro.domain.findings import counted
-from cht_rapidpro.errors import TroubleError
+from cht_rapidpro.errors import OperatorActionRequiredError
 
 _PLANS_OF_CHT: Final = "google-libphonenumber 3.2.44 with the plans of 9.0.22 in CHT 5.2.0; a few numbers differ"
 _SHORTEST_KEY: Final = 20  # characters
@@ -71,7 +71,7 @@ def _spool(file: Path) -> Finding:
         return bad(about, says, "give it to the user that the daemon runs as")
     try:
         spool = SpoolFile(file) if file.exists() else None
-    except TroubleError as error:
+    except OperatorActionRequiredError as error:
         return bad(about, f"{error}: with CouchDB away, webhooks are answered 503", "move the file away, or restore it")
     if spool is not None:
         spool.close()

@@ -11,7 +11,7 @@ from cht_rapidpro.commands.check.couchdb import clock
 from cht_rapidpro.commands.check.finding import Finding, bad, good, note
 from cht_rapidpro.config.value_types import Secret
 from cht_rapidpro.domain import phone
-from cht_rapidpro.domain.outgoing import Doubtful, NotSent, Trouble
+from cht_rapidpro.domain.outgoing import Ambiguous, NotSent, Trouble
 
 
 async def check_rapidpro(
@@ -28,7 +28,7 @@ async def check_rapidpro(
             ]
         case Reply():
             return [_refusal(base, reply)]
-        case NotSent(why) | Doubtful(why):
+        case NotSent(why) | Ambiguous(why):
             return [bad("rapidpro.reachable", f"{base} does not answer ({why})", "check [rapidpro] url; is it up?")]
         case Trouble(why):
             says = f"no safe connection to {base} ({why})"
@@ -65,6 +65,6 @@ def _workspace(workspace: Mapping[str, Any], settings: Mapping[str, Any]) -> Ite
     if workspace.get("anon"):
         yield note(
             "rapidpro.anonymous",
-            "the workspace hides phone numbers: what a crash leaves in doubt may need a human, equal texts are not"
+            "the workspace hides phone numbers: what a crash leaves ambiguous may need a human, equal texts are not"
             " sent together, and missed incoming messages cannot be fetched",
         )

@@ -78,7 +78,7 @@ async def carry_out(site: Site, order: Order, doc: Doc, uuid: MessageId, *, is_d
             "CouchDB does not answer: whether it is written is not known, `messages show` says"
         ) from error
     if isinstance(deciding.decided, Change):
-        await _tell(site, doc_id, uuid)
+        await _report(site, doc_id, uuid)
     return deciding.decided
 
 
@@ -99,7 +99,7 @@ async def _phase(site: Site, doc_id: DocId, uuid: MessageId) -> Phase | None:
     return None if daemon is None else daemon.phase
 
 
-async def _tell(site: Site, doc_id: DocId, uuid: MessageId) -> None:
+async def _report(site: Site, doc_id: DocId, uuid: MessageId) -> None:
     try:
         await site.tell_changed([(doc_id, uuid)])
     except GatewayError:

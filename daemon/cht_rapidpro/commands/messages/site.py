@@ -28,10 +28,9 @@ from cht_rapidpro.domain.explanation import Daemon
 from cht_rapidpro.domain.orders import Phase
 from cht_rapidpro.domain.pause import Pause
 from cht_rapidpro.domain.settings import MEDIC, SETTINGS, AppSettings, Choice, choose, read_settings
-from cht_rapidpro.domain.task import Doc, DocId, MessageId, messages, tasks
+from cht_rapidpro.domain.task import Doc, DocId, MessageId, MessageKey, messages, tasks
 from cht_rapidpro.errors import ConfigError, GatewayError, TransientError, UnusableError
 from cht_rapidpro.jobs.documents.writer import Writer
-from cht_rapidpro.jobs.outgoing.send_queue import Key
 
 _BY_UUID: View = ("medic-sms", "messages_by_uuid")
 _MOST: Final = 100  # messages that one id may stand for
@@ -89,7 +88,7 @@ class Site:
             return [(doc, MessageId(wanted)) for doc in docs.values()]
         return found[:_MOST]
 
-    async def daemon(self, key: Key) -> Daemon | None:
+    async def daemon(self, key: MessageKey) -> Daemon | None:
         """What the running daemon has of a message; None where none runs. Raises TransientError where it is silent."""
         if not self.is_running:
             return None
@@ -112,7 +111,7 @@ class Site:
             troubles=[f"{what.rstrip('.')}." for what in about],
         )
 
-    async def tell_changed(self, keys: Sequence[Key]) -> None:
+    async def tell_changed(self, keys: Sequence[MessageKey]) -> None:
         """The running daemon looks at these again; one that does not answer does so at its own pace."""
         if self.is_running:
             await control.ask(self.folder, "POST", "/messages/changed", {"messages": [list(key) for key in keys]})

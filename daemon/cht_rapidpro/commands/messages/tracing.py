@@ -11,7 +11,7 @@ from cht_rapidpro.adapters.rapidpro.client import Listing, Page, Rows
 from cht_rapidpro.commands.messages.site import Site
 from cht_rapidpro.domain.claim import first_claimed, orders
 from cht_rapidpro.domain.delivery import read_message_row
-from cht_rapidpro.domain.outgoing import Pair, pair_of
+from cht_rapidpro.domain.outgoing import SmsIdentity, pair_of
 from cht_rapidpro.domain.reconcile import Listed, is_same_number, read_listed, taken_by
 from cht_rapidpro.domain.task import MessageId, Task, gateway_ref, history, messages, milliseconds
 from cht_rapidpro.domain.trace import Trace, is_like, rows_of
@@ -50,12 +50,12 @@ async def find_broadcast(site: Site, ref: str) -> Listed | None:
     return next((each for each in found if each is not None and each.id == ref), None)
 
 
-async def is_taken(site: Site, broadcast: Listed, pair: Pair, but: MessageId) -> bool:
+async def is_taken(site: Site, broadcast: Listed, pair: SmsIdentity, but: MessageId) -> bool:
     """Whether another message holds the broadcast's place for this number."""
     return not await _free(site, [broadcast], pair, but)
 
 
-async def _candidates(site: Site, task: Task, pair: Pair) -> list[Listed]:
+async def _candidates(site: Site, task: Task, pair: SmsIdentity) -> list[Listed]:
     first = first_claimed(task) or _first_entry(task)
     if first is None:
         raise TransientError("its history tells no time since when to look: look in RapidPro by hand")
@@ -80,7 +80,7 @@ def _first_entry(task: Task) -> int | None:
     return min((stamp for stamp in stamps if stamp is not None), default=None)
 
 
-async def _free(site: Site, listed: list[Listed], pair: Pair, but: MessageId) -> list[Listed]:
+async def _free(site: Site, listed: list[Listed], pair: SmsIdentity, but: MessageId) -> list[Listed]:
     """Those whose place for this number no other task has."""
     holding = await site.couch.holders([broadcast.id for broadcast in listed])
     ids = sorted({doc_id for found in holding.values() for doc_id in found})

@@ -26,7 +26,7 @@ from cht_rapidpro.domain.delivery import FAILED_FOR, ON_ITS_WAY, outstanding_in
 from cht_rapidpro.domain.statuses import State
 from cht_rapidpro.domain.task import DocId
 from cht_rapidpro.errors import GatewayError
-from cht_rapidpro.jobs.delivery.tracker import Watchlist, loop_ms
+from cht_rapidpro.jobs.delivery.tracker import DeliveryTracker, loop_ms
 from cht_rapidpro.jobs.live_config.app_settings import SettingsWatch
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -42,19 +42,19 @@ Pages = AsyncGenerator[list[StateRow], None]
 class OutstandingTasks:
     """`give_up_after`: ms."""
 
-    def __init__(self, couch: Couch, watchlist: Watchlist, settings: SettingsWatch, give_up_after: int) -> None:
+    def __init__(self, couch: Couch, tracker: DeliveryTracker, settings: SettingsWatch, give_up_after: int) -> None:
         self._couch = couch
-        self._watchlist = watchlist
+        self._tracker = tracker
         self._settings = settings
         self._give_up_after = give_up_after
         self._walk: Pages | None = None
         self._has_times = False
         self._next_walk = 0.0
         self._seen: set[tuple[DocId, str, float]] = set()
-        self._told = False
+        self._reported = False
 
     async def refresh(self, now: int) -> None:
-        """Reads one round's part. `now`: ms since the epoch. Raises TransientError and TroubleError."""
+        """Reads one round's part. `now`: ms since the epoch. Raises TransientError and OperatorActionRequiredError."""
         loop_time = asyncio.get_running_loop().time()
         if self._has_times:
             await self._read_latest(now)
@@ -81,9 +81,9 @@ class OutstandingTasks:
             return updated_since(self._couch, now - self._give_up_after)
         if await has_view(self._couch, GATEWAY_MESSAGES_BY_STATE):
             return self._without_times()
-        if not self._told:
+        if not self._reported:
             log.error("view.missing", view="/".join(BY_LAST_UPDATED_STATE), means="only states of own sends")
-        self._told = True
+        self._reported = True
         return None
 
     async def _without_times(self) -> Pages:
@@ -94,7 +94,7 @@ class OutstandingTasks:
 
     async def _go_on(self, walk: Pages, now: int) -> None:
         for _ in range(_PAGES if self._has_times else _PAGES_WITHOUT_TIMES):
-            if not self._watchlist.make_room(PAGE, loop_ms()):
+            if not self._tracker.make_room(PAGE, loop_ms()):
                 return
             page = await anext(walk, None)
             if page is None:
@@ -117,14 +117,14 @@ class OutstandingTasks:
         self._seen = seen
 
     async def _take(self, rows: Sequence[StateRow], now: int) -> None:
-        wanted = self._watchlist.news(row for row in rows if self._is_wanted(row, now))
+        wanted = self._tracker.news(row for row in rows if self._is_wanted(row, now))
         ids = list(dict.fromkeys(row.doc_id for row in wanted))
         settings = self._settings.settings.values if self._settings.settings else {}
         async with aclosing(self._couch.documents(ids)) as pieces:
             async for docs in pieces:
                 for doc_id, doc in docs.items():
                     if doc is not None:
-                        self._watchlist.update(doc_id, outstanding_in(doc, settings), loop_ms(), now)
+                        self._tracker.update(doc_id, outstanding_in(doc, settings), loop_ms(), now)
 
     def _is_wanted(self, row: StateRow, now: int) -> bool:
         if row.changed is None:

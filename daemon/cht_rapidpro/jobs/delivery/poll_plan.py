@@ -8,36 +8,36 @@ from typing import Final
 from cht_rapidpro.adapters.rapidpro.client import RapidPro
 from cht_rapidpro.domain.budget import HOUR, Scope
 from cht_rapidpro.domain.planner import Round
-from cht_rapidpro.jobs.delivery.tracker import Watched, Watchlist
+from cht_rapidpro.jobs.delivery.tracker import DeliveryTracker, TrackedMessage
 
 _REQUESTS: Final = 1000  # a round, if there is no other limit
 _MARGIN: Final = 60_000  # ms around the times in a history, for clocks that differ
 
 
-class Questions:
+class PollPlan:
     """`waiting`: how many messages wait to be sent; `interval`: seconds between two rounds; `wall_clock`: ms."""
 
     def __init__(
         self,
         rapidpro: RapidPro,
-        watchlist: Watchlist,
+        tracker: DeliveryTracker,
         waiting: Callable[[], int],
         interval: float,
         wall_clock: Callable[[], int],
     ) -> None:
         self._rapidpro = rapidpro
-        self._watchlist = watchlist
+        self._tracker = tracker
         self._waiting = waiting
         self._interval = interval
         self._wall_clock = wall_clock
 
-    def begin(self, now: int, *, ours_only: bool, is_late: bool) -> Round[Watched]:
+    def begin(self, now: int, *, ours_only: bool, is_late: bool) -> Round[TrackedMessage]:
         """Returns the due messages. `now`: loop time in ms; `ours_only`: without messages that other gateways have
         sent.
 
         `is_late`: the round before has left messages, which come first.
         """
-        due = [each for each in self._watchlist.due(now) if each.task.is_ours or not ours_only]
+        due = [each for each in self._tracker.due(now) if each.task.is_ours or not ours_only]
         present = self.ahead()
         for watched in due:
             task, known = watched.task, watched.created

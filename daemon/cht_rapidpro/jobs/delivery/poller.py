@@ -19,17 +19,17 @@ from cht_rapidpro.cancellation import end
 from cht_rapidpro.config.schema import Delivery as DeliveryConfig
 from cht_rapidpro.domain.budget import Scope
 from cht_rapidpro.domain.delivery import MessageRow, is_plausible, match_broadcast, read_outstanding
-from cht_rapidpro.domain.outgoing import BroadcastId, Doubtful
+from cht_rapidpro.domain.outgoing import Ambiguous, BroadcastId
 from cht_rapidpro.domain.planner import Listing as PlannedListing
 from cht_rapidpro.domain.planner import Round
 from cht_rapidpro.domain.reconcile import Listed
 from cht_rapidpro.domain.statuses import NO_MESSAGE, State, StateChange, broadcast_outcome, has_ended, message_outcome
 from cht_rapidpro.domain.task import DocId, Task
 from cht_rapidpro.jobs.delivery.discovery import OutstandingTasks
-from cht_rapidpro.jobs.delivery.poll_plan import Questions
+from cht_rapidpro.jobs.delivery.poll_plan import PollPlan
 from cht_rapidpro.jobs.delivery.recipients import Recipients
-from cht_rapidpro.jobs.delivery.state_writer import FRESH, States
-from cht_rapidpro.jobs.delivery.tracker import Watched, Watchlist, loop_ms
+from cht_rapidpro.jobs.delivery.state_writer import FRESH, StateWriter
+from cht_rapidpro.jobs.delivery.tracker import DeliveryTracker, TrackedMessage, loop_ms
 from cht_rapidpro.jobs.documents.retry import until_it_works
 from cht_rapidpro.jobs.live_config.app_settings import SettingsWatch
 from cht_rapidpro.jobs.rapidpro_pages.pages import Seen, messages_of, pages_of
@@ -52,17 +52,17 @@ class Delivery:
     def __init__(
         self,
         outstanding: OutstandingTasks,
-        watchlist: Watchlist,
-        states: States,
+        tracker: DeliveryTracker,
+        states: StateWriter,
         rapidpro: RapidPro,
         settings: SettingsWatch,
-        questions: Questions,
+        questions: PollPlan,
         recipients: Recipients,
         config: DeliveryConfig,
         wall_clock: Callable[[], int],
     ) -> None:
         self._outstanding = outstanding
-        self._watchlist = watchlist
+        self._tracker = tracker
         self._states = states
         self._rapidpro = rapidpro
         self._settings = settings
@@ -76,7 +76,7 @@ class Delivery:
         self._faults = 0
         self._is_halted = False
         self._is_late = False  # the last round has left messages for the next one
-        self._postponed: dict[Watched, StateChange] = {}
+        self._postponed: dict[TrackedMessage, StateChange] = {}
         self._changed = asyncio.Event()
         settings.subscribe(self._changed.set)
 
@@ -84,7 +84,7 @@ class Delivery:
         """Called by the relay when it has settled a task."""
         values = self._settings.settings.values if self._settings.settings else {}
         if found := read_outstanding(doc_id, task, values):
-            self._watchlist.hold(found, loop_ms(), self._wall_clock(), self._questions.ahead())
+            self._tracker.hold(found, loop_ms(), self._wall_clock(), self._questions.ahead())
 
     async def run(self, stop: asyncio.Event) -> None:
         """Polls until `stop` is set; finishes the writes in progress, which needs CouchDB."""
@@ -113,7 +113,7 @@ class Delivery:
 
     async def _round(self, base: str) -> None:
         if self._base not in ("", base):  # another RapidPro has other messages under these ids
-            self._watchlist.clear()
+            self._tracker.clear()
             await self._outstanding.close()
         self._base = base
         await until_it_works(self._outstanding.refresh, self._questions.horizon())
@@ -124,11 +124,11 @@ class Delivery:
         due = self._questions.begin(self._now, ours_only=ours_only, is_late=self._is_late)
         await self._ask_all(due)
         self._is_late = bool(due.left)
-        log.debug("round.finished", watched=len(self._watchlist))
+        log.debug("round.finished", watched=len(self._tracker))
 
     # -- asking -----------------------------------------------------------------------------------------------------
 
-    async def _ask_all(self, due: Round[Watched]) -> None:
+    async def _ask_all(self, due: Round[TrackedMessage]) -> None:
         while self._may_ask() and (step := due.next(min(self._at_once(), self._left))):
             if self._faults >= _FAULTS:
                 self._is_halted = True
@@ -148,10 +148,10 @@ class Delivery:
     def _may_ask(self) -> bool:
         return not self._is_halted and self._left > 0 and self._questions.spare(Scope.MESSAGES) != 0
 
-    async def _ask_single(self, due: Round[Watched], broadcast: BroadcastId) -> None:
+    async def _ask_single(self, due: Round[TrackedMessage], broadcast: BroadcastId) -> None:
         self._left -= 1
         seen = await messages_of(self._rapidpro, self._base, broadcast)
-        asked = self._watchlist.of(broadcast)
+        asked = self._tracker.of(broadcast)
         for watched in asked:
             due.left.pop(watched, None)
         if not isinstance(seen, Seen):
@@ -171,7 +171,7 @@ class Delivery:
                 self._states.tell_unmatched(watched, _UNMATCHED)
             watched.is_unmatched = True
 
-    async def _ask_listing(self, due: Round[Watched], listing: PlannedListing[Watched]) -> None:
+    async def _ask_listing(self, due: Round[TrackedMessage], listing: PlannedListing[TrackedMessage]) -> None:
         async with aclosing(pages_of(self._rapidpro, self._base, listing.after, listing.before)) as pages:
             self._left -= 1
             async for seen in pages:
@@ -195,7 +195,7 @@ class Delivery:
 
     # -- what comes of it -------------------------------------------------------------------------------------------
 
-    async def _take(self, seen: Seen) -> tuple[list[Watched], list[Watched]]:
+    async def _take(self, seen: Seen) -> tuple[list[TrackedMessage], list[TrackedMessage]]:
         """Applies a page: the tasks whose rows it shows, and the tasks whose broadcast has no row that is certainly
         theirs.
         """
@@ -217,13 +217,13 @@ class Delivery:
 
     def _match(
         self, rows: Mapping[BroadcastId, Sequence[MessageRow]]
-    ) -> tuple[list[tuple[Watched, MessageRow]], list[Watched]]:
+    ) -> tuple[list[tuple[TrackedMessage, MessageRow]], list[TrackedMessage]]:
         """Matches rows to tasks; returns also the tasks without a row."""
         present = self._questions.ahead()
-        pairs: list[tuple[Watched, MessageRow]] = []
-        unmatched: list[Watched] = []
+        pairs: list[tuple[TrackedMessage, MessageRow]] = []
+        unmatched: list[TrackedMessage] = []
         for broadcast, its_rows in rows.items():
-            held = {watched.task.key: watched for watched in self._watchlist.of(broadcast)}
+            held = {watched.task.key: watched for watched in self._tracker.of(broadcast)}
             recipients = next((each.recipients for each in held.values()), None)
             ahead = next((each.ahead for each in held.values() if each.ahead is not None), present)
             for task, row in match_broadcast([each.task for each in held.values()], its_rows, recipients, ahead):
@@ -232,7 +232,7 @@ class Delivery:
         return pairs, unmatched
 
     def _know(self, broadcast: BroadcastId, recipients: tuple[str, ...]) -> None:
-        for watched in self._watchlist.of(broadcast):
+        for watched in self._tracker.of(broadcast):
             watched.recipients = recipients
 
     def _outcome(self, status: str) -> StateChange | None:
@@ -241,7 +241,7 @@ class Delivery:
             self._states.tell_unknown(status)
         return change
 
-    async def _apply(self, changes: Iterable[tuple[Watched, StateChange]]) -> None:
+    async def _apply(self, changes: Iterable[tuple[TrackedMessage, StateChange]]) -> None:
         """Writes changed states, in a task of its own, so that the write is finished after polling was cancelled.
 
         CHT's Sentinel reads a document and writes it a moment later: a state written in between makes its write fail.
@@ -262,9 +262,9 @@ class Delivery:
         if self._postponed:
             await asyncio.sleep(FRESH / 1000)
             postponed, self._postponed = self._postponed, {}
-            await self._apply((each, change) for each, change in postponed.items() if self._watchlist.holds(each))
+            await self._apply((each, change) for each, change in postponed.items() if self._tracker.holds(each))
 
-    async def _look_up(self, broadcast: BroadcastId, asked: Sequence[Watched]) -> None:
+    async def _look_up(self, broadcast: BroadcastId, asked: Sequence[TrackedMessage]) -> None:
         """Requests the broadcast itself: its recipients, and whether it failed or ended without a message."""
         if self._questions.spare(Scope.GENERAL) == 0:
             return
@@ -288,15 +288,15 @@ class Delivery:
         age = (self._rapidpro.clock() or listed.created_on) - listed.created_on
         return NO_MESSAGE if has_ended(listed.status) and age >= _NO_MESSAGE_AFTER else None
 
-    def _fail(self, failure: Failure, asked: Sequence[Watched]) -> None:
+    def _fail(self, failure: Failure, asked: Sequence[TrackedMessage]) -> None:
         """Handles a failed request. A failure that is not about this one request ends the round."""
-        if not isinstance(failure, Doubtful):
+        if not isinstance(failure, Ambiguous):
             self._is_halted = True  # budget and health know already
             return
         is_ill = self._faults >= _FAULTS  # then no single message is the cause
         self._faults += 1
         if self._faults == 1:
-            log.warning("question.failed", why=failure.why, messages=len(asked))
+            log.warning("poll.failed", why=failure.why, messages=len(asked))
         self._is_halted = self._is_halted or self._faults >= _FAULTS
         for watched in asked:
             watched.failed(self._now, round(self._config.interval * 1000))
@@ -305,7 +305,7 @@ class Delivery:
 
     def _recover(self) -> None:
         if self._faults >= _FAULTS:
-            self._watchlist.forgive()
+            self._tracker.forgive()
         self._faults = 0
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from cht_rapidpro.adapters.couchdb.client import Couch
 from cht_rapidpro.adapters.rapidpro.client import Failure, Listing, RapidPro, Rows
 from cht_rapidpro.domain.delivery import read_ref
-from cht_rapidpro.domain.outgoing import BroadcastId, Doubtful, pair_of
+from cht_rapidpro.domain.outgoing import Ambiguous, BroadcastId, pair_of
 from cht_rapidpro.domain.reconcile import Listed, read_listed
 from cht_rapidpro.domain.task import messages, tasks
 from cht_rapidpro.jobs.documents.retry import until_it_works
@@ -30,7 +30,7 @@ class Recipients:
         """Returns the broadcast as RapidPro lists it, with its recipients; None if RapidPro has none."""
         answer = await self._rapidpro.list_rows(base, Listing.BROADCASTS, {"id": broadcast}, None)
         if not isinstance(answer, Rows):
-            return answer if isinstance(answer, Failure) else Doubtful("a position in a listing that has none")
+            return answer if isinstance(answer, Failure) else Ambiguous("a position in a listing that has none")
         return next((row for row in filter(None, map(read_listed, answer.rows)) if row.id == broadcast), None)
 
     async def of_tasks(self, broadcasts: Sequence[BroadcastId]) -> dict[BroadcastId, tuple[str, ...]]:

@@ -11,11 +11,11 @@ from typing import Final, Literal
 import structlog
 
 from cht_rapidpro.domain.delivery import advance, read_outstanding
-from cht_rapidpro.domain.history import About
+from cht_rapidpro.domain.history import MessageRef
 from cht_rapidpro.domain.statuses import State, StateChange
 from cht_rapidpro.domain.task import Task, gateway_ref, history, timestamp
 from cht_rapidpro.errors import PermanentError
-from cht_rapidpro.jobs.delivery.tracker import Watched, Watchlist, loop_ms
+from cht_rapidpro.jobs.delivery.tracker import DeliveryTracker, TrackedMessage, loop_ms
 from cht_rapidpro.jobs.documents.writer import Writer
 from cht_rapidpro.jobs.live_config.app_settings import SettingsWatch
 from cht_rapidpro.telemetry.metrics import Metrics, Outcome
@@ -28,20 +28,20 @@ FRESH: Final = 2000  # ms
 _UNKNOWN: Final = 100  # statuses that were logged; RapidPro has ten
 
 
-class States:
+class StateWriter:
     """`write`: "all", or "final" for sent, delivered and failed alone; `wall_clock`: ms, for the history."""
 
     def __init__(
         self,
         writer: Writer,
-        watchlist: Watchlist,
+        tracker: DeliveryTracker,
         settings: SettingsWatch,
         write: Literal["all", "final"],
         wall_clock: Callable[[], int],
         metrics: Metrics,
     ) -> None:
         self._writer = writer
-        self._watchlist = watchlist
+        self._tracker = tracker
         self._settings = settings
         self._write = write
         self._wall_clock = wall_clock
@@ -54,16 +54,16 @@ class States:
             self._unknown.add(status)
             log.warning("status.unknown", status=status[:40])
 
-    def tell_unmatched(self, watched: Watched, means: str) -> None:
+    def tell_unmatched(self, watched: TrackedMessage, means: str) -> None:
         """Logs that RapidPro has messages of the broadcast, but none can be matched to the task."""
         task = watched.task
         log.warning("state.unmatched", doc=task.doc_id, message=task.uuid, gateway_ref=task.broadcast, means=means)
 
-    def is_fresh(self, watched: Watched, now: int) -> bool:
+    def is_fresh(self, watched: TrackedMessage, now: int) -> bool:
         """Whether the task changed so recently that Sentinel may be writing its document. `now`: loop time in ms."""
         return now - watched.entered < FRESH
 
-    def is_news(self, watched: Watched, change: StateChange) -> bool:
+    def is_news(self, watched: TrackedMessage, change: StateChange) -> bool:
         """Whether the task, as last seen, has to be set to this state."""
         if self._write == "final" and change.state not in _FINAL:
             return False
@@ -71,13 +71,13 @@ class States:
             return False
         return (watched.task.state, watched.task.details) != change
 
-    async def write(self, changes: Iterable[tuple[Watched, StateChange]]) -> None:
+    async def write(self, changes: Iterable[tuple[TrackedMessage, StateChange]]) -> None:
         """Writes the changes together, so that the writer can gather them."""
         async with asyncio.TaskGroup() as group:
             for watched, change in changes:
                 group.create_task(self._write_one(watched, change))
 
-    async def _write_one(self, watched: Watched, change: StateChange) -> None:
+    async def _write_one(self, watched: TrackedMessage, change: StateChange) -> None:
         task = watched.task
         known = log.bind(doc=task.doc_id, message=task.uuid, gateway_ref=task.broadcast)
         now = self._wall_clock()
@@ -85,24 +85,26 @@ class States:
             found = await self._writer.apply_to_task(task.doc_id, advance(task.uuid, task.broadcast, change, now))
         except PermanentError as error:
             known.error("state.rejected", state=change.state, error=str(error), means="the document cannot say so")
-            self._watchlist.drop(watched)
+            self._tracker.drop(watched)
             return
         meant = [each for each in found if gateway_ref(each) == task.broadcast]
         if _has_made(meant, change, now):
             known.info("state.changed", state=change.state, details=change.details)
             if outcome := _COUNTED.get(change.state):
                 number = task.urns[0].removeprefix("tel:") if task.urns else ""
-                self._metrics.count(outcome, About(task.doc_id, task.uuid, number, task.broadcast), _failure(change))
+                self._metrics.count(
+                    outcome, MessageRef(task.doc_id, task.uuid, number, task.broadcast), _failure(change)
+                )
         self._follow(watched, next(iter(meant), None))
 
-    def _follow(self, watched: Watched, task: Task | None) -> None:
+    def _follow(self, watched: TrackedMessage, task: Task | None) -> None:
         """Updates the watchlist with the task's present state; a finished task leaves the list."""
         values = self._settings.settings.values if self._settings.settings else {}
         found = read_outstanding(watched.task.doc_id, task, values) if task is not None else None
         if found is None:
-            self._watchlist.drop(watched)
+            self._tracker.drop(watched)
         else:
-            self._watchlist.hold(found, loop_ms(), self._wall_clock())
+            self._tracker.hold(found, loop_ms(), self._wall_clock())
 
 
 def _failure(change: StateChange) -> str:

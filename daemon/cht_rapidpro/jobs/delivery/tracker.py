@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cht_rapidpro.adapters.couchdb.state_views import StateRow
-from cht_rapidpro.domain.delivery import FAILED_FOR, Outstanding
+from cht_rapidpro.domain.delivery import FAILED_FOR, SentTask
 from cht_rapidpro.domain.outgoing import BroadcastId
 from cht_rapidpro.domain.planner import UNLIMITED, pause
 from cht_rapidpro.domain.statuses import State
@@ -26,7 +26,7 @@ _SELDOM: Final = 4  # a look-up without a result is repeated when the message is
 
 
 @dataclass(slots=True, eq=False)
-class Watched:
+class TrackedMessage:
     """A task, and the results of polling it.
 
     `entered`, `asked`, `not_before`: ms of the loop's own clock, which no step of the wall clock touches; `entered`:
@@ -39,7 +39,7 @@ class Watched:
     looked up; `recipients`: of the broadcast, where they were looked up.
     """
 
-    task: Outstanding
+    task: SentTask
     entered: int
     ahead: int | None = None
     created: int | None = None
@@ -95,27 +95,29 @@ class Watched:
         self.failures = min(self.failures + 1, 20)
 
 
-class Watchlist:
+class DeliveryTracker:
     """`interval`, `give_up_after`: ms; `now` everywhere: ms of the loop's own clock."""
 
     def __init__(self, interval: int, give_up_after: int, capacity: int = CAPACITY) -> None:
         self._interval = interval
         self._give_up_after = give_up_after
         self._capacity = capacity
-        self._by_broadcast: dict[BroadcastId, dict[Watched, None]] = defaultdict(dict)  # a dict keeps their order
-        self._by_doc: dict[DocId, dict[tuple[MessageId, BroadcastId], Watched]] = defaultdict(dict)
+        self._by_broadcast: dict[BroadcastId, dict[TrackedMessage, None]] = defaultdict(
+            dict
+        )  # a dict keeps their order
+        self._by_doc: dict[DocId, dict[tuple[MessageId, BroadcastId], TrackedMessage]] = defaultdict(dict)
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
 
-    def __iter__(self) -> Iterator[Watched]:
+    def __iter__(self) -> Iterator[TrackedMessage]:
         return (watched for of_doc in list(self._by_doc.values()) for watched in list(of_doc.values()))
 
-    def of(self, broadcast: BroadcastId) -> list[Watched]:
+    def of(self, broadcast: BroadcastId) -> list[TrackedMessage]:
         return list(self._by_broadcast.get(broadcast, ()))
 
-    def holds(self, watched: Watched) -> bool:
+    def holds(self, watched: TrackedMessage) -> bool:
         return self._by_doc.get(watched.task.doc_id, {}).get(watched.place) is watched
 
     def news(self, rows: Iterable[StateRow]) -> list[StateRow]:
@@ -130,7 +132,7 @@ class Watchlist:
                 unseen.append(row)
         return unseen
 
-    def update(self, doc_id: DocId, tasks: list[Outstanding], now: int, wall: int) -> None:
+    def update(self, doc_id: DocId, tasks: list[SentTask], now: int, wall: int) -> None:
         """Updates the tasks of a document. `wall`: as for `hold`."""
         left = {_place(task) for task in tasks}
         for watched in list(self._by_doc.get(doc_id, {}).values()):
@@ -139,7 +141,7 @@ class Watchlist:
         for task in tasks:
             self.hold(task, now, wall)
 
-    def hold(self, task: Outstanding, now: int, wall: int, ahead: int | None = None) -> None:
+    def hold(self, task: SentTask, now: int, wall: int, ahead: int | None = None) -> None:
         """Adds a task, or its new state; a task that is too old, or without room, is left out.
 
         `wall`: the wall clock in ms, for the age of what is seen for the first time; from then on it grows by `now`.
@@ -151,12 +153,12 @@ class Watchlist:
                 watched.entered = entered
             watched.task = task
         elif self._count < self._capacity and not self._is_over(task.state, now - entered):
-            watched = Watched(task, entered, ahead)
+            watched = TrackedMessage(task, entered, ahead)
             self._by_broadcast[task.broadcast][watched] = None
             self._by_doc[task.doc_id][watched.place] = watched
             self._count += 1
 
-    def drop(self, watched: Watched) -> None:
+    def drop(self, watched: TrackedMessage) -> None:
         doc_id, broadcast = watched.task.doc_id, watched.task.broadcast
         if not self.holds(watched):
             return
@@ -178,7 +180,7 @@ class Watchlist:
         for watched in self:
             watched.not_before = watched.failures = 0
 
-    def due(self, now: int) -> list[Watched]:
+    def due(self, now: int) -> list[TrackedMessage]:
         """Returns the tasks to poll now; drops tasks that have waited for too long."""
         for watched in self:
             if self._is_over(watched.task.state, now - watched.entered):
@@ -208,7 +210,7 @@ class Watchlist:
         return True
 
 
-def _place(task: Outstanding) -> tuple[MessageId, BroadcastId]:
+def _place(task: SentTask) -> tuple[MessageId, BroadcastId]:
     return task.uuid, task.broadcast
 
 

@@ -28,7 +28,7 @@ class DryWriter(Writer):
 
     def __init__(self, couch: Couch) -> None:
         super().__init__(couch)
-        self._told: OrderedDict[_Told, None] = OrderedDict()
+        self._reported: OrderedDict[_Told, None] = OrderedDict()
 
     async def _commit_part(self, edits: dict[DocId, list[Waiting]], ids: Sequence[DocId]) -> None:
         bases = await self._bases(ids)
@@ -36,21 +36,21 @@ class DryWriter(Writer):
             before = bases[doc["_id"]].doc
             for old, new in zip(tasks(before), tasks(doc), strict=True):
                 if old is not new and old != new:
-                    self._tell(doc, old, new)
-            self.copies.drop(doc["_id"])
+                    self._report(doc, old, new)
+            self.cache.drop(doc["_id"])
             finish(edits.pop(doc["_id"]), before)
 
-    def _tell(self, doc: Doc, old: Task, new: Task) -> None:
+    def _report(self, doc: Doc, old: Task, new: Task) -> None:
         """One line a message for a claim; one a task for another state."""
         state, doc_id = str(new.get("state")), DocId(doc["_id"])
         is_claim = claim_of(new) is not None
         for message in messages(new):
             what = "look_up" if is_claim and is_lookup(new) else "send" if is_claim else state
-            if (key := (doc_id, message.uuid, what)) in self._told:
+            if (key := (doc_id, message.uuid, what)) in self._reported:
                 continue
-            self._told[key] = None
-            if len(self._told) > _REMEMBERED:
-                self._told.popitem(last=False)
+            self._reported[key] = None
+            if len(self._reported) > _REMEMBERED:
+                self._reported.popitem(last=False)
             known = log.bind(doc=doc_id, message=message.uuid, to=message.to, characters=len(message.text))
             if what == "look_up":
                 known.info("message.would_look_up", means="it may have been sent already; then it is sent if missing")

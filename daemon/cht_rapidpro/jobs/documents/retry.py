@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 
 import tenacity
 
-from cht_rapidpro.errors import DeniedError, TransientError, TroubleError
+from cht_rapidpro.errors import DeniedError, OperatorActionRequiredError, TransientError
 
 T = TypeVar("T")
 
@@ -23,13 +23,13 @@ def pause(attempt: tenacity.RetryCallState) -> float:
     error = attempt.outcome.exception() if attempt.outcome else None
     if isinstance(error, DeniedError):
         return _DENIED_PAUSE
-    return _TROUBLE_PAUSE if isinstance(error, TroubleError) else _quick(attempt)
+    return _TROUBLE_PAUSE if isinstance(error, OperatorActionRequiredError) else _quick(attempt)
 
 
 async def until_it_works(call: Callable[..., Awaitable[T]], *args: object) -> T:
-    """The result of `call(*args)`, repeated for ever while it raises TransientError or TroubleError.
+    """The result of `call(*args)`, repeated for ever while it raises TransientError or OperatorActionRequiredError.
 
     The adapter's `health` logs the failure, so nothing is logged here.
     """
-    again = tenacity.retry_if_exception_type((TransientError, TroubleError))
+    again = tenacity.retry_if_exception_type((TransientError, OperatorActionRequiredError))
     return await tenacity.AsyncRetrying(retry=again, wait=pause)(call, *args)

@@ -25,7 +25,7 @@ from cht_rapidpro.domain.edit import Edit, TaskEdit, edited, holding
 from cht_rapidpro.domain.task import Doc, DocId, MessageId, Task
 from cht_rapidpro.errors import GatewayError, PermanentError, TransientError
 from cht_rapidpro.jobs.documents.retry import until_it_works
-from cht_rapidpro.telemetry.liveness import Pulse
+from cht_rapidpro.telemetry.liveness import Liveness
 
 _ROWS: Final = 200  # documents a round
 _COPIES_BYTES: Final = 1024 * 1024
@@ -85,7 +85,7 @@ class _Copy:
         return len(self.body) + _COPY_OVERHEAD
 
 
-class Copies:
+class DocumentCache:
     """The last seen revisions of some documents, bounded in bytes. A stale copy costs only a conflict."""
 
     def __init__(self, limit: int = _COPIES_BYTES) -> None:
@@ -123,14 +123,14 @@ class Copies:
 
 
 class Writer:
-    """`copies` also takes revisions from the feed, to save a read."""
+    """`cache` also takes revisions from the feed, to save a read."""
 
     def __init__(self, couch: Couch) -> None:
         self._couch = couch
         self._waiting: list[Waiting] = []
         self._wake = asyncio.Event()
-        self.copies = Copies()
-        self.pulse = Pulse("writer", couch.health)
+        self.cache = DocumentCache()
+        self.liveness = Liveness("writer", couch.health)
 
     async def apply(
         self, doc_id: DocId, edit: Edit, *, max_age: float | None = None, is_claim: bool = False
@@ -156,7 +156,7 @@ class Writer:
     ) -> Any:
         loop = asyncio.get_running_loop()
         if max_age is not None:
-            self.copies.drop_older(doc_id, loop.time() - max_age)
+            self.cache.drop_older(doc_id, loop.time() - max_age)
         item = Waiting(doc_id, edit, loop.create_future(), uuid, is_claim=is_claim)
         self._queue(item)
         return await item.done
@@ -192,7 +192,7 @@ class Writer:
             await self._wake.wait()
             self._wake.clear()
             while self._waiting:
-                with self.pulse.step():
+                with self.liveness.step():
                     await until_it_works(self._commit, self._take())
 
     def _take(self) -> dict[DocId, list[Waiting]]:
@@ -240,14 +240,14 @@ class Writer:
             results = await self._couch.write(changed)
         except GatewayError:
             for doc in changed:
-                self.copies.drop(doc["_id"])  # perhaps written: the next try reads the document again
+                self.cache.drop(doc["_id"])  # perhaps written: the next try reads the document again
             raise
         for doc, result in zip(changed, results, strict=True):
             self._conclude(edits.pop(doc["_id"]), doc, result)
 
     async def _bases(self, ids: Sequence[DocId]) -> dict[DocId, _Base]:
-        copies = {doc_id: _Base(doc, is_copy=True) for doc_id in ids if (doc := self.copies.get(doc_id, -math.inf))}
-        return copies | await self._fetch([doc_id for doc_id in ids if doc_id not in copies])
+        cache = {doc_id: _Base(doc, is_copy=True) for doc_id in ids if (doc := self.cache.get(doc_id, -math.inf))}
+        return cache | await self._fetch([doc_id for doc_id in ids if doc_id not in cache])
 
     async def _fetch(self, ids: Sequence[DocId]) -> dict[DocId, _Base]:
         bases: dict[DocId, _Base] = {}
@@ -268,7 +268,7 @@ class Writer:
             if base is not None and doc is not None and doc is not base.doc:
                 changed.append(doc)
             elif base is not None and base.is_copy:
-                self.copies.drop(doc_id)  # "nothing to do" is true of the latest revision only
+                self.cache.drop(doc_id)  # "nothing to do" is true of the latest revision only
                 self._requeue(edits.pop(doc_id))
             else:
                 finish(edits.pop(doc_id), doc)
@@ -283,20 +283,20 @@ class Writer:
             case Written(rev, size, has_quorum):
                 doc["_rev"] = rev
                 if has_quorum:
-                    self.copies.put(doc, size, asyncio.get_running_loop().time())
+                    self.cache.put(doc, size, asyncio.get_running_loop().time())
                 else:
-                    self.copies.drop(doc["_id"])
+                    self.cache.drop(doc["_id"])
                     _fail([item for item in items if item.is_claim], UnconfirmedError("CouchDB answers 202: no quorum"))
                 finish(items, doc)
             case Conflict(fault):
-                self.copies.drop(doc["_id"])
+                self.cache.drop(doc["_id"])
                 if fault:
                     self._try_faulty_again(items, fault)
                 else:
                     for item in items:
                         self._try_again(item)
             case Rejected(reason):
-                self.copies.drop(doc["_id"])
+                self.cache.drop(doc["_id"])
                 _fail(items, PermanentError(reason))
 
     def _try_again(self, item: Waiting) -> None:

@@ -19,9 +19,18 @@ from cht_rapidpro.adapters.couchdb.incoming_docs import ReceivedMessages
 from cht_rapidpro.adapters.rapidpro.client import RapidPro
 from cht_rapidpro.adapters.spool.spool import Spool
 from cht_rapidpro.config.schema import Incoming as Settings
-from cht_rapidpro.domain.backfill import GRACE, NO_MESSAGE_IDS_ABOUT, Evidence, IdIs, Look, last_look, other, source_of
+from cht_rapidpro.domain.backfill import (
+    GRACE,
+    NO_MESSAGE_IDS_ABOUT,
+    Checkpoint,
+    Evidence,
+    IdIs,
+    checkpoint,
+    other,
+    source_of,
+)
 from cht_rapidpro.domain.incoming import AlreadyStored, doc_id
-from cht_rapidpro.errors import TransientError, TroubleError
+from cht_rapidpro.errors import OperatorActionRequiredError, TransientError
 from cht_rapidpro.jobs.incoming.missed_messages import Missed, MissedMessages, MissedRuns
 from cht_rapidpro.jobs.incoming.receiver import Incoming
 from cht_rapidpro.jobs.incoming.stored_messages import RecordedMessages
@@ -72,7 +81,7 @@ class Backfill:
             "run": MissedRuns(recorded, self._listings, config.flow, self._clock),
         }
         self._way, self._other_way = ways[config.id_is], ways[other(config.id_is)]
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         self._changed = asyncio.Event()
         self.health = Health("backfill")
         settings.subscribe(self._changed.set)
@@ -84,7 +93,7 @@ class Backfill:
             base = await self._base()
             try:
                 await self._look(base)
-            except (TransientError, TroubleError) as error:
+            except (TransientError, OperatorActionRequiredError) as error:
                 self.health.fails(error)
                 await asyncio.sleep(min(retry, interval))
                 retry *= 2
@@ -104,7 +113,7 @@ class Backfill:
         now = await self._now(base)
         look = await self._last_look(now)
         query = self._way.query(look.after(self._config.id_is))
-        told: set[str] = set()
+        reported: set[str] = set()
         evidence: Evidence | None = None
         async with aclosing(self._listings.pages(base, self._way.listing, query)) as pages:
             async for rows in pages:
@@ -115,20 +124,21 @@ class Backfill:
                         if missed.is_storable:
                             evidence = evidence or await self._evidence(base, look)
                         if evidence is None or evidence.other is None or missed.at > evidence.other:
-                            await self._recover(base, missed, told)
+                            await self._recover(base, missed, reported)
                         else:
-                            self._tell(missed, "it may be stored under another kind of id", told)
-        self._told = told
+                            self._report(missed, "it may be stored under another kind of id", reported)
+        self._reported = reported
         await self._keep(replace(look, until=now))
 
-    async def _evidence(self, base: str, look: Look) -> Evidence:
-        """Finds out which kind of id the flow has sent. Raises TroubleError if it is not the configured kind.
+    async def _evidence(self, base: str, look: Checkpoint) -> Evidence:
+        """Finds out which kind of id the flow has sent. Raises OperatorActionRequiredError if it is not the configured
+        kind.
 
         Needed only if a message seems to be missing: with the wrong kind of id every message does.
         """
         try:
             latest = await self._latest(base, self._other_way, look, other(self._config.id_is))
-        except TroubleError as error:
+        except OperatorActionRequiredError as error:
             if error.about != NO_MESSAGE_IDS_ABOUT:
                 raise
             latest = None
@@ -136,10 +146,10 @@ class Backfill:
             return Evidence(None, None)
         found = Evidence(await self._latest(base, self._way, look, self._config.id_is), latest)
         if found.contradicts:
-            raise TroubleError(_CONTRADICTED[self._config.id_is], about="id_is")
+            raise OperatorActionRequiredError(_CONTRADICTED[self._config.id_is], about="id_is")
         return found
 
-    async def _latest(self, base: str, way: MissedMessages | MissedRuns, look: Look, id_is: IdIs) -> int | None:
+    async def _latest(self, base: str, way: MissedMessages | MissedRuns, look: Checkpoint, id_is: IdIs) -> int | None:
         """Returns when the latest recorded message with this kind of id came."""
         query = way.query(look.after(id_is))
         async with aclosing(self._listings.pages(base, way.listing, query)) as pages:
@@ -158,19 +168,19 @@ class Backfill:
     def _clock(self) -> int:
         return self._rapidpro.clock() or self._wall_clock()
 
-    async def _last_look(self, now: int) -> Look:
-        stored, spooled = await self._received.last_look(), await self._spool.last_look()
+    async def _last_look(self, now: int) -> Checkpoint:
+        stored, spooled = await self._received.checkpoint(), await self._spool.checkpoint()
         source = source_of(self._config.flow, self._config.id_is)
-        look = last_look(stored, spooled, source, self._config.backfill_from, now)
+        look = checkpoint(stored, spooled, source, self._config.backfill_from, now)
         if stored.get("source") != source:
             await self._keep(look)  # keeps the moment of the first start for later starts
         return look
 
-    async def _keep(self, look: Look) -> None:
+    async def _keep(self, look: Checkpoint) -> None:
         await self._spool.keep_last_look(look.until)
         await self._received.keep_last_look(look.for_storage())
 
-    async def _recover(self, base: str, missed: Missed, told: set[str]) -> None:
+    async def _recover(self, base: str, missed: Missed, reported: set[str]) -> None:
         message = missed.input
         arrival = message.posted_as(missed.id) if message else None
         if arrival:
@@ -178,24 +188,24 @@ class Backfill:
             if not isinstance(stored, AlreadyStored):
                 log.info("incoming.recovered", doc=doc_id(missed.id, missed.at), message=missed.id)
         elif message is None:
-            self._tell(missed, "none of its contact's messages is the one that this run took", told)
+            self._report(missed, "none of its contact's messages is the one that this run took", reported)
         elif message.urn is None:
             await self._check_anonymity(base)
-            self._tell(missed, "RapidPro does not show its sender", told)
+            self._report(missed, "RapidPro does not show its sender", reported)
         elif not message.sender:
-            self._tell(missed, f"it came over {message.urn.partition(':')[0]}, not from a phone number", told)
+            self._report(missed, f"it came over {message.urn.partition(':')[0]}, not from a phone number", reported)
 
-    def _tell(self, missed: Missed, why: str, told: set[str]) -> None:
+    def _report(self, missed: Missed, why: str, reported: set[str]) -> None:
         """Logs each message once, because listings overlap. Messages without a text are not logged: the webhook refuses
         them, too.
         """
-        if missed.id not in self._told:
+        if missed.id not in self._reported:
             log.warning("incoming.unrecovered", message=missed.id, why=why)
-        told.add(missed.id)
+        reported.add(missed.id)
 
     async def _check_anonymity(self, base: str) -> None:
         hidden = await self._rapidpro.hides_numbers(base)
         if not isinstance(hidden, bool):
             raise TransientError(f"whether RapidPro hides its numbers is not known: {hidden}")
         if hidden:
-            raise TroubleError(_ANONYMOUS, about="anonymous")
+            raise OperatorActionRequiredError(_ANONYMOUS, about="anonymous")

@@ -12,7 +12,7 @@ from cht_rapidpro.adapters.rapidpro.client import Listing
 from cht_rapidpro.domain.backfill import NO_MESSAGE_IDS, NO_MESSAGE_IDS_ABOUT, Input, read_inputs
 from cht_rapidpro.domain.runs import Recorded, Run, read_runs, unrecorded
 from cht_rapidpro.domain.task import timestamp
-from cht_rapidpro.errors import TroubleError
+from cht_rapidpro.errors import OperatorActionRequiredError
 from cht_rapidpro.jobs.incoming.stored_messages import RecordedMessages
 from cht_rapidpro.jobs.rapidpro_pages.listings import Listings
 
@@ -49,7 +49,9 @@ class MissedMessages:
         return {"folder": "flows", "after": timestamp(after)}
 
     async def recorded(self, rows: list[object]) -> list[int]:
-        """Returns when the recorded messages came, ms since the epoch, the latest first. Raises TroubleError."""
+        """Returns when the recorded messages came, ms since the epoch, the latest first. Raises
+        OperatorActionRequiredError.
+        """
         came = {message.uuid: message.at for message in self._inputs(rows)}
         return sorted((came[uuid] for uuid in await self._recorded.known(came)), reverse=True)
 
@@ -63,7 +65,7 @@ class MissedMessages:
     def _inputs(self, rows: list[object]) -> list[Input]:
         inputs = read_inputs(rows, self._flow)
         if not all(message.uuid for message in inputs):
-            raise TroubleError(NO_MESSAGE_IDS, about=NO_MESSAGE_IDS_ABOUT)
+            raise OperatorActionRequiredError(NO_MESSAGE_IDS, about=NO_MESSAGE_IDS_ABOUT)
         return inputs
 
 

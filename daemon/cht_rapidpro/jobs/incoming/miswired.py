@@ -21,7 +21,7 @@ _KEEP: Final = 86_400.0
 class _Seen:
     times: int
     last: float
-    told: float
+    reported: float
 
 
 class MiswiredFlow:
@@ -40,8 +40,8 @@ class MiswiredFlow:
                 return
             seen = self._seen[found] = _Seen(0, now, now - _TELL_AGAIN)
         seen.times, seen.last = seen.times + 1, now
-        if now - seen.told >= _TELL_AGAIN:
-            seen.told = now
+        if now - seen.reported >= _TELL_AGAIN:
+            seen.reported = now
             log.warning("incoming.miswired", field=found.field, sends=found.sends, times=seen.times)
 
     def snapshot(self) -> list[dict[str, Any]]:

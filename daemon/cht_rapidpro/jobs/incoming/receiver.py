@@ -15,14 +15,14 @@ import structlog
 from cht_rapidpro.adapters.couchdb.client import Couch, Rejected
 from cht_rapidpro.adapters.spool.file import Counts
 from cht_rapidpro.adapters.spool.spool import Spool
-from cht_rapidpro.domain.history import About
-from cht_rapidpro.domain.incoming import AlreadyStored, Arrival, Saved, Spooled, Stored, doc_id, shown_id
-from cht_rapidpro.errors import TransientError, TroubleError
+from cht_rapidpro.domain.history import MessageRef
+from cht_rapidpro.domain.incoming import AlreadyStored, InboundMessage, Saved, Spooled, Stored, doc_id, shown_id
+from cht_rapidpro.errors import OperatorActionRequiredError, TransientError
 from cht_rapidpro.jobs.incoming.miswired import MiswiredFlow
-from cht_rapidpro.jobs.incoming.record_writer import Outcome, Recorder
-from cht_rapidpro.jobs.incoming.spool_drainer import Drain, tell_rejected
+from cht_rapidpro.jobs.incoming.record_writer import Outcome, RecordWriter
+from cht_rapidpro.jobs.incoming.spool_drainer import SpoolDrainer, tell_rejected
 from cht_rapidpro.jobs.live_config.app_settings import SettingsWatch
-from cht_rapidpro.telemetry.liveness import Pulse
+from cht_rapidpro.telemetry.liveness import Liveness
 from cht_rapidpro.telemetry.metrics import Arrived, Metrics
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -38,15 +38,15 @@ class Unavailable(TransientError):  # noqa: N818 - said of the whole, as in "503
 
 _ARRIVED: Final[Mapping[type[Stored | Unavailable], Arrived]] = {
     Saved: Arrived.STORED,
-    AlreadyStored: Arrived.KNOWN,
+    AlreadyStored: Arrived.DUPLICATE,
     Spooled: Arrived.SPOOLED,
-    Unavailable: Arrived.UNSTORED,
+    Unavailable: Arrived.FAILED,
 }
 
 
 @dataclass(slots=True, eq=False)
 class _Waiting:
-    arrival: Arrival
+    arrival: InboundMessage
     done: asyncio.Future[Stored]
 
 
@@ -72,12 +72,12 @@ class Incoming:
         self._metrics = metrics
         self._max_waiting = max_waiting
         self.flow = MiswiredFlow()
-        self._recorder = Recorder(couch, self.flow.notice, check_legacy_ids=check_legacy_ids)
-        self._drain = Drain(spool, settings, self._recorder)
+        self._recorder = RecordWriter(couch, self.flow.notice, check_legacy_ids=check_legacy_ids)
+        self._drain = SpoolDrainer(spool, settings, self._recorder)
         self._waiting: list[_Waiting] = []
         self._wake = asyncio.Event()
         self.can_store = True
-        self.pulses = [Pulse("incoming", spool.health), self._drain.pulse]
+        self.pulses = [Liveness("incoming", spool.health), self._drain.liveness]
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -87,7 +87,7 @@ class Incoming:
         """What is in the spool, as of a moment ago."""
         return self._drain.left
 
-    async def store(self, arrival: Arrival) -> Stored:
+    async def store(self, arrival: InboundMessage) -> Stored:
         """Stores the message, and returns where it is. Raises Unavailable."""
         if len(self) >= self._max_waiting:
             raise Unavailable("too many messages wait to be stored", retry_after=_RETRY_AFTER)
@@ -126,31 +126,31 @@ class Incoming:
             for item in batch:
                 _answer(item, _unavailable())
 
-    async def _store(self, arrivals: Sequence[Arrival]) -> Sequence[Stored | Unavailable]:
+    async def _store(self, arrivals: Sequence[InboundMessage]) -> Sequence[Stored | Unavailable]:
         if not self._drain.is_blocked:
             try:
                 return await self._keep_rejected(arrivals, await self._record(arrivals, repeated=False))
-            except (TransientError, TroubleError) as error:
+            except (TransientError, OperatorActionRequiredError) as error:
                 self._drain.block(error)
         try:
             return await self._put(arrivals)
-        except TroubleError:
+        except OperatorActionRequiredError:
             return await self._store_without_spool(arrivals)
 
-    async def _store_without_spool(self, arrivals: Sequence[Arrival]) -> Sequence[Stored | Unavailable]:
+    async def _store_without_spool(self, arrivals: Sequence[InboundMessage]) -> Sequence[Stored | Unavailable]:
         """Tries CouchDB again; but after a refusal only the drain tries, slowly, because wrong passwords lock the
         user.
         """
-        if isinstance(self._couch.health.error, TroubleError):
+        if isinstance(self._couch.health.error, OperatorActionRequiredError):
             return [_unavailable() for _ in arrivals]
         try:
             outcomes = await self._record(arrivals, repeated=True)
-        except (TransientError, TroubleError):
+        except (TransientError, OperatorActionRequiredError):
             return [_unavailable() for _ in arrivals]
         self._drain.unblock()
         return await self._keep_rejected(arrivals, outcomes)
 
-    async def _record(self, arrivals: Sequence[Arrival], *, repeated: bool) -> list[Outcome]:
+    async def _record(self, arrivals: Sequence[InboundMessage], *, repeated: bool) -> list[Outcome]:
         if self._settings.settings is None:
             raise TransientError("the app settings were never read")
         try:
@@ -159,7 +159,7 @@ class Incoming:
         except TimeoutError as error:
             raise TransientError(f"CouchDB has not answered within {_TRY:g} s") from error
 
-    async def _put(self, arrivals: Sequence[Arrival]) -> Sequence[Stored]:
+    async def _put(self, arrivals: Sequence[InboundMessage]) -> Sequence[Stored]:
         await self._spool.put(arrivals)
         for arrival in arrivals:
             log.info("incoming.spooled", doc=doc_id(arrival.id, arrival.at), gateway_ref=shown_id(arrival.id))
@@ -167,7 +167,7 @@ class Incoming:
         return [Spooled()] * len(arrivals)
 
     async def _keep_rejected(
-        self, arrivals: Sequence[Arrival], outcomes: Sequence[Outcome]
+        self, arrivals: Sequence[InboundMessage], outcomes: Sequence[Outcome]
     ) -> Sequence[Stored | Unavailable]:
         """Keeps messages that CouchDB refuses, with the reason, for an operator."""
         return [
@@ -175,17 +175,17 @@ class Incoming:
             for arrival, outcome in zip(arrivals, outcomes, strict=True)
         ]
 
-    async def _keep(self, arrival: Arrival, reason: str) -> Stored | Unavailable:
+    async def _keep(self, arrival: InboundMessage, reason: str) -> Stored | Unavailable:
         try:
             await self._spool.put([arrival], reason)
-        except TroubleError:
+        except OperatorActionRequiredError:
             return _unavailable()
         tell_rejected(arrival, reason)
         return Spooled()
 
 
-def _about(arrival: Arrival) -> About:
-    return About(doc_id(arrival.id, arrival.at), number=str(arrival.sender), gateway_ref=shown_id(arrival.id))
+def _about(arrival: InboundMessage) -> MessageRef:
+    return MessageRef(doc_id(arrival.id, arrival.at), number=str(arrival.sender), gateway_ref=shown_id(arrival.id))
 
 
 def _unavailable() -> Unavailable:

@@ -19,7 +19,7 @@ from cht_rapidpro.adapters.couchdb.client import Conflict, Couch, Rejected, Writ
 from cht_rapidpro.domain.incoming import (
     REPEATED_WITHIN,
     AlreadyStored,
-    Arrival,
+    InboundMessage,
     Saved,
     days_around,
     doc_id,
@@ -60,7 +60,7 @@ class _Place:
         return {self.own, *self.others}
 
 
-class Recorder:
+class RecordWriter:
     """`check_legacy_ids`: what CHT's own gateway has stored under an `_id` of its own counts as stored, too.
 
     `notice` is told where one id is sent for several people.
@@ -71,10 +71,13 @@ class Recorder:
         self._notice = notice
         self._check_legacy_ids = check_legacy_ids
 
-    async def record(self, arrivals: Sequence[Arrival], settings: AppSettings, *, repeated: bool) -> list[Outcome]:
+    async def record(
+        self, arrivals: Sequence[InboundMessage], settings: AppSettings, *, repeated: bool
+    ) -> list[Outcome]:
         """One outcome a message. `repeated`: they may have been stored before.
 
-        Raises TransientError or TroubleError; then none, some or all are stored, and they are to be recorded again as
+        Raises TransientError or OperatorActionRequiredError; then none, some or all are stored, and they are to be
+        recorded again as
         `repeated`.
         """
         batch = _Batch(self._couch, arrivals, settings, self._notice, repeated=repeated)
@@ -84,7 +87,7 @@ class Recorder:
         return batch.outcomes
 
 
-def _keys(arrivals: Sequence[Arrival]) -> list[str | int | float]:
+def _keys(arrivals: Sequence[InboundMessage]) -> list[str | int | float]:
     return [key for arrival in arrivals for key in legacy_keys(arrival.id)]
 
 
@@ -97,7 +100,7 @@ class _Batch:
     def __init__(
         self,
         couch: Couch,
-        arrivals: Sequence[Arrival],
+        arrivals: Sequence[InboundMessage],
         settings: AppSettings,
         notice: Callable[[Miswiring], None],
         *,
@@ -135,18 +138,18 @@ class _Batch:
         for number in list(self._places):
             self._settle(number, _UNDECIDED)
 
-    def _first_place(self, arrival: Arrival) -> _Place:
+    def _first_place(self, arrival: InboundMessage) -> _Place:
         former = {former_id(arrival.id)} if self._repeated else set()
         if is_ordered(arrival.id):
             return _Place(doc_id(arrival.id, arrival.at), former)
         own, *others = [doc_id(each.id, each.at) for each in self._days(arrival)]
         return _Place(own, {*others, *former})
 
-    def _second_place(self, arrival: Arrival) -> _Place:
+    def _second_place(self, arrival: InboundMessage) -> _Place:
         own, *others = map(second_id, self._days(arrival))
         return _Place(own, set(others), is_second=True)
 
-    def _days(self, arrival: Arrival) -> list[Arrival]:
+    def _days(self, arrival: InboundMessage) -> list[InboundMessage]:
         return days_around(arrival, later=REPEATED_WITHIN if self._repeated else 1)
 
     async def _look_up(self, numbers: Sequence[int]) -> None:
@@ -166,7 +169,7 @@ class _Batch:
         is_stored = any(is_of(doc, arrival) for doc in docs)
         # What was deleted cannot be compared: it counts as the same message where that may come again.
         if is_stored or place.is_second or (self._repeated and len(docs) < len(taken)):
-            log.info("incoming.known", doc=taken[0], gateway_ref=shown_id(arrival.id))
+            log.info("incoming.duplicate", doc=taken[0], gateway_ref=shown_id(arrival.id))
             self._settle(number, AlreadyStored())
             return False
         if any(not is_sent_by(doc, arrival) for doc in docs):
@@ -201,7 +204,7 @@ class _Batch:
             self._known[doc["_id"]] = doc
             given = shown_id(self._arrivals[number].id)
             if number in earlier:
-                log.info("incoming.known", doc=earlier[number], gateway_ref=given)
+                log.info("incoming.duplicate", doc=earlier[number], gateway_ref=given)
                 self._settle(number, AlreadyStored())
             else:
                 log.info("incoming.stored", doc=doc["_id"], gateway_ref=given)

@@ -14,12 +14,12 @@ import structlog
 from cht_rapidpro.adapters.couchdb.client import Rejected
 from cht_rapidpro.adapters.spool.file import Counts, Row
 from cht_rapidpro.adapters.spool.spool import Spool
-from cht_rapidpro.domain.incoming import Arrival, doc_id, shown_id
+from cht_rapidpro.domain.incoming import InboundMessage, doc_id, shown_id
 from cht_rapidpro.errors import TransientError
 from cht_rapidpro.jobs.documents.retry import until_it_works
-from cht_rapidpro.jobs.incoming.record_writer import Outcome, Recorder
+from cht_rapidpro.jobs.incoming.record_writer import Outcome, RecordWriter
 from cht_rapidpro.jobs.live_config.app_settings import SettingsWatch
-from cht_rapidpro.telemetry.liveness import Pulse
+from cht_rapidpro.telemetry.liveness import Liveness
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -28,25 +28,25 @@ _LOOK: Final = 10.0  # seconds between two checks: the `retry` command may have 
 _TRY: Final = 20.0
 
 
-class Drain:
+class SpoolDrainer:
     """`is_blocked`: CouchDB did not store the last message; new messages go to the spool.
 
     `left`: the number of messages in the spool, as of a moment ago.
     """
 
-    def __init__(self, spool: Spool, settings: SettingsWatch, recorder: Recorder) -> None:
+    def __init__(self, spool: Spool, settings: SettingsWatch, recorder: RecordWriter) -> None:
         self._spool = spool
         self._settings = settings
         self._recorder = recorder
         self._wake = asyncio.Event()
         self.is_blocked = False
         self.left = Counts(0, 0)
-        self.pulse = Pulse("drain", spool.health)
+        self.liveness = Liveness("drain", spool.health)
         settings.subscribe(self.wake)
 
     def block(self, error: BaseException) -> None:
         if not self.is_blocked:
-            log.warning("incoming.diverted", to="spool", why=str(error) or "CouchDB does not answer in time")
+            log.warning("incoming.spooling_started", to="spool", why=str(error) or "CouchDB does not answer in time")
         self.is_blocked = True
 
     def wake(self) -> None:
@@ -74,7 +74,7 @@ class Drain:
 
     async def _step(self) -> bool:
         """One batch; whether there may be more."""
-        with self.pulse.step():
+        with self.liveness.step():
             return await self._drain_batch()
 
     async def _drain_batch(self) -> bool:
@@ -94,7 +94,7 @@ class Drain:
 
     def unblock(self) -> None:
         if self.is_blocked:
-            log.warning("incoming.resumed", to="CouchDB")
+            log.warning("incoming.spooling_ended", to="CouchDB")
         self.is_blocked = False
 
     async def _settle(self, rows: list[Row], outcomes: list[Outcome]) -> None:
@@ -105,13 +105,13 @@ class Drain:
         for row in rows:
             if row.number in rejected:
                 tell_rejected(row.arrival, rejected[row.number])
-        log.info("spool.drained", rows=len(done))
+        log.info("spool.flushed", rows=len(done))
         self.left = await self._spool.counts()
         if len(rows) < _ROWS:
             await self._spool.clean()
 
 
-def tell_rejected(arrival: Arrival, reason: str) -> None:
+def tell_rejected(arrival: InboundMessage, reason: str) -> None:
     log.error(
         "incoming.rejected",
         doc=doc_id(arrival.id, arrival.at),

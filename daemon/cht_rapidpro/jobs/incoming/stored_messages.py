@@ -10,12 +10,12 @@ from collections.abc import Collection, Mapping
 from cht_rapidpro.adapters.couchdb.client import Couch
 from cht_rapidpro.adapters.couchdb.incoming_docs import ReceivedMessages
 from cht_rapidpro.adapters.spool.spool import Spool
-from cht_rapidpro.domain.incoming import REPEATED_WITHIN, Arrival, days_around, doc_id, former_id, second_id
+from cht_rapidpro.domain.incoming import REPEATED_WITHIN, InboundMessage, days_around, doc_id, former_id, second_id
 from cht_rapidpro.domain.task import Doc, DocId
 
 
 class RecordedMessages:
-    """Raises TransientError and TroubleError."""
+    """Raises TransientError and OperatorActionRequiredError."""
 
     def __init__(self, couch: Couch, received: ReceivedMessages, spool: Spool) -> None:
         self._couch = couch
@@ -44,7 +44,7 @@ class RecordedMessages:
             texts[each] += [_text(docs[owner]) for owner in sorted(owned) if owner in docs]
         return texts
 
-    async def seconds(self, arrivals: Collection[Arrival]) -> set[Arrival]:
+    async def seconds(self, arrivals: Collection[InboundMessage]) -> set[InboundMessage]:
         """Returns the messages that have, or had, a document as a later message of their id."""
         places = {each: set(map(second_id, _days(each))) for each in arrivals}
         existing = await self._received.existing(set().union(*places.values()))
@@ -52,10 +52,10 @@ class RecordedMessages:
 
 
 def _places(given: str, at: int) -> set[DocId]:
-    return {former_id(given), *(doc_id(given, each.at) for each in _days(Arrival(given, "", "", at)))}
+    return {former_id(given), *(doc_id(given, each.at) for each in _days(InboundMessage(given, "", "", at)))}
 
 
-def _days(arrival: Arrival) -> list[Arrival]:
+def _days(arrival: InboundMessage) -> list[InboundMessage]:
     return days_around(arrival, later=REPEATED_WITHIN)
 
 

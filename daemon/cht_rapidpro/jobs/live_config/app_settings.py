@@ -29,7 +29,7 @@ from cht_rapidpro.domain.settings import (
 from cht_rapidpro.domain.task import Doc, DocId
 from cht_rapidpro.errors import ConfigError
 from cht_rapidpro.jobs.documents.retry import until_it_works
-from cht_rapidpro.telemetry.liveness import Pulse
+from cht_rapidpro.telemetry.liveness import Liveness
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -54,7 +54,7 @@ class SettingsWatch:
         self._listeners: list[Callable[[], None]] = []
         self.choice: Choice | None = None
         self._problem = ""
-        self.pulse = Pulse("settings", couch.health)
+        self.liveness = Liveness("settings", couch.health)
         self._host = ""
         self.settings: AppSettings | None = None
         self.base: str | None = rapidpro.url or None
@@ -89,7 +89,7 @@ class SettingsWatch:
         while True:
             await self._requested.wait()
             self._requested.clear()
-            with self.pulse.step():
+            with self.liveness.step():
                 translations, docs = await until_it_works(self._read)
             self._take(
                 read_settings(docs.get(SETTINGS), docs.get(MEDIC), [docs[key] for key in translations if key in docs])
@@ -108,13 +108,13 @@ class SettingsWatch:
             return
         self.settings = found
         choice = choose(found, self._cht.outgoing_service)
-        self._tell(choice)
+        self._report_choice(choice)
         self.base = self._find_base(found, is_needed=choice.sends)
         self.target = self.base if choice.sends else None
         for listener in self._listeners:
             listener()
 
-    def _tell(self, choice: Choice) -> None:
+    def _report_choice(self, choice: Choice) -> None:
         """Logs a change of the choice: on, off, or a conflict that an operator has to solve."""
         if choice == self.choice:
             return

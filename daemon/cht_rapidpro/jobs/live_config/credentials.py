@@ -17,7 +17,7 @@ from cht_rapidpro.adapters.couchdb.vault import CredentialName, Unreadable, Vaul
 from cht_rapidpro.config.secret_store import Keyring, Refused, Secrets
 from cht_rapidpro.config.value_types import NO_SECRET, Secret
 from cht_rapidpro.domain.findings import Finding, Level
-from cht_rapidpro.errors import TransientError, TroubleError
+from cht_rapidpro.errors import OperatorActionRequiredError, TransientError
 from cht_rapidpro.jobs.documents.retry import until_it_works
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -86,7 +86,7 @@ class Credentials:
         async with self._one_at_a_time:
             if self._begun <= asked:
                 self._allowed[refused] = self._time() + LEAST_PAUSE
-                with suppress(TransientError, TroubleError):
+                with suppress(TransientError, OperatorActionRequiredError):
                     await self._read_alone()
 
     async def _read(self) -> None:

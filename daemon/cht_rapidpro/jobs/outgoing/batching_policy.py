@@ -11,23 +11,23 @@ from typing import Literal
 
 from cht_rapidpro.adapters.rapidpro.client import RapidPro
 from cht_rapidpro.domain.outgoing import MAX_URNS
-from cht_rapidpro.jobs.outgoing.batches import Ready
-from cht_rapidpro.jobs.outgoing.send_queue import Backlog
+from cht_rapidpro.jobs.outgoing.batches import BatchAccumulator
+from cht_rapidpro.jobs.outgoing.send_queue import SendQueue
 
 
-class Grouping:
+class BatchingPolicy:
     """`per_hour`: [rapidpro] requests_per_hour; more messages than a minute's share of it are a long queue."""
 
     def __init__(
         self,
         rapidpro: RapidPro,
-        backlog: Backlog,
-        ready: Ready,
+        send_queue: SendQueue,
+        ready: BatchAccumulator,
         coalesce: Literal["auto", "off", "always"],
         per_hour: int | None,
     ) -> None:
         self._rapidpro = rapidpro
-        self._backlog = backlog
+        self._send_queue = send_queue
         self._ready = ready
         self._coalesce = coalesce
         self._has_asked = False
@@ -36,14 +36,14 @@ class Grouping:
     def limit(self, per_hour: int | None) -> None:
         self._long_queue = math.inf if per_hour is None else per_hour / 60
 
-    def company(self, base: str | None) -> int:
+    def max_batch_size(self, base: str | None) -> int:
         """How many messages of one text a broadcast to the RapidPro at `base` may have."""
         return MAX_URNS if self._is_wanted() and base is not None and self._rapidpro.hides_urns(base) is False else 1
 
     def has_to_ask(self, base: str | None) -> bool:
         """Whether to ask RapidPro now if the workspace hides its numbers."""
         is_known = base is None or self._rapidpro.hides_urns(base) is not None
-        return not (is_known or self._has_asked) and self._is_wanted() and self._backlog.has_alike()
+        return not (is_known or self._has_asked) and self._is_wanted() and self._send_queue.has_alike()
 
     def asked(self) -> None:
         """Called after RapidPro was asked; without an answer, its first answer to a broadcast will show it."""
@@ -58,7 +58,7 @@ class Grouping:
             case "always":
                 return True
             case "auto":
-                waiting = math.inf if self._backlog.more else len(self._backlog) + self._ready.messages
+                waiting = math.inf if self._send_queue.more else len(self._send_queue) + self._ready.messages
                 return waiting > self._long_queue
             case "off":
                 return False

@@ -1,8 +1,8 @@
-"""Looks up in RapidPro what became of messages in doubt: one listing for all of them.
+"""Looks up in RapidPro what became of ambiguous messages: one listing for all of them.
 
 A verdict is given only where it is certain. A broadcast counts for a message when no other task has it: not a settled
 task (by CouchDB's view), not an unsettled one of this daemon, not one that another daemon is sending. A listing that
-failed or was cut decides nothing (docs/exactly-once.md#look-up-what-is-in-doubt).
+failed or was cut decides nothing (docs/exactly-once.md#look-up-ambiguous-messages).
 """
 
 import asyncio
@@ -13,14 +13,13 @@ from typing import Any, Final
 from cht_rapidpro.adapters.couchdb.client import Couch
 from cht_rapidpro.adapters.rapidpro.client import Page, RapidPro
 from cht_rapidpro.domain.claim import claim_of, orders
-from cht_rapidpro.domain.outgoing import BroadcastId, Pair, Throttled, pair_of
+from cht_rapidpro.domain.outgoing import BroadcastId, SmsIdentity, Throttled, pair_of
 from cht_rapidpro.domain.reconcile import (
-    Absent,
-    Holder,
-    Key,
+    BroadcastQuery,
     Listed,
-    Place,
-    Question,
+    NotFound,
+    RecipientSlot,
+    RefOwner,
     Verdict,
     first_of,
     match,
@@ -28,10 +27,10 @@ from cht_rapidpro.domain.reconcile import (
     windows,
 )
 from cht_rapidpro.domain.rivals import Contested, contested
-from cht_rapidpro.domain.task import Doc, DocId, gateway_ref, message_fields, messages, read_message, tasks
+from cht_rapidpro.domain.task import Doc, DocId, MessageKey, gateway_ref, message_fields, messages, read_message, tasks
 from cht_rapidpro.jobs.documents.retry import until_it_works
 from cht_rapidpro.jobs.documents.writer import Writer
-from cht_rapidpro.jobs.outgoing.claimed_task import HeldTask
+from cht_rapidpro.jobs.outgoing.claimed_task import ClaimedTask
 
 SKEW: Final = 900_000  # ms by which clocks may differ: this machine's earlier and now, RapidPro's, another daemon's
 _PAGES: Final = 1000
@@ -46,13 +45,13 @@ class Blocked:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A message in doubt, of a task under this daemon's claim. `until`: loop time; a later broadcast is another
+    """An ambiguous message, of a task under this daemon's claim. `until`: loop time; a later broadcast is another
     message's.
     """
 
-    key: Key
-    pair: Pair
-    held: HeldTask
+    key: MessageKey
+    pair: SmsIdentity
+    held: ClaimedTask
     until: float
 
 
@@ -79,10 +78,10 @@ class Lookup:
         self,
         base: str,
         asked: Sequence[Asked],
-        known: Mapping[Key, Place],
+        known: Mapping[MessageKey, RecipientSlot],
         settings: Mapping[str, Any],
         closed: Collection[DocId] = (),
-    ) -> dict[Key, Verdict | Blocked | Contested] | str:
+    ) -> dict[MessageKey, Verdict | Blocked | Contested] | str:
         """A verdict for each message, or why RapidPro could not be asked.
 
         `known`: broadcasts of this daemon's other messages, by the URNs that were posted, settled or not. `closed`:
@@ -92,11 +91,11 @@ class Lookup:
         gateway_ref does not tell the others.
         """
         now = await self._clock(base)
-        questions = [self._question(item, now) for item in asked]
+        queries = [self._question(item, now) for item in asked]
         pairs = {item.pair for item in asked}
         claimed = (await self._alike(pairs, (), settings, closed)).blocked
         found: dict[BroadcastId, Listed] = {}
-        for after, before in windows(questions):
+        for after, before in windows(queries):
             part = await self._list(base, after, before)
             if isinstance(part, str):
                 return part
@@ -107,19 +106,19 @@ class Lookup:
         # A claim drops the gateway_ref: a task that has one again was settled by another instance, and needs no
         # broadcast.
         settled = {key for holder in holders for key, _ in holder.messages}
-        verdicts: dict[Key, Verdict] = {question.key: Absent() for question in questions if question.key in settled}
-        open_questions = [question for question in questions if question.key not in settled]
+        verdicts: dict[MessageKey, Verdict] = {query.key: NotFound() for query in queries if query.key in settled}
+        open_queries = [query for query in queries if query.key not in settled]
         taken = taken_by(holders, listed, known, alike.former)
-        earliest = min((question.earliest for question in questions), default=now)
-        taken_in = settled.union(question.key for question in questions)
-        rivals = [Question(key, pair, earliest) for key, pair in alike.rivals if key not in taken_in]
+        earliest = min((query.earliest for query in queries), default=now)
+        taken_in = settled.union(query.key for query in queries)
+        rivals = [BroadcastQuery(key, pair, earliest) for key, pair in alike.rivals if key not in taken_in]
         before = now - round(self._request_time * 1000)
-        verdicts |= match([*open_questions, *rivals], listed, taken, adoptable_before=before)
-        told = verdicts | contested(open_questions, rivals, verdicts)
+        verdicts |= match([*open_queries, *rivals], listed, taken, adoptable_before=before)
+        told = verdicts | contested(open_queries, rivals, verdicts)
         blocked = claimed | alike.blocked
         return {item.key: Blocked() if item.pair in blocked else told[item.key] for item in asked}
 
-    def _question(self, item: Asked, now: int) -> Question:
+    def _question(self, item: Asked, now: int) -> BroadcastQuery:
         """Returns the window in which the broadcast can have been made. `now`: RapidPro's clock.
 
         RapidPro's clock and the loop time that has passed bound the window. Stamps in documents and this machine's wall
@@ -136,7 +135,7 @@ class Lookup:
             written = item.held.past.sent_after(now)
             start = min(start, written, written + now - self._wall_clock())
         latest = now - round((loop_now - item.until) * 1000) + SKEW
-        return Question(item.key, item.pair, start - SKEW, latest if latest < now else None)
+        return BroadcastQuery(item.key, item.pair, start - SKEW, latest if latest < now else None)
 
     def rapidpro_time(self) -> int | None:
         """RapidPro's present time in ms, None before its first answer."""
@@ -177,7 +176,7 @@ class Lookup:
             cursor = page.cursor
         return f"the listing has more than {_PAGES} pages"
 
-    async def _holders(self, listed: Sequence[Listed], settings: Mapping[str, Any]) -> list[Holder]:
+    async def _holders(self, listed: Sequence[Listed], settings: Mapping[str, Any]) -> list[RefOwner]:
         """The tasks that hold one of these broadcasts as their gateway_ref."""
         refs = [broadcast.id for broadcast in listed]
         ids: set[DocId] = set()
@@ -195,14 +194,14 @@ class Lookup:
             for doc in (await until_it_works(self._couch.read, part)).values():
                 yield doc
 
-    async def holders_of(self, broadcast: Listed, pair: Pair, settings: Mapping[str, Any]) -> int:
+    async def holders_of(self, broadcast: Listed, pair: SmsIdentity, settings: Mapping[str, Any]) -> int:
         """How many tasks hold this broadcast for a message of this pair, and not for another one of their messages."""
         holders = await self._holders([broadcast], settings)
         return sum(first_of(holder, broadcast)[1] == pair for holder in holders)
 
     async def _alike(
         self,
-        pairs: Collection[Pair],
+        pairs: Collection[SmsIdentity],
         refs: Collection[BroadcastId],
         settings: Mapping[str, Any],
         closed: Collection[DocId],
@@ -232,10 +231,10 @@ class Lookup:
         return found
 
     async def _sendable_alike(
-        self, pairs: Collection[Pair], settings: Mapping[str, Any]
-    ) -> dict[DocId, list[tuple[Key, Pair]]]:
+        self, pairs: Collection[SmsIdentity], settings: Mapping[str, Any]
+    ) -> dict[DocId, list[tuple[MessageKey, SmsIdentity]]]:
         """The sendable messages of these pairs, by document."""
-        found: dict[DocId, list[tuple[Key, Pair]]] = {}
+        found: dict[DocId, list[tuple[MessageKey, SmsIdentity]]] = {}
         async for page in self._couch.messages_in(_SENDABLE):
             for row in page:
                 message = read_message(message_fields(row.value))
@@ -243,7 +242,7 @@ class Lookup:
                     found.setdefault(row.doc_id, []).append(((row.doc_id, message.uuid), pair))
         return found
 
-    def _foreign_in(self, doc: Doc, settings: Mapping[str, Any]) -> Iterable[tuple[Key, Pair]]:
+    def _foreign_in(self, doc: Doc, settings: Mapping[str, Any]) -> Iterable[tuple[MessageKey, SmsIdentity]]:
         for task in tasks(doc):
             claim = claim_of(task)
             if claim is not None and claim.instance != self._me:
@@ -259,25 +258,25 @@ class _Alike:
     `former`: the broadcasts that messages had before an operator ordered them to be sent again.
     """
 
-    blocked: set[Pair] = field(default_factory=set)
-    rivals: list[tuple[Key, Pair]] = field(default_factory=list)
-    hidden: list[Holder] = field(default_factory=list)
-    former: list[Place] = field(default_factory=list)
+    blocked: set[SmsIdentity] = field(default_factory=set)
+    rivals: list[tuple[MessageKey, SmsIdentity]] = field(default_factory=list)
+    hidden: list[RefOwner] = field(default_factory=list)
+    former: list[RecipientSlot] = field(default_factory=list)
 
 
-def holders_in(doc: Doc, refs: Collection[BroadcastId], settings: Mapping[str, Any]) -> Iterable[Holder]:
+def holders_in(doc: Doc, refs: Collection[BroadcastId], settings: Mapping[str, Any]) -> Iterable[RefOwner]:
     for task in tasks(doc):
         if (ref := BroadcastId(gateway_ref(task))) in refs and (found := messages(task)):
-            yield Holder(ref, tuple(((doc["_id"], message.uuid), pair_of(message, settings)) for message in found))
+            yield RefOwner(ref, tuple(((doc["_id"], message.uuid), pair_of(message, settings)) for message in found))
 
 
-def _former_in(doc: Doc, settings: Mapping[str, Any]) -> Iterable[Place]:
+def _former_in(doc: Doc, settings: Mapping[str, Any]) -> Iterable[RecipientSlot]:
     for task in tasks(doc):
         refs = [BroadcastId(ref) for _, ref in orders(task) if ref]
         yield from ((ref, pair_of(message, settings).urn) for ref in refs for message in messages(task))
 
 
-def _row_pair(value: Any, settings: Mapping[str, Any]) -> Pair | None:
+def _row_pair(value: Any, settings: Mapping[str, Any]) -> SmsIdentity | None:
     row = value if isinstance(value, dict) else {}
     message = read_message({"uuid": row.get("id"), "to": row.get("to"), "message": row.get("content")})
     return pair_of(message, settings) if message else None

@@ -7,10 +7,9 @@ import asyncio
 from dataclasses import dataclass, field
 
 from cht_rapidpro.domain.claim import Claim, Past
-from cht_rapidpro.domain.history import About
-from cht_rapidpro.domain.outgoing import Created, Pair, Refused
-from cht_rapidpro.domain.task import DocId, Message, MessageId
-from cht_rapidpro.jobs.outgoing.send_queue import Key
+from cht_rapidpro.domain.history import MessageRef
+from cht_rapidpro.domain.outgoing import Created, Refused, SmsIdentity
+from cht_rapidpro.domain.task import DocId, Message, MessageId, MessageKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +21,7 @@ class Moment:
 
 
 @dataclass(slots=True, eq=False)
-class HeldTask:
+class ClaimedTask:
     """A task under this daemon's claim, made or last renewed at `claimed`.
 
     `claimed` is taken before the write, so the computed age is never too small. `earlier`: the claim before this one;
@@ -39,11 +38,11 @@ class HeldTask:
     past: Past | None
     rapidpro_began: int | None = None
     results: dict[MessageId, Created | Refused] = field(default_factory=dict)
-    attempts: int = 0  # sends that may have had an effect: in flight, in doubt, or by an earlier holder
+    attempts: int = 0  # sends that may have had an effect: in flight, ambiguous, or by an earlier holder
     is_lost: bool = False
     is_earlier_process: bool = False  # whether `earlier` is of an earlier process of this daemon
     pause: float = 0.0  # seconds to wait after the release: it met with trouble, other tasks go first
-    company: int = 1  # how many messages of the same text a broadcast with one of these may have
+    max_batch_size: int = 1  # how many messages of the same text a broadcast with one of these may have
     renewing: asyncio.Lock = field(default_factory=asyncio.Lock)
     began: Moment = field(init=False)
     seen: float = field(init=False)  # loop time: when the document was last known to want it sent
@@ -57,15 +56,15 @@ class HeldTask:
         return self.messages[0].uuid
 
     @property
-    def keys(self) -> list[Key]:
+    def keys(self) -> list[MessageKey]:
         return [(self.doc_id, message.uuid) for message in self.messages]
 
-    def about(self, message: Message, gateway_ref: str = "") -> About:
+    def about(self, message: Message, gateway_ref: str = "") -> MessageRef:
         """Returns one of its messages as the metrics need it."""
-        return About(self.doc_id, message.uuid, message.to, gateway_ref)
+        return MessageRef(self.doc_id, message.uuid, message.to, gateway_ref)
 
     @property
-    def is_unused(self) -> bool:
+    def is_releasable(self) -> bool:
         """Whether certainly none of its messages was sent, so that the claim can be released."""
         return not self.results and not self.attempts
 
@@ -75,17 +74,17 @@ class HeldTask:
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Turn:
+class OutboundMessage:
     """A message that may be posted next; the oldest due goes first. `pair`: the message for RapidPro, or its
     refusal.
     """
 
     due: int
     number: int
-    task: HeldTask = field(compare=False)
+    task: ClaimedTask = field(compare=False)
     message: Message = field(compare=False)
-    pair: Pair | Refused = field(compare=False)
+    pair: SmsIdentity | Refused = field(compare=False)
 
     @property
-    def company(self) -> int:
-        return self.task.company if isinstance(self.pair, Pair) else 1
+    def max_batch_size(self) -> int:
+        return self.task.max_batch_size if isinstance(self.pair, SmsIdentity) else 1

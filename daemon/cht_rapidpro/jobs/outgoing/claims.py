@@ -11,7 +11,7 @@ from typing import Final
 
 import structlog
 
-from cht_rapidpro.config.schema import Outgoing as OutgoingConfig
+from cht_rapidpro.config.schema import Relay as OutgoingConfig
 from cht_rapidpro.domain.claim import (
     EXPIRED,
     Claim,
@@ -26,15 +26,15 @@ from cht_rapidpro.domain.claim import (
     settle,
 )
 from cht_rapidpro.domain.edit import TaskEdit, each, holding
-from cht_rapidpro.domain.history import About
+from cht_rapidpro.domain.history import MessageRef
 from cht_rapidpro.domain.outgoing import settled
-from cht_rapidpro.domain.task import Doc, DocId, Task, messages, tasks
+from cht_rapidpro.domain.task import Doc, DocId, MessageKey, Task, messages, tasks
 from cht_rapidpro.errors import PermanentError
 from cht_rapidpro.jobs.documents.writer import FaultyError, UnconfirmedError, Writer
-from cht_rapidpro.jobs.outgoing.claimed_task import HeldTask, Moment
+from cht_rapidpro.jobs.outgoing.claimed_task import ClaimedTask, Moment
 from cht_rapidpro.jobs.outgoing.deferred import HeldBack
-from cht_rapidpro.jobs.outgoing.send_queue import Backlog, Candidate, Key
-from cht_rapidpro.telemetry.liveness import Pulse
+from cht_rapidpro.jobs.outgoing.send_queue import Candidate, SendQueue
+from cht_rapidpro.telemetry.liveness import Liveness
 from cht_rapidpro.telemetry.metrics import Metrics, Outcome
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -49,7 +49,7 @@ _GIVEN_UP: Final = "given up for now: repair the document"
 
 
 class Claims:
-    """`wall_clock`: ms since the epoch, for what is written into documents; `backlog` is told what became of each.
+    """`wall_clock`: ms since the epoch, for what is written into documents; `send_queue` is told what became of each.
 
     Another instance's claim is taken over when this process has itself seen it unchanged for `claim_timeout` of loop
     time: what a stamp says of its age depends on two clocks.
@@ -58,30 +58,30 @@ class Claims:
     def __init__(
         self,
         writer: Writer,
-        backlog: Backlog,
+        send_queue: SendQueue,
         me: Instance,
         config: OutgoingConfig,
         wall_clock: Callable[[], int],
         metrics: Metrics,
     ) -> None:
         self._writer = writer
-        self._backlog = backlog
+        self._send_queue = send_queue
         self._config = config
         self._wall_clock = wall_clock
         self._metrics = metrics
-        self._held: dict[Key, HeldTask] = {}
+        self._held: dict[MessageKey, ClaimedTask] = {}
         self._seen: OrderedDict[DocId, dict[Claim, float]] = OrderedDict()  # claims of others: since when, loop time
-        self._lost: OrderedDict[Key, None] = OrderedDict()  # tasks that this process may have sent and gave up
+        self._lost: OrderedDict[MessageKey, None] = OrderedDict()  # tasks that this process may have sent and gave up
         self.held_back = HeldBack()
         self._listeners: list[Callable[[DocId, Task], None]] = []
         self.me = me
-        self.pulse = Pulse("claim", writer.pulse.needs)
+        self.liveness = Liveness("claim", writer.liveness.needs)
         self.started = Moment(wall_clock(), _time())
 
     def __len__(self) -> int:
         return len(set(self._held.values()))
 
-    def find(self, key: Key) -> HeldTask | None:
+    def find(self, key: MessageKey) -> ClaimedTask | None:
         """The task under our claim that has this message."""
         return self._held.get(key)
 
@@ -89,7 +89,7 @@ class Claims:
         """`listener` is called with every task that has just been settled, as it is stored."""
         self._listeners.append(listener)
 
-    async def claim(self, candidates: list[Candidate]) -> list[HeldTask]:
+    async def claim(self, candidates: list[Candidate]) -> list[ClaimedTask]:
         """The tasks that we hold now; the candidates that we could not get go back to the backlog's care."""
         wanted: dict[DocId, list[Candidate]] = defaultdict(list)
         for candidate in candidates:
@@ -99,7 +99,7 @@ class Claims:
             claims = [group.create_task(self._claim_in(doc_id, mine, moment)) for doc_id, mine in wanted.items()]
         return [task for claim in claims for task in claim.result()]
 
-    async def _claim_in(self, doc_id: DocId, candidates: list[Candidate], moment: Moment) -> list[HeldTask]:
+    async def _claim_in(self, doc_id: DocId, candidates: list[Candidate], moment: Moment) -> list[ClaimedTask]:
         now = moment.wall
         expire_after = self._config.expire_after
         claim = ClaimTasks(
@@ -133,9 +133,9 @@ class Claims:
             self._pass_over(candidate, next(iter(found.get(candidate.uuid, [])), None))
         return held
 
-    def _take(self, doc_id: DocId, doc: Doc, task: Task, due: int, moment: Moment) -> HeldTask:
+    def _take(self, doc_id: DocId, doc: Doc, task: Task, due: int, moment: Moment) -> ClaimedTask:
         earlier = earlier_claim(task)
-        held = HeldTask(doc_id, messages(task), due, moment, earlier, past(task, doc) if earlier else None)
+        held = ClaimedTask(doc_id, messages(task), due, moment, earlier, past(task, doc) if earlier else None)
         held.is_earlier_process = (
             earlier is not None
             and earlier.instance == self.me.id
@@ -164,21 +164,21 @@ class Claims:
         for candidate in candidates:
             self._hold_back(candidate, pause)
 
-    def _keep(self, held_tasks: Iterable[HeldTask]) -> None:
+    def _keep(self, held_tasks: Iterable[ClaimedTask]) -> None:
         keys = {key: held for held in held_tasks for key in held.keys}
-        self._backlog.know(keys)
+        self._send_queue.mark_claimed(keys)
         self._held |= keys
 
-    def _let_go(self, held: HeldTask) -> None:
-        """Removes the task from the held ones; a task that was claimed again meanwhile is another HeldTask, and
+    def _let_go(self, held: ClaimedTask) -> None:
+        """Removes the task from the held ones; a task that was claimed again meanwhile is another ClaimedTask, and
         stays.
         """
         ours = [key for key in held.keys if self._held.get(key) is held]
-        self._backlog.done(ours)
+        self._send_queue.forget(ours)
         for key in ours:
             del self._held[key]
 
-    def _lose(self, held: HeldTask) -> None:
+    def _lose(self, held: ClaimedTask) -> None:
         """Gives up a task: another daemon has the claim now, or CHT no longer wants the message sent."""
         log.warning("claim.lost", doc=held.doc_id, message=held.uuid)
         held.is_lost = True
@@ -205,9 +205,9 @@ class Claims:
         self._hold_back(candidate, pause)
 
     def _hold_back(self, candidate: Candidate, seconds: float) -> None:
-        self._backlog.hold(candidate.key, _time() + seconds)
+        self._send_queue.defer(candidate.key, _time() + seconds)
 
-    async def renew(self, held: HeldTask, *, sends: bool) -> bool:
+    async def renew(self, held: ClaimedTask, *, sends: bool) -> bool:
         """Gives the claim a new date; False, and the task is given up, when it is not ours any more.
 
         `sends`: whether a POST may begin under the new claim.
@@ -231,7 +231,7 @@ class Claims:
             held.claimed, held.seen = moment, moment.loop
             return True
 
-    async def confirm(self, held_tasks: Collection[HeldTask]) -> None:
+    async def confirm(self, held_tasks: Collection[ClaimedTask]) -> None:
         """Reads their documents again, at once, and gives up each task that is not ours or not wanted as it was."""
         docs = await self._writer.latest({held.doc_id for held in held_tasks})
         for held in held_tasks:
@@ -243,7 +243,7 @@ class Claims:
             else:
                 self._lose(held)
 
-    async def is_held(self, held: HeldTask) -> bool:
+    async def is_held(self, held: ClaimedTask) -> bool:
         """Whether the task is still under our claim; if not, it is given up."""
         looked = each(held.uuid, lambda task: task)
         if self._is_ours(await self._writer.apply_to_task(held.doc_id, looked, max_age=0.0), held.claimed):
@@ -259,18 +259,18 @@ class Claims:
         """The present in ms since the epoch, on the clock of the documents."""
         return self._wall_clock()
 
-    def age(self, held: HeldTask) -> float:
+    def age(self, held: ClaimedTask) -> float:
         """Seconds since the claim was made or renewed.
 
         Loop time stands still in a suspended machine, so the wall clock may make the claim older, never younger.
         """
         return max(_time() - held.claimed.loop, (self._wall_clock() - held.claimed.wall) / 1000)
 
-    def unseen_for(self, held: HeldTask) -> float:
+    def unseen_for(self, held: ClaimedTask) -> float:
         """Seconds since CouchDB was last known to want it sent, under our claim."""
         return _time() - held.seen
 
-    async def release(self, held: HeldTask) -> None:
+    async def release(self, held: ClaimedTask) -> None:
         """Makes the task `pending` again, for any daemon; in this daemon's backlog it keeps its place."""
         try:
             await self._writer.apply_to_task(held.doc_id, release(self.me, held.uuid, self._wall_clock()))
@@ -281,11 +281,11 @@ class Claims:
         self._let_go(held)
         for key, message in zip(held.keys, held.messages, strict=True):
             if held.pause:
-                self._backlog.hold(key, _time() + held.pause, firmly=True)
+                self._send_queue.defer(key, _time() + held.pause, firmly=True)
             else:
-                self._backlog.add(Candidate(held.due, *key, hash(message.text)))
+                self._send_queue.add(Candidate(held.due, *key, hash(message.text)))
 
-    async def settle(self, held: HeldTask) -> None:
+    async def settle(self, held: ClaimedTask) -> None:
         """Writes what became of the task. It is a fact: while the document will not take it, it is tried again."""
         change = settled([held.results[message.uuid] for message in held.messages])
         known = log.bind(doc=held.doc_id, message=held.uuid, gateway_ref=change.gateway_ref)
@@ -298,7 +298,7 @@ class Claims:
                 listener(held.doc_id, task)
         self._let_go(held)
 
-    async def give_back(self, held: HeldTask, gateway_ref: str) -> bool:
+    async def give_back(self, held: ClaimedTask, gateway_ref: str) -> bool:
         """Holds the settled task under a claim again, since its broadcast is another task's; whether that worked."""
         moment = Moment(self._wall_clock(), _time())
         try:
@@ -326,9 +326,9 @@ class Claims:
                 await asyncio.sleep(_SETTLE_PAUSE)
 
 
-def _about(candidate: Candidate, task: Task) -> About:
+def _about(candidate: Candidate, task: Task) -> MessageRef:
     numbers = [message.to for message in messages(task) if message.uuid == candidate.uuid]
-    return About(candidate.doc_id, candidate.uuid, *numbers)
+    return MessageRef(candidate.doc_id, candidate.uuid, *numbers)
 
 
 def _time() -> float:

@@ -21,18 +21,18 @@ from cht_rapidpro.domain.settings import concerns_settings
 from cht_rapidpro.domain.statuses import State
 from cht_rapidpro.domain.task import Doc, due, message_fields, messages, milliseconds, read_message, tasks
 from cht_rapidpro.jobs.documents.retry import until_it_works
-from cht_rapidpro.jobs.documents.writer import Copies
+from cht_rapidpro.jobs.documents.writer import DocumentCache
 from cht_rapidpro.jobs.live_config.app_settings import SettingsWatch
-from cht_rapidpro.jobs.outgoing.send_queue import Backlog, Candidate
+from cht_rapidpro.jobs.outgoing.send_queue import Candidate, SendQueue
 from cht_rapidpro.jobs.outgoing.unsendable import Unsendable
-from cht_rapidpro.telemetry.liveness import Pulse
+from cht_rapidpro.telemetry.liveness import Liveness
 
 _SENDABLE: Final = "pending-or-forwarded"  # the view's own name for it
 _SETTINGS_EVERY: Final = 10  # sweeps
 
 
 class Feed:
-    """Fills `backlog` while the app settings choose this gateway, gives the feed's documents to `copies`, and watches
+    """Fills `send_queue` while the app settings choose this gateway, gives the feed's documents to `cache`, and watches
     the settings.
     """
 
@@ -40,24 +40,24 @@ class Feed:
         self,
         couch: Couch,
         settings: SettingsWatch,
-        backlog: Backlog,
+        send_queue: SendQueue,
         unsendable: Unsendable,
-        copies: Copies,
+        cache: DocumentCache,
         sweep_interval: float,
     ) -> None:
         self._couch = couch
         self._changes = ChangesFeed(couch)
         self._settings = settings
-        self._backlog = backlog
+        self._send_queue = send_queue
         self._unsendable = unsendable
-        self._copies = copies
+        self._cache = cache
         self._interval = sweep_interval
-        self.sweeping = Pulse("sweep", couch.health)
-        self.following = Pulse("feed", couch.health)
+        self.sweeping = Liveness("sweep", couch.health)
+        self.following = Liveness("feed", couch.health)
         self._follower: asyncio.Task[NoReturn] | None = None
         self._answered = -math.inf  # loop time: when the follower last learned a position
         self.heard: float | None = None  # loop time: when CouchDB last reported what there is to send
-        settings.subscribe(backlog.low.set)
+        settings.subscribe(send_queue.low.set)
 
     async def run(self) -> NoReturn:
         async with asyncio.TaskGroup() as group:
@@ -94,12 +94,12 @@ class Feed:
     async def _until_next_sweep(self) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(self._interval):
-                await self._backlog.low.wait()
-        self._backlog.low.clear()
+                await self._send_queue.low.wait()
+        self._send_queue.low.clear()
 
     async def _sweep(self) -> None:
         if self._settings.target is None:
-            self._backlog.clear()
+            self._send_queue.clear()
             self._unsendable.clear()
             return
         await until_it_works(self._sweep_once)
@@ -107,13 +107,13 @@ class Feed:
 
     async def _sweep_once(self) -> None:
         """Begins with the oldest and ends when the backlog is full; it never waits for room."""
-        self._backlog.start_sweep(_time())
+        self._send_queue.start_sweep(_time())
         self._unsendable.start_sweep()
         async with aclosing(self._couch.messages_in(_SENDABLE)) as pages:
             async for page in pages:
                 for row in page:
                     self._unsendable.see(row)
-                if not all(self._backlog.add(candidate) for row in page if (candidate := _candidate(row))):
+                if not all(self._send_queue.add(candidate) for row in page if (candidate := _candidate(row))):
                     return
         self._unsendable.end_sweep()
 
@@ -124,7 +124,7 @@ class Feed:
             self.heard = self._answered = _time()
             since = changes.last_seq
             if not changes.is_complete:
-                self._backlog.low.set()
+                self._send_queue.low.set()
             for hint in changes.hints:
                 self._take(hint)
 
@@ -138,12 +138,12 @@ class Feed:
             self._settings.refresh()
         elif hint.doc is not None and self._settings.target is not None:
             if hint.has_branches:
-                self._copies.drop(hint.doc_id)
+                self._cache.drop(hint.doc_id)
             else:
-                self._copies.put(hint.doc, hint.size, _time())
+                self._cache.put(hint.doc, hint.size, _time())
             self._unsendable.look(hint.doc_id, hint.doc)
             for candidate in _candidates(hint.doc):
-                self._backlog.hint(candidate)
+                self._send_queue.offer(candidate)
 
 
 def _time() -> float:

@@ -27,7 +27,7 @@ class PauseWatch:
         self._wall_clock = wall_clock
         self._found: Pause | None = None
         self._is_known = False
-        self._told: Pause | None = None
+        self._reported: Pause | None = None
         self._listeners: list[Callable[[], None]] = []
 
     @property
@@ -62,16 +62,18 @@ class PauseWatch:
         while True:
             self._found = await asyncio.to_thread(self._file.read)
             is_first, self._is_known = not self._is_known, True
-            if self.pause != self._told or is_first:
-                self._tell()
+            if self.pause != self._reported or is_first:
+                self._report()
             await asyncio.sleep(_INTERVAL)
 
-    def _tell(self) -> None:
-        before, self._told = self._told, self.pause
-        if self._told is not None and self._told.problem:
-            log.error("pause.unreadable", problem=self._told.problem, means="nothing is sent until `resume` or `pause`")
-        elif self._told is not None:
-            log.warning("sending.paused", **self._told.plain())
+    def _report(self) -> None:
+        before, self._reported = self._reported, self.pause
+        if self._reported is not None and self._reported.problem:
+            log.error(
+                "pause.unreadable", problem=self._reported.problem, means="nothing is sent until `resume` or `pause`"
+            )
+        elif self._reported is not None:
+            log.warning("sending.paused", **self._reported.plain())
         elif before is not None:
             log.info("sending.resumed")
         for listener in self._listeners:

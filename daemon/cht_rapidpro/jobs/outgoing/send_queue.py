@@ -12,13 +12,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from cht_rapidpro.domain.task import DocId, MessageId
+from cht_rapidpro.domain.task import DocId, MessageId, MessageKey
 
 CAPACITY: Final = 1000
 _HELD: Final = 10_000
 _ZONE_PAUSE: Final = 600.0  # seconds
-
-Key = tuple[DocId, MessageId]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -34,21 +32,21 @@ class Candidate:
     text: int = field(compare=False)
 
     @property
-    def key(self) -> Key:
+    def key(self) -> MessageKey:
         return self.doc_id, self.uuid
 
 
-class Backlog:
+class SendQueue:
     """`low` is set when a sweep is wanted; `more`: the view has messages that found no room here."""
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity = capacity
         self._waiting: list[Candidate] = []
-        self._known: dict[Key, int] = {}  # with their due
-        self._held: dict[Key, float] = {}
+        self._known: dict[MessageKey, int] = {}  # with their due
+        self._held: dict[MessageKey, float] = {}
         self._zone: tuple[int, float] | None = None  # nothing due up to then comes in by a sweep, until then
         self._swept = 0.0
-        self._firm: set[Key] = set()
+        self._firm: set[MessageKey] = set()
         self.more = False
         self.low = asyncio.Event()
         self._listeners: list[Callable[[], None]] = []
@@ -65,16 +63,16 @@ class Backlog:
         """When the oldest waiting message was due, in ms since the epoch; None: no message waits."""
         return self._waiting[0].due if self._waiting else None
 
-    def place(self, key: Key) -> int | None:
+    def place(self, key: MessageKey) -> int | None:
         """How many are to be claimed before this one; None: it does not wait here."""
         return next((place for place, candidate in enumerate(self._waiting) if candidate.key == key), None)
 
-    def held_until(self, key: Key) -> float | None:
+    def held_until(self, key: MessageKey) -> float | None:
         """Until when no sweep brings it again (loop time, seconds); None: nothing keeps it."""
         return self._held.get(key)
 
-    def forget(self, key: Key) -> None:
-        """It has changed: the next sweep, which is wanted now, may bring it."""
+    def reconsider(self, key: MessageKey) -> None:
+        """Lets the next sweep, which is wanted now, bring a message that has changed."""
         self._held.pop(key, None)
         self.low.set()
 
@@ -82,7 +80,7 @@ class Backlog:
         """Whether two of those that wait have the same text."""
         return len({candidate.text for candidate in self._waiting}) < len(self._waiting)
 
-    def hint(self, candidate: Candidate) -> None:
+    def offer(self, candidate: Candidate) -> None:
         """Adds a message that the feed has just shown as `pending`, even if it was held: its document has changed."""
         if candidate.key not in self._firm:
             self._held.pop(candidate.key, None)
@@ -111,7 +109,7 @@ class Backlog:
             listener()
         return True
 
-    def take(self, broadcasts: int, company: int = 1) -> list[Candidate]:
+    def take(self, broadcasts: int, max_batch_size: int = 1) -> list[Candidate]:
         """Takes candidates for at most `broadcasts` broadcasts, oldest due first; each stays known until `done` or
         `hold`.
 
@@ -120,7 +118,7 @@ class Backlog:
         taken, left = [], []
         seen: Counter[int] = Counter()
         for candidate in self._waiting:
-            opens_another = seen[candidate.text] % company == 0
+            opens_another = seen[candidate.text] % max_batch_size == 0
             if broadcasts or not opens_another:
                 broadcasts -= opens_another
                 seen[candidate.text] += 1
@@ -132,18 +130,18 @@ class Backlog:
             self.low.set()
         return taken
 
-    def know(self, keys: Iterable[Key]) -> None:
+    def mark_claimed(self, keys: Iterable[MessageKey]) -> None:
         """Marks messages as taken by the relay: the messages of a claimed task, which may also wait here separately."""
         held = set(keys)
         self._known |= {key: self._known.get(key, 0) for key in held}
         self._waiting = [candidate for candidate in self._waiting if candidate.key not in held]
 
-    def done(self, keys: Iterable[Key]) -> None:
+    def forget(self, keys: Iterable[MessageKey]) -> None:
         """Forgets messages that the relay has finished; if the view still has them, they may be added again."""
         for key in keys:
             self._known.pop(key, None)
 
-    def hold(self, key: Key, until: float, *, firmly: bool = False) -> None:
+    def defer(self, key: MessageKey, until: float, *, firmly: bool = False) -> None:
         """Keeps a message out until `until` (loop time, seconds): another daemon has it, or it cannot be claimed.
 
         `firmly`: a hint does not add it either, because this daemon's own release causes a hint.
@@ -175,5 +173,5 @@ class Backlog:
 
     def clear(self) -> None:
         """Forgets all waiting messages: this gateway does not send at present."""
-        self.done(candidate.key for candidate in self._waiting)
+        self.forget(candidate.key for candidate in self._waiting)
         self._waiting = []

@@ -55,7 +55,7 @@ class Unsendable:
         key = row.doc_id, uuid, str(row.due)[:40]
         if key not in self._known and len(self._known) < _REMEMBERED:
             self._known[key] = reason
-            _tell(row.doc_id, uuid, reason)
+            _report(row.doc_id, uuid, reason)
         if key in self._known:
             self._known[key] = self._present[key] = reason
 
@@ -74,7 +74,7 @@ class Unsendable:
         found = list(islice(unlisted(doc), room))
         for uuid, reason in found:
             if (uuid, reason) not in before:
-                _tell(doc_id, uuid, reason)
+                _report(doc_id, uuid, reason)
         if found:
             self._unlisted[doc_id] = found
 
@@ -91,5 +91,5 @@ class Unsendable:
         self._known, self._present, self._unlisted = {}, {}, {}
 
 
-def _tell(doc_id: DocId, uuid: str, reason: Lack) -> None:
+def _report(doc_id: DocId, uuid: str, reason: Lack) -> None:
     log.warning("message.unsendable", doc=doc_id, message=uuid or None, lacks=reason)

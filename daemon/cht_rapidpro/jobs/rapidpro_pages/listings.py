@@ -10,7 +10,7 @@ from typing import Final, assert_never
 
 from cht_rapidpro.adapters.rapidpro.client import BadCursor, Listing, RapidPro, Rows
 from cht_rapidpro.domain.budget import Budget, Scope
-from cht_rapidpro.domain.outgoing import Doubtful, NotSent, Throttled, Trouble
+from cht_rapidpro.domain.outgoing import Ambiguous, NotSent, Throttled, Trouble
 from cht_rapidpro.errors import TransientError
 
 _SCOPES: Final = {Listing.MESSAGES: Scope.MESSAGES, Listing.RUNS: Scope.RUNS}
@@ -59,7 +59,7 @@ class Listings:
                     continue  # `_turn` waits for as long as RapidPro says
                 case BadCursor():
                     raise TransientError(f"RapidPro has forgotten the position in {listing}.json")
-                case NotSent(why) | Trouble(why) | Doubtful(why):
+                case NotSent(why) | Trouble(why) | Ambiguous(why):
                     raise TransientError(f"{listing}.json: {why}")
                 case never:
                     assert_never(never)

@@ -11,10 +11,10 @@ from typing import Final
 
 from cht_rapidpro.adapters.rapidpro.client import BadCursor, Failure, Listing, RapidPro, Rows
 from cht_rapidpro.domain.delivery import MessageRow, created_on, read_message_row
-from cht_rapidpro.domain.outgoing import Doubtful
+from cht_rapidpro.domain.outgoing import Ambiguous
 from cht_rapidpro.domain.task import timestamp
 
-_SERVER_ERROR: Final = Doubtful("HTTP 500")
+_SERVER_ERROR: Final = Ambiguous("HTTP 500")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ async def messages_of(rapidpro: RapidPro, base: str, broadcast: str) -> Seen | F
     """Reads the messages of a broadcast; `broadcast` must be an id, because an empty text would list all messages."""
     answer = await rapidpro.list_rows(base, Listing.MESSAGES, {"broadcast": broadcast}, None)
     if isinstance(answer, BadCursor):
-        return Doubtful("a position in a listing that has none")
+        return Ambiguous("a position in a listing that has none")
     return _seen(answer) if isinstance(answer, Rows) else answer
 
 
@@ -56,7 +56,7 @@ async def pages_of(rapidpro: RapidPro, base: str, after: int, before: int) -> As
     while True:
         seen = await pages.next()
         if isinstance(seen, Seen) and not all(after - 2 <= each <= before + 2 for each in seen.moments):
-            seen = Doubtful("RapidPro lists rows that were not requested")
+            seen = Ambiguous("RapidPro lists rows that were not requested")
         yield seen
         if not isinstance(seen, Seen) or seen.is_last:
             return
@@ -84,7 +84,7 @@ class _Pages:
         seen = _seen(answer)
         if answer.cursor is not None:
             if answer.cursor in self._cursors or not self._gets_on(seen):
-                return Doubtful("RapidPro's paging repeats itself")
+                return Ambiguous("RapidPro's paging repeats itself")
             self._cursors.add(answer.cursor)
             self._cursor = answer.cursor
         return seen
@@ -97,7 +97,7 @@ class _Pages:
     async def _begin_again(self) -> Seen | Failure:
         """Begins again, but only once in a row."""
         if self._begun_again or self._cursor is None:
-            return Doubtful("RapidPro does not know its own position")
+            return Ambiguous("RapidPro does not know its own position")
         self._begun_again = True
         self._cursor = self._reached = None
         self._cursors.clear()

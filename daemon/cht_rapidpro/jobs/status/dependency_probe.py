@@ -13,7 +13,7 @@ from typing import Final, NoReturn
 from cht_rapidpro.adapters.couchdb.client import Couch
 from cht_rapidpro.adapters.rapidpro.client import RapidPro
 from cht_rapidpro.config.secret_store import Keyring
-from cht_rapidpro.errors import TransientError, TroubleError
+from cht_rapidpro.errors import OperatorActionRequiredError, TransientError
 from cht_rapidpro.jobs.live_config.app_settings import SettingsWatch
 from cht_rapidpro.telemetry.dependency_health import Condition, Health
 
@@ -68,7 +68,7 @@ class Heartbeat:
         except TimeoutError:
             why = f"CouchDB at {self._couch.config.url} gives no answer within {COUCHDB_PATIENCE:g} s"
             self._couch.health.fails(TransientError(why), is_certain=False)
-        except (TransientError, TroubleError):
+        except (TransientError, OperatorActionRequiredError):
             pass  # its health knows
 
     async def _ask_rapidpro(self) -> None:

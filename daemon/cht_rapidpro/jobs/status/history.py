@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final, NoReturn
 
-from cht_rapidpro.domain.history import About, Event, Fact, History
+from cht_rapidpro.domain.history import Event, History, MessageEvent, MessageRef
 from cht_rapidpro.telemetry.logs import masked, masked_id, masked_number
 from cht_rapidpro.telemetry.metrics import Figure, Metrics
 
@@ -17,7 +17,7 @@ _INTERVAL: Final = 10.0  # seconds between two samples
 _SAMPLED: Final = "budget_left_requests"
 
 
-class Chronicle:
+class HistoryKeeper:
     """`figures`: of /status; `wall_clock`: ms since the epoch."""
 
     def __init__(
@@ -36,11 +36,11 @@ class Chronicle:
                     self.history.sample(scope, value, asyncio.get_running_loop().time())
             await asyncio.sleep(_INTERVAL)
 
-    def _note(self, fact: Fact) -> None:
+    def _note(self, fact: MessageEvent) -> None:
         shown = replace(fact, about=_masked(fact.about), failure=masked(fact.failure))
         self.history.note(Event(self._wall_clock(), shown), asyncio.get_running_loop().time())
 
 
-def _masked(about: About) -> About:
+def _masked(about: MessageRef) -> MessageRef:
     number = masked_number(about.number) if about.number else ""
-    return About(masked_id(about.doc), masked_id(about.message), number, masked_id(about.gateway_ref))
+    return MessageRef(masked_id(about.doc), masked_id(about.message), number, masked_id(about.gateway_ref))

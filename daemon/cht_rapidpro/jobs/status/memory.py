@@ -12,11 +12,11 @@ from aiohttp import web
 
 from cht_rapidpro.adapters.web.control import Control
 from cht_rapidpro.domain.orders import Phase
-from cht_rapidpro.domain.task import DocId, MessageId
+from cht_rapidpro.domain.task import DocId, MessageId, MessageKey
 from cht_rapidpro.errors import PermanentError
 from cht_rapidpro.jobs.outgoing.claims import Claims
-from cht_rapidpro.jobs.outgoing.reconciler import Doubts
-from cht_rapidpro.jobs.outgoing.send_queue import Backlog, Key
+from cht_rapidpro.jobs.outgoing.reconciler import Reconciler
+from cht_rapidpro.jobs.outgoing.send_queue import SendQueue
 
 _MOST: Final = 1000  # messages a request
 
@@ -24,37 +24,37 @@ _MOST: Final = 1000  # messages a request
 class Memory:
     """Answers two routes of the control socket; each takes `{"messages": [[document, uuid], …]}`."""
 
-    def __init__(self, backlog: Backlog, claims: Claims, doubts: Doubts) -> None:
-        self._backlog = backlog
+    def __init__(self, send_queue: SendQueue, claims: Claims, reconciler: Reconciler) -> None:
+        self._send_queue = send_queue
         self._claims = claims
-        self._doubts = doubts
+        self._reconciler = reconciler
 
     def add_to(self, control: Control) -> None:
         control.application.router.add_post("/messages/known", self._known)
         control.application.router.add_post("/messages/changed", self._changed)
 
-    def tell(self, key: Key) -> dict[str, Any]:
+    def tell(self, key: MessageKey) -> dict[str, Any]:
         """The phase of a message and what belongs to it; times in seconds from now."""
         now = asyncio.get_running_loop().time()
         told: dict[str, Any] = {"phase": self.phase(key), "held_back": self._claims.held_back.reason(key[0])}
-        if (place := self._backlog.place(key)) is not None:
+        if (place := self._send_queue.place(key)) is not None:
             told["before_it"] = place
-        if (until := self._backlog.held_until(key)) is not None:
+        if (until := self._send_queue.held_until(key)) is not None:
             told["looked_at_again_in"] = max(0.0, until - now)
-        if (doubt := self._doubts.find(key)) is not None:
-            told |= {"since": now - doubt.since, "is_blocked": doubt.is_blocked, "told": doubt.told}
-            if doubt.next_look < float("inf"):
-                told["next_look_in"] = max(0.0, doubt.next_look - now)
+        if (ambiguous := self._reconciler.find(key)) is not None:
+            told |= {"since": now - ambiguous.since, "is_blocked": ambiguous.is_blocked, "told": ambiguous.reported}
+            if ambiguous.next_look < float("inf"):
+                told["next_look_in"] = max(0.0, ambiguous.next_look - now)
         return told
 
-    def phase(self, key: Key) -> Phase:
-        if (doubt := self._doubts.find(key)) is not None:
-            return Phase.UNDECIDABLE if doubt.told else Phase.AMBIGUOUS
+    def phase(self, key: MessageKey) -> Phase:
+        if (ambiguous := self._reconciler.find(key)) is not None:
+            return Phase.UNDECIDABLE if ambiguous.reported else Phase.AMBIGUOUS
         if (held := self._claims.find(key)) is not None:
-            return Phase.READY if held.is_unused else Phase.IN_FLIGHT
-        if self._backlog.place(key) is not None:
+            return Phase.READY if held.is_releasable else Phase.IN_FLIGHT
+        if self._send_queue.place(key) is not None:
             return Phase.WAITING
-        return Phase.NOWHERE if self._backlog.held_until(key) is None else Phase.PASSED_OVER
+        return Phase.NOWHERE if self._send_queue.held_until(key) is None else Phase.PASSED_OVER
 
     async def _known(self, request: web.Request) -> web.Response:
         return web.json_response({"messages": [self.tell(key) for key in _keys(await request.json())]})
@@ -63,14 +63,14 @@ class Memory:
         """What we hold and have no hand on at the moment is read again: it is not ours any more."""
         keys = _keys(await request.json())
         for key in keys:
-            doubt = self._doubts.find(key)
-            if doubt is not None and doubt.told and not await self._claims.is_held(doubt.held):
-                self._doubts.forget(doubt.held)
-            self._backlog.forget(key)
+            ambiguous = self._reconciler.find(key)
+            if ambiguous is not None and ambiguous.reported and not await self._claims.is_held(ambiguous.held):
+                self._reconciler.forget(ambiguous.held)
+            self._send_queue.reconsider(key)
         return web.json_response({"messages": len(keys)})
 
 
-def _keys(body: Mapping[str, Any]) -> Sequence[Key]:
+def _keys(body: Mapping[str, Any]) -> Sequence[MessageKey]:
     found = body.get("messages") if isinstance(body, dict) else None
     if not isinstance(found, list) or len(found) > _MOST or not all(_is_pair(each) for each in found):
         raise PermanentError(f'allowed: {{"messages": [[document, uuid], …]}}, {_MOST} at most')

@@ -18,11 +18,11 @@ from cht_rapidpro.domain.claim import Instance
 from cht_rapidpro.domain.findings import Dependency, Finding, Level, counted, find, worst
 from cht_rapidpro.jobs.live_config.app_settings import SettingsWatch
 from cht_rapidpro.telemetry.dependency_health import Health
-from cht_rapidpro.telemetry.liveness import Pulse
+from cht_rapidpro.telemetry.liveness import Liveness
 from cht_rapidpro.telemetry.logs import masked, masked_id
 from cht_rapidpro.telemetry.metrics import Figure
 
-_COUNTED: Final = {"queue_messages": "waiting", "ambiguous_messages": "in doubt", "incoming_messages": "coming in"}
+_COUNTED: Final = {"queue_messages": "waiting", "ambiguous_messages": "ambiguous", "incoming_messages": "coming in"}
 _VERSION: Final = version("cht-rapidpro")  # read once: it searches the disk
 _UP: Final = {"works": 1, "lost": 0, "refused": 0}
 
@@ -46,7 +46,7 @@ class Status:
         self.miswired: Callable[[], list[dict[str, Any]]] = list
         self.problems: list[Callable[[], Iterable[Finding]]] = [settings.problems, self._stalls, self._miswirings]
         self._jobs: list[asyncio.Task[Any]] = []
-        self._pulses: list[Pulse] = []
+        self._pulses: list[Liveness] = []
         self.figures: dict[str, Callable[[], Figure]] = {
             "sending_enabled": lambda: int(settings.target is not None),
             "dependency_up": lambda: {health.dependency: _UP.get(health.condition) for health in self.healths},
@@ -58,14 +58,14 @@ class Status:
         state = worst(self._findings(own))
         return {"state": {level: int(level is state) for level in Level}, **own}
 
-    def watch(self, pulses: Iterable[Pulse], jobs: Iterable[asyncio.Task[Any]]) -> None:
+    def watch(self, pulses: Iterable[Liveness], jobs: Iterable[asyncio.Task[Any]]) -> None:
         """Adds parts that have to make progress, and jobs that must not end by themselves."""
         self._pulses += pulses
         self._jobs += jobs
 
     def stalled(self) -> set[str]:
         """The parts that make no progress, or have ended."""
-        stuck = {pulse.job for pulse in self._pulses if pulse.stalled_for() is not None}
+        stuck = {liveness.job for liveness in self._pulses if liveness.stalled_for() is not None}
         return stuck | {job.get_name() for job in self._jobs if job.done()}
 
     def findings(self) -> list[Finding]:

@@ -25,7 +25,7 @@ class Watchdog:
     def __init__(self, notifier: Notifier, status: Status) -> None:
         self._notifier = notifier
         self._status = status
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     async def run(self) -> NoReturn:
         timeout = self._notifier.watchdog_timeout
@@ -39,7 +39,7 @@ class Watchdog:
 
     def _all_get_on(self) -> bool:
         stalled = self._status.stalled()
-        for job in stalled - self._told:
+        for job in stalled - self._reported:
             log.error("job.stalled", job=job, means="the watchdog is not fed any more: systemd restarts the daemon")
-        self._told = stalled
+        self._reported = stalled
         return not stalled

@@ -1,42 +1,42 @@
 """Limits when and how many broadcasts may be posted, by RapidPro's answers: a circuit breaker.
 
 A failure of RapidPro as a whole (away, a bad token, every answer a 500) must neither spend the budget nor put many
-messages in doubt; and one bad message must not stop other messages. So a failure closes the valve for a while and
+ambiguous messages; and one bad message must not stop other messages. So a failure closes the valve for a while and
 limits it to one request; a definite answer opens it again and doubles the limit, up to the configured one. Time is an
 argument, in seconds of any steady clock.
 """
 
 from typing import Final
 
-from cht_rapidpro.domain.outgoing import Answer, Created, Doubtful, NotSent, Refused, Throttled, Trouble
+from cht_rapidpro.domain.outgoing import Ambiguous, Answer, Created, NotSent, Refused, Throttled, Trouble
 
 TROUBLE_PAUSE: Final = 60.0
-DOUBTS_IN_A_ROW: Final = 8
+AMBIGUOUS_IN_A_ROW: Final = 8
 PROBE_AFTER: Final = 5.0  # seconds; after a longer pause a harmless request has to succeed first
 _LONGEST_PAUSE: Final = 60.0
 
 
-class Valve:
+class CircuitBreaker:
     """`width`: how many requests may be in flight; `needs_probe`: make a harmless request before the next send."""
 
-    def __init__(self, max_width: int) -> None:
-        self._max_width = max_width
-        self.width = max_width
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.max_in_flight = limit
         self.needs_probe = False
         self._closed_until = 0.0
         self._faults = 0
-        self._doubts = 0
+        self._reconciler = 0
 
     def delay(self, now: float) -> float:
         """Seconds until the valve opens; 0: it is open."""
         return max(0.0, self._closed_until - now)
 
-    def widen(self, max_width: int) -> None:
+    def widen(self, limit: int) -> None:
         """Sets the largest `width`; a smaller one takes effect at once."""
-        if self.width == self._max_width:
-            self.width = max_width
-        self._max_width = max_width
-        self.width = min(self.width, max_width)
+        if self.max_in_flight == self._limit:
+            self.max_in_flight = limit
+        self._limit = limit
+        self.max_in_flight = min(self.max_in_flight, limit)
 
     def learn(self, answer: Answer, now: float) -> None:
         """Takes note of the answer to a broadcast."""
@@ -44,14 +44,14 @@ class Valve:
             case Created() | Refused():
                 self._open()
             case Throttled():
-                self.width = 1
+                self.max_in_flight = 1
             case Trouble():
                 self._close(now, TROUBLE_PAUSE)
             case NotSent():
                 self._fault(now)
-            case Doubtful():
-                self._doubts += 1
-                if self._doubts >= DOUBTS_IN_A_ROW:
+            case Ambiguous():
+                self._reconciler += 1
+                if self._reconciler >= AMBIGUOUS_IN_A_ROW:
                     self._fault(now)
 
     def probed(self, answer: Answer | None, now: float) -> None:
@@ -66,13 +66,13 @@ class Valve:
     def reset(self) -> None:
         """Forgets what was learned, because RapidPro's address or the token has changed."""
         self._open()
-        self.width = self._max_width
+        self.max_in_flight = self._limit
 
     def _open(self) -> None:
-        self.width = min(self._max_width, self.width * 2)
+        self.max_in_flight = min(self._limit, self.max_in_flight * 2)
         self.needs_probe = False
         self._closed_until = 0.0
-        self._faults = self._doubts = 0
+        self._faults = self._reconciler = 0
 
     def _fault(self, now: float) -> None:
         if now >= self._closed_until:  # failures of requests that were in flight together count once
@@ -80,6 +80,6 @@ class Valve:
             self._close(now, min(2.0 ** (self._faults - 1), _LONGEST_PAUSE))
 
     def _close(self, now: float, pause: float) -> None:
-        self.width = 1
+        self.max_in_flight = 1
         self._closed_until = max(self._closed_until, now + pause)
         self.needs_probe = self.needs_probe or pause > PROBE_AFTER
