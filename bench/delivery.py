@@ -22,7 +22,7 @@ import structlog
 from msgspec.structs import replace
 
 from bench.rig import TOKEN, percentile, table
-from cht_rapidpro.config.schema import Admin, Cht, Config, Couchdb, Delivery, Incoming, Rapidpro, Relay
+from cht_rapidpro.config.schema import Admin, Cht, Config, Couchdb, Delivery, Incoming, Outgoing, Rapidpro
 from cht_rapidpro.config.value_types import Secret
 from cht_rapidpro.daemon import serve
 from cht_rapidpro.domain.claim import Instance
@@ -346,7 +346,7 @@ class _Bench:
         return Config(
             couchdb=Couchdb(server.url, self._name, server.user, password=Secret(server.password)),
             rapidpro=Rapidpro(url=self.rapidpro.url, token=Secret(TOKEN)),
-            outgoing=Relay(sweep_interval=3600.0),
+            outgoing=Outgoing(sweep_interval=3600.0),
             incoming=Incoming(enabled=False),
             delivery=Delivery(),
             admin=Admin(listen=""),

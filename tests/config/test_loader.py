@@ -18,8 +18,8 @@ from cht_rapidpro.config.schema import (
     Incoming,
     Limits,
     Log,
+    Outgoing,
     Rapidpro,
-    Relay,
 )
 from cht_rapidpro.config.value_types import Secret, check_url
 from cht_rapidpro.errors import ConfigError
@@ -72,7 +72,7 @@ def test_the_example_holds_every_key_with_its_default(write: Callable[[str], Pat
     keys = {section: set(table) for section, table in tomllib.loads(EXAMPLE.read_text()).items()}
     assert keys == {
         kind.__name__.lower(): {field.name for field in msgspec.structs.fields(kind)}
-        for kind in (Couchdb, Cht, Rapidpro, Relay, Incoming, Delivery, Admin, Log)
+        for kind in (Couchdb, Cht, Rapidpro, Outgoing, Incoming, Delivery, Admin, Log)
     }
 
 
@@ -123,7 +123,7 @@ def test_values_arrive_as_their_keys_and_units(write: Callable[[str], Path]) -> 
         rapidpro=Rapidpro(
             url="http://[::1]:8000", token=Secret("T0ken"), timeout=0.7, requests_per_hour=None, max_concurrency=100
         ),
-        outgoing=Relay(sweep_interval=0.2, settle_time=1.4, claim_timeout=2.8, expire_after=7 * 86400.0),
+        outgoing=Outgoing(sweep_interval=0.2, settle_time=1.4, claim_timeout=2.8, expire_after=7 * 86400.0),
         incoming=Incoming(
             enabled=False,
             listen="[::1]:0",

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from msgspec.structs import replace
 
-from cht_rapidpro.config.schema import Admin, Config, Couchdb, Delivery, Incoming, Rapidpro, Relay
+from cht_rapidpro.config.schema import Admin, Config, Couchdb, Delivery, Incoming, Outgoing, Rapidpro
 from cht_rapidpro.config.value_types import Secret
 from cht_rapidpro.daemon import serve
 from cht_rapidpro.domain.claim import Instance
@@ -46,7 +46,7 @@ def configure(
     return Config(
         couchdb=Couchdb(url=gate.url, database=medic.name, user=gate.user, password=Secret(gate.password)),
         rapidpro=Rapidpro(url=url, token=Secret(token), **own),
-        outgoing=Relay(**keys),
+        outgoing=Outgoing(**keys),
         incoming=incoming,
         delivery=delivery,
         admin=Admin(listen=""),

@@ -23,8 +23,8 @@ from cht_rapidpro.config.schema import (
     Delivery,
     Incoming,
     Log,
+    Outgoing,
     Rapidpro,
-    Relay,
 )
 from cht_rapidpro.config.value_types import (
     SECRETS,
@@ -64,7 +64,7 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
             couchdb=_complete_couchdb(couchdb, path, environ),
             cht=_complete_cht(cht, path, environ),
             rapidpro=_complete_rapidpro(rapidpro, path, environ),
-            outgoing=_read(document, Relay),
+            outgoing=_read(document, Outgoing),
             incoming=_complete_incoming(incoming, cht, path, environ),
             delivery=_read(document, Delivery),
             admin=admin,

@@ -114,7 +114,7 @@ class Rapidpro(Struct, frozen=True, forbid_unknown_fields=True):
         return Limits.of(self.requests_per_hour)
 
 
-class Relay(Struct, frozen=True, forbid_unknown_fields=True):
+class Outgoing(Struct, frozen=True, forbid_unknown_fields=True):
     sweep_interval: Annotated[float, Duration(least=0.1)] = 60.0
     """Seconds between two reads of the due tasks: how long a message that the feed missed may wait."""
     settle_time: Annotated[float, Duration(least=1)] = 120.0
@@ -192,7 +192,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     couchdb: Couchdb = Couchdb()
     cht: Cht = Cht()
     rapidpro: Rapidpro = Rapidpro()
-    outgoing: Relay = Relay()
+    outgoing: Outgoing = Outgoing()
     incoming: Incoming = Incoming()
     delivery: Delivery = Delivery()
     admin: Admin = Admin()
@@ -209,4 +209,4 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
         return replace(self, dry_run=True, cht=cht, incoming=incoming)
 
 
-SECTIONS: Final[tuple[type[Struct], ...]] = (Couchdb, Cht, Rapidpro, Relay, Incoming, Delivery, Admin, Log)
+SECTIONS: Final[tuple[type[Struct], ...]] = (Couchdb, Cht, Rapidpro, Outgoing, Incoming, Delivery, Admin, Log)

@@ -23,8 +23,8 @@ class MessageBackoff:
         self._times = Counter[MessageKey]()
 
     def max_batch_size(self, held: ClaimedTask, max_batch_size: int) -> int:
-        """Returns how many messages a broadcast with one of this task's may have; `company`: how many other broadcasts
-        may have.
+        """Returns how many messages a broadcast with one of this task's may have; `max_batch_size`: how many
+        other broadcasts may have.
 
         The trouble may be about one message of a group. A task of several messages holds one gateway_ref, so each of
         them keeps its own broadcast.

@@ -1,7 +1,7 @@
 """The claimed messages that wait to be posted, gathered into broadcasts.
 
-Messages of one text that may share a broadcast (`ClaimedTask.company`) wait as one group, independent of their claims;
-a broadcast is taken from a group only when it is about to be posted. No number is in a broadcast twice, in any
+Messages of one text that may share a broadcast (`ClaimedTask.max_batch_size`) wait as one group, independent of their
+claims; a broadcast is taken from a group only when it is about to be posted. No number is in a broadcast twice, in any
 spelling: RapidPro would send one SMS for the two.
 """
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from cht_rapidpro.domain.claim import Claim, Past
 from cht_rapidpro.domain.history import MessageRef
-from cht_rapidpro.domain.outgoing import Created, Refused, SmsIdentity
+from cht_rapidpro.domain.outgoing import Refused, SmsIdentity
+from cht_rapidpro.domain.send_state import SendState
 from cht_rapidpro.domain.task import DocId, Message, MessageId, MessageKey
 
 
@@ -37,18 +38,18 @@ class ClaimedTask:
     earlier: Claim | None
     past: Past | None
     rapidpro_began: int | None = None
-    results: dict[MessageId, Created | Refused] = field(default_factory=dict)
-    attempts: int = 0  # sends that may have had an effect: in flight, ambiguous, or by an earlier holder
     is_lost: bool = False
     is_earlier_process: bool = False  # whether `earlier` is of an earlier process of this daemon
     pause: float = 0.0  # seconds to wait after the release: it met with trouble, other tasks go first
     max_batch_size: int = 1  # how many messages of the same text a broadcast with one of these may have
     renewing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    state: SendState = field(init=False)
     began: Moment = field(init=False)
     seen: float = field(init=False)  # loop time: when the document was last known to want it sent
 
     def __post_init__(self) -> None:
         self.began, self.seen = self.claimed, self.claimed.loop
+        self.state = SendState([message.uuid for message in self.messages], is_suspect=self.earlier is not None)
 
     @property
     def uuid(self) -> MessageId:
@@ -62,15 +63,6 @@ class ClaimedTask:
     def about(self, message: Message, gateway_ref: str = "") -> MessageRef:
         """Returns one of its messages as the metrics need it."""
         return MessageRef(self.doc_id, message.uuid, message.to, gateway_ref)
-
-    @property
-    def is_releasable(self) -> bool:
-        """Whether certainly none of its messages was sent, so that the claim can be released."""
-        return not self.results and not self.attempts
-
-    @property
-    def is_complete(self) -> bool:
-        return len(self.results) == len(self.messages)
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -11,7 +11,7 @@ from typing import Final
 
 import structlog
 
-from cht_rapidpro.config.schema import Relay as OutgoingConfig
+from cht_rapidpro.config.schema import Outgoing
 from cht_rapidpro.domain.claim import (
     EXPIRED,
     Claim,
@@ -60,7 +60,7 @@ class Claims:
         writer: Writer,
         send_queue: SendQueue,
         me: Instance,
-        config: OutgoingConfig,
+        config: Outgoing,
         wall_clock: Callable[[], int],
         metrics: Metrics,
     ) -> None:
@@ -90,7 +90,7 @@ class Claims:
         self._listeners.append(listener)
 
     async def claim(self, candidates: list[Candidate]) -> list[ClaimedTask]:
-        """The tasks that we hold now; the candidates that we could not get go back to the backlog's care."""
+        """The tasks that we hold now; the candidates that we could not get stay in the send queue's care."""
         wanted: dict[DocId, list[Candidate]] = defaultdict(list)
         for candidate in candidates:
             wanted[candidate.doc_id].append(candidate)
@@ -271,7 +271,7 @@ class Claims:
         return _time() - held.seen
 
     async def release(self, held: ClaimedTask) -> None:
-        """Makes the task `pending` again, for any daemon; in this daemon's backlog it keeps its place."""
+        """Makes the task `pending` again, for any daemon; in this daemon's send queue it keeps its place."""
         try:
             await self._writer.apply_to_task(held.doc_id, release(self.me, held.uuid, self._wall_clock()))
         except PermanentError as error:
@@ -287,7 +287,7 @@ class Claims:
 
     async def settle(self, held: ClaimedTask) -> None:
         """Writes what became of the task. It is a fact: while the document will not take it, it is tried again."""
-        change = settled([held.results[message.uuid] for message in held.messages])
+        change = settled(held.state.results)
         known = log.bind(doc=held.doc_id, message=held.uuid, gateway_ref=change.gateway_ref)
         found = await self._write_fact(held.doc_id, settle(self.me, held.uuid, change, self._wall_clock()), known)
         if not found:

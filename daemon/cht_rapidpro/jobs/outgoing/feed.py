@@ -1,7 +1,7 @@
 """Finds the messages to send: the feed gives fast hints, the sweep of the view finds every message.
 
-A sweep reads the view `medic/messages_by_state` from the oldest due message on until the backlog is full; it runs at
-the start, every `sweep_interval`, and when the backlog runs low with more behind it. The follower continues from an
+A sweep reads the view `medic/messages_by_state` from the oldest due message on until the send queue is full; it runs at
+the start, every `sweep_interval`, and when the queue runs low with more behind it. The follower continues from an
 `update_seq` taken *before* a sweep, so that no change between the two is missed. If it got no answer since the sweep
 before, it is started again from a new position: a filtered longpoll may wait for ever and gives no position of its own.
 No checkpoint is stored: the state of the tasks is the checkpoint.
@@ -106,7 +106,7 @@ class Feed:
         self.heard = _time()
 
     async def _sweep_once(self) -> None:
-        """Begins with the oldest and ends when the backlog is full; it never waits for room."""
+        """Begins with the oldest and ends when the queue is full; it never waits for room."""
         self._send_queue.start_sweep(_time())
         self._unsendable.start_sweep()
         async with aclosing(self._couch.messages_in(_SENDABLE)) as pages:

@@ -54,7 +54,7 @@ class AmbiguousSend:
 
     `found`: the broadcast that it was given; `is_blocked`: another daemon was at a message like it in the last look;
     `sent_by`: the stamp (ms) of the last claim of an earlier process of ours under which it may have been sent, None
-    where that is not known or this process has tried it; `told`: how often an operator was needed.
+    where that is not known or this process has tried it; `reported`: how often an operator was needed.
     """
 
     held: ClaimedTask
@@ -67,7 +67,7 @@ class AmbiguousSend:
     reported: int = 0
     is_blocked: bool = False
     found: Listed | None = None
-    why: str = ""  # only a human can tell, where `told` is not 0
+    why: str = ""  # only a human can tell, where `reported` is not 0
 
     @property
     def key(self) -> MessageKey:

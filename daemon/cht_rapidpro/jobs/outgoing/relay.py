@@ -1,7 +1,7 @@
 """The relay: claims messages, posts their broadcasts, settles their tasks.
 
 One loop, `_steer`, decides what starts and waits for nothing but its wake-up; what takes time runs in tasks of its own
-and wakes it when it ends. A message is in one place at any moment: waiting in the backlog, being claimed, ready (its
+and wakes it when it ends. A message is in one place at any moment: waiting in the send queue, being claimed, ready (its
 claim stands and surely nothing was sent), in flight, ambiguous (it may have been sent), or done. Stopping means that
 the loop ends, what is ready is released, and what is in flight is settled. Messages of one text may share a broadcast;
 that is so from their turn until its answer, and not remembered: each is claimed, settled and looked up for itself.
@@ -18,8 +18,7 @@ import structlog
 
 from cht_rapidpro.adapters.rapidpro.client import RapidPro
 from cht_rapidpro.cancellation import end
-from cht_rapidpro.config.schema import Rapidpro
-from cht_rapidpro.config.schema import Relay as OutgoingConfig
+from cht_rapidpro.config.schema import Outgoing, Rapidpro
 from cht_rapidpro.config.secret_store import Keyring
 from cht_rapidpro.domain.circuit_breaker import CircuitBreaker
 from cht_rapidpro.domain.claim import Claim
@@ -63,7 +62,7 @@ class Relay:
         rapidpro: RapidPro,
         settings: SettingsWatch,
         pause: PauseWatch,
-        config: OutgoingConfig,
+        config: Outgoing,
         limits: Rapidpro,
         keyring: Keyring,
         metrics: Metrics,
@@ -163,7 +162,7 @@ class Relay:
         while len(self._batches) and self._in_flight < self._circuit_breaker.max_in_flight and self._left() != 0:
             turns = self._batches.pop()
             for turn in turns:
-                turn.task.attempts += 1  # from here on the task is not given back
+                turn.task.state.post(turn.message.uuid)
             self._in_flight += 1
             self._start(self._send(turns))
 
@@ -195,7 +194,7 @@ class Relay:
 
     def _release_ready(self) -> None:
         """Gives back every claim that nothing was sent under, so that others can act on the task again."""
-        unused = {task for task in self._batches.tasks if task.is_releasable}
+        unused = {task for task in self._batches.tasks if task.state.is_releasable}
         self._batches.remove(unused)
         for held in unused:
             self._start(self._claims.release(held))
@@ -236,9 +235,6 @@ class Relay:
         finally:
             self._in_flight -= 1
             self._wake.set()
-        ambiguous = {turn for turn, answer in answers if isinstance(answer, Ambiguous)}
-        for turn in turns:
-            turn.task.attempts -= turn not in ambiguous
         for turn, answer in answers:
             self._conclude(turn, answer)
         if self._stopping:
@@ -249,19 +245,19 @@ class Relay:
         match answer:
             case Created() | Refused():
                 self._log_result(turn, answer)
-                held.results[message.uuid] = answer
-                if held.is_complete:
+                held.state.answered(message.uuid, answer)
+                if held.state.is_complete:
                     self._start(self._claims.settle(held))
             case Ambiguous(why):
                 log.warning("broadcast.ambiguous", doc=held.doc_id, message=message.uuid, why=why)
                 self._metrics.count(Outcome.AMBIGUOUS, held.about(message))
-            case RetrySmaller(size):
-                held.max_batch_size = size
-                self._queue(held, message)
-            case Trouble():
-                self._backoff.step_back(held, self._claims.now())
-                self._queue(held, message)
+                held.state.ambiguous(message.uuid)
             case _:
+                if isinstance(answer, RetrySmaller):
+                    held.max_batch_size = answer.size
+                elif isinstance(answer, Trouble):
+                    self._backoff.step_back(held, self._claims.now())
+                held.state.not_sent(message.uuid)
                 self._queue(held, message)
 
     def _log_result(self, turn: OutboundMessage, result: Created | Refused) -> None:
@@ -287,10 +283,10 @@ class Relay:
         is_own = held.is_earlier_process
         since = self._claims.started.loop if is_own else self._time()
         sent_by = held.past.last_sending if is_own and held.past else None
-        held.attempts += 1
         for message in held.messages:
             pair = self._prepare(message)
             if isinstance(pair, SmsIdentity):
+                held.state.suspect(message.uuid)
                 self._reconciler.add(held, message, pair, base, since, sent_by)
             else:
                 self._queue(held, message)
@@ -298,20 +294,20 @@ class Relay:
             self._start(self._reconciler.keep_alike(held))
 
     def _repeat(self, ambiguous: AmbiguousSend) -> None:
+        ambiguous.held.state.missing(ambiguous.message.uuid)
         self._queue(ambiguous.held, ambiguous.message)
 
     def _adopt(self, ambiguous: AmbiguousSend, created: Created) -> None:
-        self._start(self._settle_adopted(ambiguous, created))
+        ambiguous.held.state.found(ambiguous.message.uuid, created)
+        if ambiguous.held.state.is_complete:
+            self._start(self._settle_adopted(ambiguous, created))
 
     async def _settle_adopted(self, ambiguous: AmbiguousSend, created: Created) -> None:
         """Settles with a broadcast that was found, and looks once more: two daemons may have found the same."""
         held = ambiguous.held
-        held.results[ambiguous.message.uuid] = created
-        if not held.is_complete:
-            return
         await self._claims.settle(held)
         if await self._reconciler.is_shared(ambiguous) and await self._claims.give_back(held, created.id):
-            del held.results[ambiguous.message.uuid]
+            held.state.reopen(ambiguous.message.uuid)
             self._reconciler.add(held, ambiguous.message, ambiguous.pair, ambiguous.base, since=self._time())
 
     def _time(self) -> float:

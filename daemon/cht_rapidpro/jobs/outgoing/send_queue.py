@@ -110,10 +110,10 @@ class SendQueue:
         return True
 
     def take(self, broadcasts: int, max_batch_size: int = 1) -> list[Candidate]:
-        """Takes candidates for at most `broadcasts` broadcasts, oldest due first; each stays known until `done` or
-        `hold`.
+        """Takes candidates for at most `broadcasts` broadcasts, oldest due first.
 
-        `company`: how many messages of one text a broadcast may have; later ones are taken together with the oldest.
+        Each stays known until `forget` or `defer`. `max_batch_size`: how many messages of one text a broadcast may
+        have; later ones are taken together with the oldest.
         """
         taken, left = [], []
         seen: Counter[int] = Counter()

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from cht_rapidpro.adapters.web.control import Control
 from cht_rapidpro.domain.orders import Phase
+from cht_rapidpro.domain.send_state import SendPhase
 from cht_rapidpro.domain.task import DocId, MessageId, MessageKey
 from cht_rapidpro.errors import PermanentError
 from cht_rapidpro.jobs.outgoing.claims import Claims
@@ -19,6 +20,12 @@ from cht_rapidpro.jobs.outgoing.reconciler import Reconciler
 from cht_rapidpro.jobs.outgoing.send_queue import SendQueue
 
 _MOST: Final = 1000  # messages a request
+_PHASES: Final = {
+    SendPhase.READY: Phase.READY,
+    SendPhase.IN_FLIGHT: Phase.IN_FLIGHT,
+    SendPhase.AMBIGUOUS: Phase.AMBIGUOUS,
+    SendPhase.DONE: Phase.IN_FLIGHT,  # other messages of its task are
+}
 
 
 class Memory:
@@ -51,7 +58,7 @@ class Memory:
         if (ambiguous := self._reconciler.find(key)) is not None:
             return Phase.UNDECIDABLE if ambiguous.reported else Phase.AMBIGUOUS
         if (held := self._claims.find(key)) is not None:
-            return Phase.READY if held.is_releasable else Phase.IN_FLIGHT
+            return _PHASES[held.state.phase(key[1])]
         if self._send_queue.place(key) is not None:
             return Phase.WAITING
         return Phase.NOWHERE if self._send_queue.held_until(key) is None else Phase.PASSED_OVER
