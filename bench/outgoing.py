@@ -21,16 +21,16 @@ _DEADLINE = 600.0
 async def main() -> None:
     options = _options()
     async with rig(options.latency, options.per_hour) as bench:
-        send_queue = await _send_queue(bench, options.messages)
+        backlog = await _backlog(bench, options.messages)
         single = await _single(bench, options.single)
     table(
         f"outgoing: {options.messages} messages in as many documents, RapidPro {options.latency * 1000:g} ms",
-        send_queue,
+        backlog,
     )
     table(f"outgoing: {options.single} messages, one document at a time", single)
 
 
-async def _send_queue(bench: Rig, count: int) -> list[tuple[str, str]]:
+async def _backlog(bench: Rig, count: int) -> list[tuple[str, str]]:
     await bench.write(data_record(task(message(f"Reminder {number}", phone_number(number)))) for number in range(count))
     daemon = bench.new_daemon()
     before = await bench.couchdb_requests()

@@ -97,7 +97,7 @@ def _number(last: int) -> str:
     return f"+254712345{last:03}"
 
 
-def send_queue() -> list[Scene]:
+def backlog() -> list[Scene]:
     """What waits before the daemon starts: only its sweep finds it."""
     left = State.FORWARDED_TO_GATEWAY
     return [

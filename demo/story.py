@@ -27,7 +27,7 @@ from demo.medic import create_medic
 from demo.process import INCOMING_KEY, Daemon
 from demo.progress import Display, open_display
 from demo.rapidpro import RapidPro
-from demo.scene import Scene, arrivals, make_due, send_queue
+from demo.scene import Scene, arrivals, backlog, make_due
 from demo.sighting import DELIVERED, Sighting, look
 from demo.summary import report, report_exit
 
@@ -76,7 +76,7 @@ def _cancelled_by_signals() -> Iterator[None]:
 
 async def _run(display: Display, *, keep: bool) -> bool:
     """The nesting is the order of the stop: the daemon ends first, while it still has both sides to settle with."""
-    waiting, arriving = send_queue(), arrivals()
+    waiting, arriving = backlog(), arrivals()
     async with (
         couchdb_server() as couchdb,
         _medic(couchdb, waiting) as database,

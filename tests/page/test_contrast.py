@@ -16,7 +16,7 @@ _RULES: Final = CSS.index("\n* {")
 
 SCHEMES: Final = {"light": dict(_COLOUR.findall(CSS[:_DARK])), "dark": dict(_COLOUR.findall(CSS[_DARK:_RULES]))}
 TEXTS: Final = [
-    *((text, runtime) for text in ("text", "muted") for runtime in ("page", "card")),
+    *((text, ground) for text in ("text", "muted") for ground in ("page", "card")),
     *(
         (text, f"{tone}-ground")
         for tone in ("ok", "warn", "bad")
@@ -49,16 +49,16 @@ def test_black_on_white_is_what_the_standard_says() -> None:
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize(("text", "ground"), TEXTS)
-def test_texts_can_be_read(scheme: str, text: str, runtime: str) -> None:
+def test_texts_can_be_read(scheme: str, text: str, ground: str) -> None:
     colours = SCHEMES[scheme]
-    assert contrast(colours[text], colours[runtime]) >= 4.5
+    assert contrast(colours[text], colours[ground]) >= 4.5
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize(("shape", "ground"), SHAPES)
-def test_lines_and_borders_that_mean_something_can_be_seen(scheme: str, shape: str, runtime: str) -> None:
+def test_lines_and_borders_that_mean_something_can_be_seen(scheme: str, shape: str, ground: str) -> None:
     colours = SCHEMES[scheme]
-    assert contrast(colours[shape], colours[runtime]) >= 3
+    assert contrast(colours[shape], colours[ground]) >= 3
 
 
 def test_every_colour_is_one_of_them_and_both_schemes_have_all() -> None:

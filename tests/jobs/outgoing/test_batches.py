@@ -47,7 +47,7 @@ def test_equal_texts_go_together_and_the_oldest_decides() -> None:
     assert drained(waiting) == [[1, 3], [2, 4]]
 
 
-def test_without_company_each_goes_alone() -> None:
+def test_without_a_batch_size_each_goes_alone() -> None:
     waiting = ready(*(turn(number, max_batch_size=1) for number in (3, 1, 2)))
     assert len(waiting) == 3
     assert drained(waiting) == [[1], [2], [3]]
@@ -64,7 +64,7 @@ def test_halves_of_a_refused_broadcast_do_not_meet_the_rest() -> None:
     assert drained(waiting) == [[1, 3], [2], [4]]
 
 
-def test_what_rapidpro_will_not_take_is_nobodys_company() -> None:
+def test_a_refused_message_shares_no_broadcast() -> None:
     assert drained(ready(turn(1), turn(2, refused=True), turn(3, refused=True))) == [[1], [2], [3]]
 
 

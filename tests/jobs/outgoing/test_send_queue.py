@@ -58,7 +58,7 @@ def test_what_was_displaced_may_come_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("texts", "broadcasts", "company", "taken_dues"),
+    ("texts", "broadcasts", "max_batch_size", "taken_dues"),
     [
         ("abab", 1, 100, [0, 2]),
         ("abab", 2, 100, [0, 1, 2, 3]),
