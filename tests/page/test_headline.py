@@ -17,7 +17,7 @@ def test_all_is_well() -> None:
     assert (finding.level, finding.what, finding.more) == (Level.OK, "All flows.", "3 messages waiting, oldest 2 s.")
     assert spoken(view()) == "OK: All flows."
     (finding,) = findings(view(queue_messages=0, queue_oldest_seconds=None, ambiguous_messages=1))
-    assert finding.more == "0 messages waiting. 1 ambiguous message, to be looked up."
+    assert finding.more == "0 messages waiting. 1 ambiguous message to be looked up."
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,9 @@ Invariant: a `Config` that exists can be used. `config/loader.py` makes it, and 
 starts. `config.example.toml` shows the doc lines below to the user.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, get_type_hints
 
 from msgspec import Meta, Struct
 from msgspec.structs import replace
@@ -31,6 +32,16 @@ _Write = Annotated[Literal["all", "final"], Meta(description='"all" or "final"')
 _Format = Annotated[Literal["auto", "console", "json"], Meta(description='"auto", "console" or "json"')]
 _Coalesce = Annotated[Literal["auto", "off", "always"], Meta(description='"auto", "off" or "always"')]
 _Secret = Annotated[Secret, toml_secret]
+
+
+class Live:
+    """Marks a key that SIGHUP changes while the daemon runs. A secret counts with the key that names its file.
+
+    `bound_to`: keys that say who gets the secret: while a change of one of them waits for a restart, so does this key.
+    """
+
+    def __init__(self, *bound_to: str) -> None:
+        self.bound_to = frozenset(bound_to)
 
 
 _Requests = Annotated[int, Meta(ge=1)] | None
@@ -64,11 +75,11 @@ class Couchdb(Struct, frozen=True, forbid_unknown_fields=True):
     """Base URL of CouchDB, or of a proxy in front of it. Without a trailing slash once loaded."""
     database: _Database = "medic"
     """CHT's database, where the tasks are."""
-    user: _User = ""
+    user: Annotated[_User, Live("couchdb.url")] = ""
     """Empty: no authentication. User and password are given together or not at all."""
-    password_file: str = ""
+    password_file: Annotated[str, Live("couchdb.url")] = ""
     """File that holds only the password. Relative: to the folder of the configuration file."""
-    password: _Secret = NO_SECRET
+    password: Annotated[_Secret, Live("couchdb.url")] = NO_SECRET
     """The password itself: works, with a warning. After loading: the password from the source that has it."""
     allow_plain_http: bool = False
     """True lets the password cross a network unencrypted, where http goes to another machine."""
@@ -91,17 +102,17 @@ class Rapidpro(Struct, frozen=True, forbid_unknown_fields=True):
     """Base URL of RapidPro. Empty: `sms.rapidpro.url` of the app settings, so their editor decides who gets the
     token.
     """
-    token_file: str = ""
+    token_file: Annotated[str, Live("rapidpro.url", "cht.credentials")] = ""
     """File that holds only the API token. Relative: to the folder of the configuration file."""
-    token: _Secret = NO_SECRET
+    token: Annotated[_Secret, Live("rapidpro.url", "cht.credentials")] = NO_SECRET
     """The token itself: works, with a warning. After loading: from the source that has it; empty only with the
     vault.
     """
     timeout: Annotated[float, Duration(least=0.1)] = 30.0
     """Seconds that one request may take; after a time-out a look-up must show whether a broadcast was created."""
-    requests_per_hour: _PerHour = 3600
+    requests_per_hour: Annotated[_PerHour, Live()] = 3600
     """Limit for each of RapidPro's throttle scopes, or a table of limits. None ("unlimited"): only a 429 limits."""
-    max_concurrency: _Concurrency = 16
+    max_concurrency: Annotated[_Concurrency, Live()] = 16
     """Requests in flight at once. More are faster, and leave more messages to look up after a crash."""
     ca_file: str = ""
     """PEM certificates to trust instead of the system's. Relative: as above; absolute once loaded."""
@@ -132,9 +143,9 @@ class Incoming(Struct, frozen=True, forbid_unknown_fields=True):
     """False: the webhook is switched off."""
     listen: str = "127.0.0.1:8085"
     """Address and port of the webhook. A socket that systemd hands over is used instead."""
-    key_file: str = ""
+    key_file: Annotated[str, Live("cht.credentials")] = ""
     """File with the valid webhook keys, one a line. Relative: to the folder of the configuration file."""
-    key: _Secret = NO_SECRET
+    key: Annotated[_Secret, Live("cht.credentials")] = NO_SECRET
     """A key itself: works, with a warning. After loading: all keys from the source that has them, one a line."""
     spool: str = ""
     """The file that keeps messages while CouchDB is away. Empty: spool.sqlite3 in the state directory; absolute once
@@ -180,7 +191,7 @@ class Delivery(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Log(Struct, frozen=True, forbid_unknown_fields=True):
-    level: _Level = "info"
+    level: Annotated[_Level, Live()] = "info"
     """The least severe lines that are written."""
     format: _Format = "auto"
     """One JSON object a line, or colours for people; "auto": console on a terminal, else json."""
@@ -210,3 +221,12 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 SECTIONS: Final[tuple[type[Struct], ...]] = (Couchdb, Cht, Rapidpro, Outgoing, Incoming, Delivery, Admin, Log)
+
+LIVE: Final[Mapping[str, Live]] = {
+    f"{section.__name__.lower()}.{key}": mark
+    for section in SECTIONS
+    for key, kind in get_type_hints(section, include_extras=True).items()
+    for mark in getattr(kind, "__metadata__", ())
+    if isinstance(mark, Live)
+}
+"""The keys that a reload applies, as `log.level`."""

@@ -7,39 +7,17 @@ line an operator who has rotated a token would not know whether the old one may 
 
 import asyncio
 from collections.abc import Callable, Iterator
-from typing import Final, NoReturn
+from typing import NoReturn
 
 import msgspec
 import structlog
 
 from cht_rapidpro.adapters.host.sd_notify import SILENT, Notifier
-from cht_rapidpro.config.schema import Config
+from cht_rapidpro.config.schema import LIVE, Config
 from cht_rapidpro.errors import ConfigError
 from cht_rapidpro.telemetry import logs
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
-
-# The keys that a reload applies; a secret counts with the key that names its file.
-RELOADED: Final = frozenset(
-    {
-        "couchdb.user",
-        "couchdb.password",
-        "couchdb.password_file",
-        "rapidpro.token",
-        "rapidpro.token_file",
-        "rapidpro.requests_per_hour",
-        "rapidpro.max_concurrency",
-        "incoming.key",
-        "incoming.key_file",
-        "log.level",
-    }
-)
-# A secret belongs to an address: if a new address waits for a restart, the new secret waits, too.
-_BOUND: Final = {
-    "couchdb.url": {"couchdb.user", "couchdb.password", "couchdb.password_file"},
-    "rapidpro.url": {"rapidpro.token", "rapidpro.token_file"},
-    "cht.credentials": {"rapidpro.token", "rapidpro.token_file", "incoming.key", "incoming.key_file"},
-}
 
 
 class Reload:
@@ -73,7 +51,7 @@ class Reload:
 
     def _apply(self, found: Config) -> None:
         changed = list(_differences(self._config, found))
-        reloaded = RELOADED.difference(*(_BOUND.get(place, ()) for place in changed))
+        reloaded = frozenset(key for key, live in LIVE.items() if live.bound_to.isdisjoint(changed))
         self._config = _with(self._config, found, reloaded)
         for listener in self._listeners:
             listener(self._config)
