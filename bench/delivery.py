@@ -23,7 +23,7 @@ from msgspec.structs import replace
 
 from bench.rig import TOKEN, percentile, table
 from cht_rapidpro.config.schema import Admin, Cht, Config, Couchdb, Delivery, Incoming, Outgoing, Rapidpro
-from cht_rapidpro.config.value_types import Secret
+from cht_rapidpro.config.secrets import Secret
 from cht_rapidpro.daemon import serve
 from cht_rapidpro.domain.claim import Instance
 from cht_rapidpro.domain.delivery import MessageRow, SentTask, match_broadcast

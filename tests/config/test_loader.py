@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from cht_rapidpro.config.addresses import check_url
 from cht_rapidpro.config.loader import load, load_admin, load_spool
 from cht_rapidpro.config.schema import (
     Admin,
@@ -21,7 +22,7 @@ from cht_rapidpro.config.schema import (
     Outgoing,
     Rapidpro,
 )
-from cht_rapidpro.config.value_types import Secret, check_url
+from cht_rapidpro.config.secrets import Secret
 from cht_rapidpro.errors import ConfigError
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.toml"

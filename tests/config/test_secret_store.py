@@ -3,7 +3,7 @@
 import pytest
 
 from cht_rapidpro.config.secret_store import Keyring, Refused, Secrets
-from cht_rapidpro.config.value_types import Secret
+from cht_rapidpro.config.secrets import Secret
 
 OLD, NEW = Secret("old-key"), Secret("clé-🔑")
 

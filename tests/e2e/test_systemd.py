@@ -18,7 +18,7 @@ import aiohttp
 import pytest
 
 from cht_rapidpro.config.schema import Rapidpro
-from cht_rapidpro.config.value_types import SECRETS
+from cht_rapidpro.config.secrets import SECRETS
 from cht_rapidpro.telemetry.metrics import GAUGES, Metrics, request_times
 from demo.couchdb import CouchDBServer
 from demo.database import Database

@@ -13,7 +13,7 @@ from uuid import uuid4
 from msgspec.structs import replace
 
 from cht_rapidpro.config.schema import Admin, Config, Couchdb, Delivery, Incoming, Outgoing, Rapidpro
-from cht_rapidpro.config.value_types import Secret
+from cht_rapidpro.config.secrets import Secret
 from cht_rapidpro.daemon import serve
 from cht_rapidpro.domain.claim import Instance
 from cht_rapidpro.domain.task import timestamp

@@ -16,7 +16,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from cht_rapidpro.config.schema import Couchdb
-from cht_rapidpro.config.value_types import Secret
+from cht_rapidpro.config.secrets import Secret
 from tests.support.serving import serving
 
 PASSWORD: Final = "correct horse battery staple"

@@ -9,7 +9,7 @@ from typing import Any, Final
 import aiohttp
 
 from cht_rapidpro.config.schema import Config, Incoming
-from cht_rapidpro.config.value_types import Secret
+from cht_rapidpro.config.secrets import Secret
 from demo.database import Database, Doc
 from tests.support.daemon import running
 

@@ -27,7 +27,7 @@ from cht_rapidpro.commands import arguments, pause
 from cht_rapidpro.commands.messages import command as messages_command
 from cht_rapidpro.config import loader
 from cht_rapidpro.config.schema import Config, Couchdb
-from cht_rapidpro.config.value_types import Secret, checked_secret
+from cht_rapidpro.config.secrets import Secret, checked_secret
 from cht_rapidpro.errors import ConfigError, GatewayError, OperatorActionRequiredError, PermanentError, UnusableError
 from cht_rapidpro.telemetry import logs
 

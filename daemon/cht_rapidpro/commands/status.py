@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from cht_rapidpro.config.value_types import read_address
+from cht_rapidpro.config.addresses import read_address
 from cht_rapidpro.domain.span import span
 from cht_rapidpro.errors import ConfigError, TransientError, UnusableError
 

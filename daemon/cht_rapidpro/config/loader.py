@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from cht_rapidpro.config.addresses import check_url, is_loopback, is_plain_to_another, read_address
 from cht_rapidpro.config.schema import (
     SECTIONS,
     Admin,
@@ -26,22 +27,8 @@ from cht_rapidpro.config.schema import (
     Outgoing,
     Rapidpro,
 )
-from cht_rapidpro.config.value_types import (
-    SECRETS,
-    at,
-    check_ca_file,
-    check_url,
-    checked_keys,
-    find_secret,
-    fixed_source,
-    is_loopback,
-    is_plain_to_another,
-    kind_of,
-    read_address,
-    read_text,
-    shown,
-    three_ways,
-)
+from cht_rapidpro.config.secrets import SECRETS, checked_keys, find_secret, fixed_source, three_ways
+from cht_rapidpro.config.value_types import at, check_ca_file, kind_of, read_text, shown
 from cht_rapidpro.errors import ConfigError
 
 _MAY_HOLD_SECRET: Final = ("user",)  # `name:password` is an easy mistake

@@ -11,7 +11,8 @@ from typing import Annotated, Final, Literal, get_type_hints
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from cht_rapidpro.config.value_types import NO_SECRET, Duration, Secret, Size, moment, requests_per_hour, toml_secret
+from cht_rapidpro.config.secrets import NO_SECRET, Secret, toml_secret
+from cht_rapidpro.config.value_types import Duration, Size, moment, requests_per_hour
 
 _Database = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_$()+/-]*\Z", description="a-z first, then a-z, 0-9 or _$()+-/")]
 _User = Annotated[str, Meta(pattern=r"^[^:\x00-\x1f\x7f]*\Z", description="a name without a colon")]

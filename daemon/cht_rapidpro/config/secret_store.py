@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from cht_rapidpro.config.value_types import NO_SECRET, Secret
+from cht_rapidpro.config.secrets import NO_SECRET, Secret
 
 Refused = Literal["rapidpro_token", "incoming_keys"]
 

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 from cht_rapidpro.adapters.couchdb.changes import ChangesFeed, Hint
 from cht_rapidpro.adapters.couchdb.client import Couch, Seq
 from cht_rapidpro.config.schema import Couchdb
-from cht_rapidpro.config.value_types import Secret
+from cht_rapidpro.config.secrets import Secret
 from cht_rapidpro.domain.claim import ClaimTasks, Instance
 from cht_rapidpro.domain.task import DocId, MessageId
 from cht_rapidpro.errors import OperatorActionRequiredError, TransientError

@@ -26,7 +26,7 @@ from cht_rapidpro.adapters.couchdb.client import (
     Written,
 )
 from cht_rapidpro.config.schema import Couchdb
-from cht_rapidpro.config.value_types import Secret
+from cht_rapidpro.config.secrets import Secret
 from cht_rapidpro.domain.claim import ClaimTasks, Instance
 from cht_rapidpro.domain.task import Doc, DocId, MessageId
 from cht_rapidpro.errors import GatewayError, OperatorActionRequiredError, TransientError

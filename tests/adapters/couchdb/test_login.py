@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 
 from cht_rapidpro.adapters.couchdb.client import Couch
 from cht_rapidpro.config.schema import Couchdb
-from cht_rapidpro.config.value_types import Secret
+from cht_rapidpro.config.secrets import Secret
 from cht_rapidpro.errors import DeniedError, TransientError
 from tests.support.stub_server import Reply, Request, Scripted, always, couchdb_at, scripted
 from tests.support.virtual_time import jump

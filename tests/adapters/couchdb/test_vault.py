@@ -9,7 +9,7 @@ from cht_rapidpro.adapters.couchdb.client import Couch
 from cht_rapidpro.adapters.couchdb.vault import CredentialName, Unreadable, Vault
 from cht_rapidpro.adapters.couchdb.vault_cipher import decipher, encipher, encipher_with
 from cht_rapidpro.config.schema import Couchdb
-from cht_rapidpro.config.value_types import NO_SECRET, Secret
+from cht_rapidpro.config.secrets import NO_SECRET, Secret
 from cht_rapidpro.errors import DeniedError, GatewayError, OperatorActionRequiredError, PermanentError, TransientError
 from demo.couchdb import CouchDBServer
 from demo.database import Database

@@ -9,7 +9,7 @@ import pytest
 from cht_rapidpro.adapters.couchdb.client import Couch
 from cht_rapidpro.adapters.rapidpro.transport import Transport
 from cht_rapidpro.config.schema import Couchdb, Rapidpro
-from cht_rapidpro.config.value_types import Secret
+from cht_rapidpro.config.secrets import Secret
 from cht_rapidpro.errors import TransientError
 from tests.support.stub_server import RESET, Raw, Reply, Request, scripted
 

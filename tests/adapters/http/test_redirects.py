@@ -13,7 +13,7 @@ from cht_rapidpro.adapters.rapidpro.transport import Reply as RapidProReply
 from cht_rapidpro.adapters.rapidpro.transport import Transport
 from cht_rapidpro.commands.check.couchdb import check_couchdb
 from cht_rapidpro.config.schema import Rapidpro
-from cht_rapidpro.config.value_types import Secret
+from cht_rapidpro.config.secrets import Secret
 from cht_rapidpro.domain.task import DocId
 from cht_rapidpro.errors import OperatorActionRequiredError
 from tests.support.stub_server import PASSWORD, Reply, Request, Scripted, always, couchdb_at, scripted

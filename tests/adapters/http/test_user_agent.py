@@ -7,7 +7,7 @@ from cht_rapidpro.adapters.couchdb.client import Couch, Seq
 from cht_rapidpro.adapters.couchdb.inspection import Inspection
 from cht_rapidpro.adapters.rapidpro.transport import Transport
 from cht_rapidpro.config.schema import Rapidpro
-from cht_rapidpro.config.value_types import Secret
+from cht_rapidpro.config.secrets import Secret
 from tests.support.stub_server import Reply, always, couchdb_at, scripted
 
 

@@ -12,7 +12,7 @@ from cht_rapidpro.adapters.couchdb.client import Couch
 from cht_rapidpro.adapters.rapidpro.client import BadCursor, ListFailure, Listing, RapidPro, Rows
 from cht_rapidpro.config.schema import Rapidpro
 from cht_rapidpro.config.secret_store import Keyring, Secrets
-from cht_rapidpro.config.value_types import Secret
+from cht_rapidpro.config.secrets import Secret
 from cht_rapidpro.domain.budget import Scope
 from cht_rapidpro.domain.outgoing import (
     Ambiguous,

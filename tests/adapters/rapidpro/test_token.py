@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 from cht_rapidpro.adapters.rapidpro.client import Listing, RapidPro, Rows
 from cht_rapidpro.config.schema import Rapidpro
 from cht_rapidpro.config.secret_store import Keyring, Refused, Secrets
-from cht_rapidpro.config.value_types import NO_SECRET, Secret
+from cht_rapidpro.config.secrets import NO_SECRET, Secret
 from cht_rapidpro.domain.outgoing import Broadcast, BroadcastId, Created, NotSent, Trouble, Urn
 from tests.support.stub_server import Reply, Request, Scripted, scripted
 from tests.support.virtual_time import jump

@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from cht_rapidpro.adapters.web.webhook import PATHS, Webhook
 from cht_rapidpro.config.schema import Incoming
 from cht_rapidpro.config.secret_store import Keyring, Refused, Secrets
-from cht_rapidpro.config.value_types import Secret
+from cht_rapidpro.config.secrets import Secret
 from cht_rapidpro.domain.incoming import AlreadyStored, InboundMessage, Saved, Spooled, Stored
 from cht_rapidpro.domain.miswiring import Miswiring
 from cht_rapidpro.errors import TransientError

@@ -11,7 +11,7 @@ import pytest
 from cht_rapidpro.adapters.couchdb.client import Couch
 from cht_rapidpro.adapters.couchdb.vault import CredentialName, Vault
 from cht_rapidpro.config.schema import Couchdb
-from cht_rapidpro.config.value_types import Secret
+from cht_rapidpro.config.secrets import Secret
 from demo.couchdb import CouchDBServer
 from demo.database import Database
 from demo.process import COMMAND, Daemon

@@ -11,7 +11,7 @@ from cht_rapidpro.adapters.couchdb.client import Couch
 from cht_rapidpro.adapters.couchdb.vault import CredentialName, Vault
 from cht_rapidpro.config.schema import Couchdb
 from cht_rapidpro.config.secret_store import Keyring, Secrets
-from cht_rapidpro.config.value_types import NO_SECRET, Secret
+from cht_rapidpro.config.secrets import NO_SECRET, Secret
 from cht_rapidpro.jobs.live_config.credentials import GRACE, LEAST_PAUSE, REFRESH, Credentials
 from demo.database import Database
 from tests.support.fault_proxy import Gate, until

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from cht_rapidpro.adapters.couchdb.client import Couch
 from cht_rapidpro.adapters.couchdb.vault import CredentialName, Vault
 from cht_rapidpro.config.schema import Cht, Config
-from cht_rapidpro.config.value_types import NO_SECRET, Secret
+from cht_rapidpro.config.secrets import NO_SECRET, Secret
 from cht_rapidpro.jobs.live_config.credentials import REFRESH
 from cht_rapidpro.jobs.live_config.reload import Reload
 from demo.database import Database

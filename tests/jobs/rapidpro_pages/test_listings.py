@@ -10,7 +10,7 @@ from cht_rapidpro.adapters.rapidpro.client import Listing
 from cht_rapidpro.adapters.rapidpro.client import RapidPro as Client
 from cht_rapidpro.config.schema import Rapidpro
 from cht_rapidpro.config.secret_store import Keyring, Secrets
-from cht_rapidpro.config.value_types import Secret
+from cht_rapidpro.config.secrets import Secret
 from cht_rapidpro.domain.budget import Scope
 from cht_rapidpro.jobs.rapidpro_pages.listings import Listings
 from demo.rapidpro import RapidPro

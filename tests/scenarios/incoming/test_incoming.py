@@ -14,7 +14,7 @@ from cht_rapidpro.adapters.couchdb.client import Couch
 from cht_rapidpro.adapters.spool.file import Counts, SpoolFile
 from cht_rapidpro.adapters.spool.spool import Spool
 from cht_rapidpro.config.schema import Cht, Couchdb, Rapidpro
-from cht_rapidpro.config.value_types import Secret
+from cht_rapidpro.config.secrets import Secret
 from cht_rapidpro.domain.incoming import DAY, AlreadyStored, InboundMessage, Saved, Spooled, Stored, doc_id, former_id
 from cht_rapidpro.jobs.incoming.receiver import Incoming, Unavailable
 from cht_rapidpro.jobs.live_config.app_settings import SettingsWatch

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from cht_rapidpro.adapters.couchdb.client import READ_BYTES, Couch
 from cht_rapidpro.adapters.http.bounded_body import TooLargeError
 from cht_rapidpro.config.schema import Couchdb
-from cht_rapidpro.config.value_types import Secret
+from cht_rapidpro.config.secrets import Secret
 from cht_rapidpro.domain.claim import Instance
 from cht_rapidpro.domain.task import DocId
 from demo.database import Database

@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from cht_rapidpro.adapters.host.sd_notify import Notifier
 from cht_rapidpro.commands import status
 from cht_rapidpro.config.schema import Admin, Config
-from cht_rapidpro.config.value_types import Secret
+from cht_rapidpro.config.secrets import Secret
 from cht_rapidpro.daemon import serve
 from cht_rapidpro.domain.claim import Instance
 from cht_rapidpro.jobs.live_config.reload import Reload

@@ -20,7 +20,7 @@ from cht_rapidpro.cancellation import end
 from cht_rapidpro.commands.check.cht import check_settings
 from cht_rapidpro.commands.check.finding import Mark
 from cht_rapidpro.config.schema import Admin, Cht, Rapidpro
-from cht_rapidpro.config.value_types import NO_SECRET, Secret
+from cht_rapidpro.config.secrets import NO_SECRET, Secret
 from cht_rapidpro.daemon import serve
 from cht_rapidpro.domain.claim import Instance
 from cht_rapidpro.domain.settings import read_settings

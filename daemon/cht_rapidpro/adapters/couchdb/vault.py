@@ -19,7 +19,7 @@ from cht_rapidpro.adapters.couchdb.client import Couch
 from cht_rapidpro.adapters.couchdb.errors import raise_for_status, translated
 from cht_rapidpro.adapters.couchdb.vault_cipher import decipher, encipher
 from cht_rapidpro.config.schema import Config
-from cht_rapidpro.config.value_types import NO_SECRET, Secret, checked_secret
+from cht_rapidpro.config.secrets import NO_SECRET, Secret, checked_secret
 from cht_rapidpro.errors import ConfigError, OperatorActionRequiredError, PermanentError
 from cht_rapidpro.telemetry.dependency_health import Health
 

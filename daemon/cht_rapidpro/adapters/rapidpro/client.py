@@ -17,7 +17,7 @@ import structlog
 from cht_rapidpro.adapters.rapidpro.transport import Reply, Transport
 from cht_rapidpro.config.schema import Limits, Rapidpro
 from cht_rapidpro.config.secret_store import Keyring
-from cht_rapidpro.config.value_types import Secret
+from cht_rapidpro.config.secrets import Secret
 from cht_rapidpro.domain.budget import Budget, Scope, Sharing
 from cht_rapidpro.domain.outgoing import (
     Ambiguous,

@@ -16,7 +16,7 @@ import structlog
 from aiohttp import web
 
 from cht_rapidpro.adapters.web.listener import Listener
-from cht_rapidpro.config.value_types import is_loopback, read_address
+from cht_rapidpro.config.addresses import is_loopback, read_address
 from cht_rapidpro.domain.findings import Finding, Level
 from cht_rapidpro.telemetry.metrics import CONTENT_TYPE, Metrics
 

@@ -23,9 +23,10 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from cht_rapidpro.adapters.web.listener import Listener
 from cht_rapidpro.adapters.web.server_log import OnceAMinute
+from cht_rapidpro.config.addresses import read_address
 from cht_rapidpro.config.schema import Incoming
 from cht_rapidpro.config.secret_store import Keyring
-from cht_rapidpro.config.value_types import read_address, three_ways
+from cht_rapidpro.config.secrets import three_ways
 from cht_rapidpro.domain.incoming import AlreadyStored, InboundMessage, Stored, doc_id, read_arrival, shown_id
 from cht_rapidpro.domain.miswiring import Miswiring, find_miswirings
 from cht_rapidpro.domain.records.characters import WS_CLASS

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from cht_rapidpro.commands.check.finding import Finding, bad, good, note
+from cht_rapidpro.config.addresses import check_url
 from cht_rapidpro.config.schema import Cht, Rapidpro
-from cht_rapidpro.config.value_types import check_url
 from cht_rapidpro.domain import phone
 from cht_rapidpro.domain.records.flaws import flaws
 from cht_rapidpro.domain.settings import OUR_SERVICE, AppSettings, choose

@@ -10,7 +10,7 @@ from typing import Any, Final
 from cht_rapidpro.adapters.couchdb.inspection import Inspection, Seen, Unseen
 from cht_rapidpro.commands.check.finding import Finding, bad, good, note
 from cht_rapidpro.config.schema import Couchdb
-from cht_rapidpro.config.value_types import three_ways
+from cht_rapidpro.config.secrets import three_ways
 from cht_rapidpro.domain.task import SENDABLE, Doc, Lack, lack, message_fields, unlisted
 
 # The views of CHT that the daemon reads (docs/cht.md#views); the last two are for delivery states and backfill.

@@ -14,7 +14,7 @@ from cht_rapidpro.adapters.spool.file import SpoolFile
 from cht_rapidpro.commands.check.finding import Finding, bad, good, note
 from cht_rapidpro.commands.check.host import check_address, check_disk
 from cht_rapidpro.config.schema import Config, Incoming
-from cht_rapidpro.config.value_types import Secret
+from cht_rapidpro.config.secrets import Secret
 from cht_rapidpro.domain.backfill import NO_MESSAGE_IDS, IdIs
 from cht_rapidpro.domain.findings import counted
 from cht_rapidpro.errors import OperatorActionRequiredError

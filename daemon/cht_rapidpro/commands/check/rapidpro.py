@@ -9,7 +9,7 @@ from typing import Any
 from cht_rapidpro.adapters.rapidpro.transport import Reply, Transport
 from cht_rapidpro.commands.check.couchdb import clock
 from cht_rapidpro.commands.check.finding import Finding, bad, good, note
-from cht_rapidpro.config.value_types import Secret
+from cht_rapidpro.config.secrets import Secret
 from cht_rapidpro.domain import phone
 from cht_rapidpro.domain.outgoing import Ambiguous, NotSent, Trouble
 

@@ -24,8 +24,9 @@ from cht_rapidpro.commands.check.incoming import check_archive, check_flow, chec
 from cht_rapidpro.commands.check.rapidpro import check_rapidpro
 from cht_rapidpro.commands.check.vault import check_vault
 from cht_rapidpro.config import loader
+from cht_rapidpro.config.addresses import check_url
 from cht_rapidpro.config.schema import Config
-from cht_rapidpro.config.value_types import Secret, check_url
+from cht_rapidpro.config.secrets import Secret
 from cht_rapidpro.domain.findings import unsendable
 from cht_rapidpro.domain.settings import AppSettings, read_settings
 from cht_rapidpro.errors import ConfigError, TransientError

@@ -10,7 +10,7 @@ from cht_rapidpro.adapters.couchdb.client import Couch
 from cht_rapidpro.adapters.couchdb.vault import CredentialName, Unreadable, Vault, needed
 from cht_rapidpro.commands.check.finding import Finding, bad, good
 from cht_rapidpro.config.schema import Config
-from cht_rapidpro.config.value_types import NO_SECRET, Secret
+from cht_rapidpro.config.secrets import NO_SECRET, Secret
 from cht_rapidpro.errors import GatewayError
 
 _MEANS: Final[Mapping[CredentialName, str]] = {

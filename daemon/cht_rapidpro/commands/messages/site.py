@@ -21,9 +21,10 @@ from cht_rapidpro.adapters.rapidpro.client import RapidPro
 from cht_rapidpro.adapters.web import control
 from cht_rapidpro.cancellation import end
 from cht_rapidpro.commands.status import ensure_no_other
+from cht_rapidpro.config.addresses import check_url
 from cht_rapidpro.config.schema import Config
 from cht_rapidpro.config.secret_store import Keyring, Secrets
-from cht_rapidpro.config.value_types import NO_SECRET, Secret, check_url
+from cht_rapidpro.config.secrets import NO_SECRET, Secret
 from cht_rapidpro.domain.explanation import Daemon
 from cht_rapidpro.domain.orders import Phase
 from cht_rapidpro.domain.pause import Pause

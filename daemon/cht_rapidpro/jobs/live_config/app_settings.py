@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 import structlog
 
 from cht_rapidpro.adapters.couchdb.client import Couch
+from cht_rapidpro.config.addresses import check_url
 from cht_rapidpro.config.schema import Cht, Rapidpro
-from cht_rapidpro.config.value_types import check_url
 from cht_rapidpro.domain.findings import Finding, Level
 from cht_rapidpro.domain.settings import (
     BUILT_IN_SERVICE,

@@ -15,7 +15,7 @@ import structlog
 
 from cht_rapidpro.adapters.couchdb.vault import CredentialName, Unreadable, Vault
 from cht_rapidpro.config.secret_store import Keyring, Refused, Secrets
-from cht_rapidpro.config.value_types import NO_SECRET, Secret
+from cht_rapidpro.config.secrets import NO_SECRET, Secret
 from cht_rapidpro.domain.findings import Finding, Level
 from cht_rapidpro.errors import OperatorActionRequiredError, TransientError
 from cht_rapidpro.jobs.documents.retry import until_it_works
