@@ -1,6 +1,6 @@
 """How the demo shows its progress on a terminal: a live table, one row a message.
 
-The only module that needs rich, which is the optional extra `demo`: a gateway in production draws no tables.
+The only module that needs rich, a development dependency: a gateway in production draws no tables.
 """
 
 from collections.abc import Sequence

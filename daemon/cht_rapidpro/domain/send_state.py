@@ -1,11 +1,12 @@
 """Where each message of a claimed task is: ready, in flight, ambiguous, or done with a result.
 
-The only place that decides whether a claim can be released. Every transition has one method, and one that does not fit
-the state of its message is a fault of the program.
+The only place that decides whether a claim can be released. Each transition is one method; one that does not fit the
+phase of its message is a fault of the program.
 
-    READY ─post→ IN_FLIGHT ─answered→ READY | AMBIGUOUS | DONE
-    READY ─suspect→ AMBIGUOUS ─decided→ READY | DONE
-    DONE ─reopen→ AMBIGUOUS  (its broadcast is found to be another task's)
+    READY ─post→ IN_FLIGHT           IN_FLIGHT ─not_sent→ READY
+    READY ─suspect→ AMBIGUOUS        IN_FLIGHT ─ambiguous→ AMBIGUOUS
+    AMBIGUOUS ─missing→ READY        IN_FLIGHT ─answered→ DONE
+    AMBIGUOUS ─found→ DONE           DONE ─reopen→ AMBIGUOUS
 """
 
 from collections.abc import Iterable

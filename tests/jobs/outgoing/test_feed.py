@@ -1,4 +1,4 @@
-"""The feed: sweeps bring every message of any backlog through a small list; hints make it fast and are never needed."""
+"""The feed: sweeps bring every message, however many wait, through a bounded queue; hints make it fast and are never needed."""
 
 import asyncio
 import itertools

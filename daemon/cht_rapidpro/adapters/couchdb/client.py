@@ -2,7 +2,7 @@
 
 The session is aiocouch's; requests go through it by aiohttp, so that bodies are bounded in bytes and the feed is a POST
 (changes.py). Documents are encoded by msgspec, which keeps integers of any size. A caller sees TransientError and
-OperatorActionRequiredError (couchdb_errors.py), and for a single document a `Rejected`.
+OperatorActionRequiredError (errors.py), and for a single document a `Rejected`.
 """
 
 import io

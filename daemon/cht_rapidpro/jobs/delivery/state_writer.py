@@ -25,7 +25,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 _FINAL: Final = (State.SENT, State.DELIVERED, State.FAILED)
 _COUNTED: Final = {State.DELIVERED: Outcome.DELIVERED, State.FAILED: Outcome.FAILED}
 FRESH: Final = 2000  # ms
-_UNKNOWN: Final = 100  # statuses that were logged; RapidPro has ten
+_UNKNOWN: Final = 100  # statuses that were logged
 
 
 class StateWriter:

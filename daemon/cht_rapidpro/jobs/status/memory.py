@@ -67,7 +67,7 @@ class Memory:
         return web.json_response({"messages": [self.tell(key) for key in _keys(await request.json())]})
 
     async def _changed(self, request: web.Request) -> web.Response:
-        """What we hold and have no hand on at the moment is read again: it is not ours any more."""
+        """Checks the claims of undecidable messages again, and forgets those that are lost."""
         keys = _keys(await request.json())
         for key in keys:
             ambiguous = self._reconciler.find(key)
