@@ -61,7 +61,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Dependency:
-    """`condition`: of `dependency_health.Condition`; `error`: the latest one; `is_needed`: nothing flows while it is unknown."""
+    """`condition`: of `dependency_health.Condition`; `error`: the latest one.
+
+    `is_needed`: nothing flows while it is unknown.
+    """
 
     name: str
     condition: str

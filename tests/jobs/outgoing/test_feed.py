@@ -1,4 +1,4 @@
-"""The feed: sweeps bring every message, however many wait, through a bounded queue; hints make it fast and are never needed."""
+"""The feed: sweeps bring every message through a bounded queue, however many wait; hints make it fast."""
 
 import asyncio
 import itertools

@@ -1,4 +1,4 @@
-"""The backlog is small, knows no message twice, and whatever it has no room for comes again with a sweep."""
+"""The send queue is small, knows no message twice, and what it has no room for comes again with a sweep."""
 
 import pytest
 from hypothesis import settings
