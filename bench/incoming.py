@@ -1,6 +1,7 @@
 """How many webhooks a second are durable in CouchDB before their 200, how long one waits, and what the spool takes.
 
-`python -m bench.incoming [--messages N] [--connections N] [--rate N] [--ids 4]`; with COUCHDB_URL against that server.
+`python -m bench.incoming [--messages N] [--connections N] [--rate N] [--ids 4]
+[--senders N]`; with COUCHDB_URL against that server.
 """
 
 import argparse
@@ -10,14 +11,16 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import count
 from uuid import uuid4
 
-from bench.rig import Rig, cpu_seconds, percentile, rig, table
+from bench.rig import Rig, cpu_seconds, percentile, phone_number, rig, table
 from demo.process import INCOMING_KEY, Daemon
 from demo.rapidpro.records import uuid7
 from tests.support.webhook import PATH, listening_socket
 
 _CHT = 169  # messages a second over 50 connections, two cores (measured with CHT 5.2.0 on CouchDB 3.5.0)
+_numbers = count()
 _AWAY: dict[str, dict[str, object]] = {"couchdb": {"url": "http://127.0.0.1:1"}}
 
 
@@ -29,20 +32,22 @@ class Client:
     writer: asyncio.StreamWriter
 
     ids: int
+    senders: int = 500
 
     async def post(self) -> float:
         """Seconds until the answer; anything but a 200 ends the benchmark."""
         start = time.perf_counter()
-        self.writer.write(_request(self.ids))
+        self.writer.write(_request(self.ids, self.senders))
         answer = await self.reader.readuntil(b"}")
         if not answer.startswith(b"HTTP/1.1 200"):
             raise RuntimeError(answer.decode())
         return time.perf_counter() - start
 
 
-def _request(ids: int) -> bytes:
+def _request(ids: int, senders: int) -> bytes:
+    sender = phone_number(next(_numbers) % senders)
     given = uuid7(time.time()) if ids == 7 else str(uuid4())
-    body = json.dumps({"id": given, "from": "+254712345678", "content": "PREG Amina 12"}).encode()
+    body = json.dumps({"id": given, "from": sender, "content": "PREG Amina 12"}).encode()
     head = (
         f"POST {PATH} HTTP/1.1\r\nHost: x\r\nAuthorization: Token {INCOMING_KEY}\r\n"
         f"Content-Type: application/json\r\nX-Mailroom-Mode: normal\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -57,7 +62,8 @@ async def main() -> None:
         p50, p99 = await _open(bench, options)
         spooled, spooled_cpu = await _closed(bench, options, _AWAY)
     table(
-        f"incoming: {options.messages} messages over {options.connections} connections, ids of version {options.ids}",
+        f"incoming: {options.messages} messages over {options.connections} connections, ids of version {options.ids},"
+        f" {options.senders} senders",
         [
             (
                 "durable in CouchDB before the answer",
@@ -128,7 +134,8 @@ async def _clients(
             await _settings_read(daemon, "dependency.lost" if sections else "sending.enabled")
             host, port = listener.getsockname()
             clients = [
-                Client(*await asyncio.open_connection(host, port), options.ids) for _ in range(options.connections)
+                Client(*await asyncio.open_connection(host, port), options.ids, options.senders)
+                for _ in range(options.connections)
             ]
             await clients[0].post()
             yield daemon, clients
@@ -148,6 +155,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--messages", type=int, default=3000, help="of each of the three runs")
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--rate", type=int, default=500, help="messages a second of the open loop")
+    parser.add_argument("--senders", type=int, default=500, help="different phone numbers")
     parser.add_argument("--ids", type=int, choices=(4, 7), default=7, help="version of the messages' UUIDs")
     return parser.parse_args()
 

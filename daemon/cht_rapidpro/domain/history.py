@@ -101,9 +101,10 @@ class History:
             minute.waits.add(fact.waited)
         if fact.failure:
             self._failures.append((shortened(fact.about.doc), fact.failure[:LONGEST_REASON]))
-        self._events.append(
-            Event(event.at, MessageEvent(fact.direction, fact.outcome, _shortened(fact.about), fact.waited))
-        )
+        about = _shortened(fact.about)
+        if about is not fact.about or fact.failure:
+            event = Event(event.at, MessageEvent(fact.direction, fact.outcome, about, fact.waited))
+        self._events.append(event)
 
     def sample(self, name: str, value: float, now: float) -> None:
         least = self._minute(now).least
@@ -146,7 +147,8 @@ def shortened(text: str) -> str:
 
 
 def _shortened(about: MessageRef) -> MessageRef:
-    return MessageRef(*(shortened(text) for text in (about.doc, about.message, about.number, about.gateway_ref)))
+    texts = (about.doc, about.message, about.number, about.gateway_ref)
+    return about if max(map(len, texts)) <= LONGEST_ID else MessageRef(*map(shortened, texts))
 
 
 def _ids(about: MessageRef) -> Iterator[str]:

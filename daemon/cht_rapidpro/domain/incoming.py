@@ -93,7 +93,7 @@ def _whole(value: Any) -> Id:
 
 def whole_text(text: str) -> str:
     """The text with U+FFFD for each half of a surrogate pair: CouchDB refuses a request that holds one."""
-    return _LONE_SURROGATE.sub("\ufffd", text)
+    return text if text.isascii() else _LONE_SURROGATE.sub("\ufffd", text)
 
 
 def id_text(given: Id) -> str:

@@ -59,7 +59,7 @@ _encode: Final = json.JSONEncoder(ensure_ascii=False).encode  # searchable: "…
 _BLANK: Final = re.compile(r"\s")
 _DIGIT: Final = re.compile(r"\d")  # most event names have none, which is told in a tenth of the time
 # An id without any of the marks that the mask looks for in ids: `+`, `%2B`, `tel:`, `token:login:`.
-_UNMARKED_ID: Final = re.compile(r"[0-9A-Za-z_.-]+")
+_UNMARKED_ID: Final = re.compile(r"[0-9A-Za-z_.-]*")
 
 _ID_KEYS: Final = frozenset({"doc", "message", "task", "gateway_ref", "instance", "broadcast", "timestamp"})
 _LEVELS: Final = logging.getLevelNamesMapping()
@@ -194,13 +194,10 @@ def _mask(key: str, value: object) -> object:
 
 
 def _mask_line(_logger: object, _method: str, line: EventDict) -> EventDict:
-    return {key: _mask(key, value) for key, value in line.items()}
-
-
-def _put_head_first(_logger: object, _method: str, line: EventDict) -> EventDict:
-    """Orders a line for a reader: `timestamp`, `level`, `event`, then the data."""
+    """Masks a line, and orders it for a reader: `timestamp`, `level`, `event`, then the data."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return {"timestamp": now, "level": line.pop("level"), "event": line.pop("event"), **line}
+    head = {"timestamp": now, "level": line.pop("level"), "event": _mask("event", line.pop("event"))}
+    return head | {key: _mask(key, value) for key, value in line.items()}
 
 
 class _DropBelow:
@@ -221,6 +218,5 @@ _PROCESSORS: Final[list[Processor]] = [
     structlog.processors.add_log_level,
     _drop_below,
     structlog.processors.format_exc_info,
-    _put_head_first,
     _mask_line,
 ]

@@ -6,6 +6,7 @@ have a time limit.
 """
 
 import asyncio
+import codecs
 import json
 import math
 import re
@@ -13,12 +14,13 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from types import TracebackType
-from typing import Final, NoReturn, Self
+from typing import Any, Final, NoReturn, Self
 from urllib.parse import parse_qsl
 
 import structlog
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from cht_rapidpro.adapters.web.listener import Listener
@@ -54,8 +56,6 @@ _SCHEME: Final = re.compile(f"Token{WS_CLASS}+(.*)")
 _KIND: Final = re.compile(r"[a-z0-9!#$&^_.+/-]{1,80}")
 _LISTEN_AGAIN: Final = 5.0  # seconds
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
 
 class Webhook:
     """Listens while it is entered. `store` raises TransientError if the message is not stored anywhere.
@@ -82,12 +82,10 @@ class Webhook:
         self._notice = notice
         self.times = request_times("webhook", "answer")
         self._refused = OnceAMinute()
-        application = web.Application(client_max_size=config.max_body, middlewares=[self._refuse_as_cht_does])
-        for path in PATHS:  # CHT matches its paths without regard to case, too
-            application.router.add_post(f"/{{path:(?i:{path[1:]})}}", self._handle)
         self._listener = Listener(
             "incoming",
-            application,
+            self._answer,
+            request_factory=partial(_request, max_body=config.max_body),
             keepalive_timeout=_HEADER_TIME,
             lingering_time=_LINGER_TIME,
             shutdown_timeout=_STOP_TIME,
@@ -148,7 +146,20 @@ class Webhook:
             await asyncio.sleep(_LAST_CALL)
         await self._stack.__aexit__(kind, error, trace)
 
-    async def _handle(self, request: web.Request) -> web.Response:
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Refuses as CHT does it."""
+        started = time.perf_counter()
+        try:
+            await _accept(request)
+            answer = await self._handle(request)
+        except web.HTTPException as error:
+            self._report(error, request)
+            kept = {name: error.headers[name] for name in (hdrs.ALLOW, hdrs.RETRY_AFTER) if name in error.headers}
+            answer = web.json_response({"code": error.status, "error": error.reason}, status=error.status, headers=kept)
+        self.times.labels(f"{answer.status // 100}xx").observe(time.perf_counter() - started)
+        return answer
+
+    async def _handle(self, request: web.BaseRequest) -> web.Response:
         await self._authorise(request.headers.get(hdrs.AUTHORIZATION, ""))
         body = await _read_body(request)
         for found in find_miswirings(body):
@@ -183,19 +194,7 @@ class Webhook:
         if not self._keyring.secrets.admits(key):
             raise web.HTTPForbidden(reason="Incorrect token")
 
-    @web.middleware
-    async def _refuse_as_cht_does(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        started = time.perf_counter()
-        try:
-            answer = await handler(request)
-        except web.HTTPException as error:
-            self._report(error, request)
-            kept = {name: error.headers[name] for name in (hdrs.ALLOW, hdrs.RETRY_AFTER) if name in error.headers}
-            answer = web.json_response({"code": error.status, "error": error.reason}, status=error.status, headers=kept)
-        self.times.labels(f"{answer.status // 100}xx").observe(time.perf_counter() - started)
-        return answer
-
-    def _report(self, error: web.HTTPException, request: web.Request) -> None:
+    def _report(self, error: web.HTTPException, request: web.BaseRequest) -> None:
         """Logs the first refusal of a kind, then one line a minute: refused webhooks are not stored, but any sender can
         cause them.
         """
@@ -220,24 +219,52 @@ def _shown(address: object) -> str:
     return ":".join(map(str, address[:2])) if isinstance(address, tuple) else str(address)
 
 
+def _request(
+    message: Any, payload: Any, protocol: Any, writer: Any, task: asyncio.Task[None], max_body: int
+) -> web.BaseRequest:
+    loop = asyncio.get_running_loop()
+    return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=max_body)
+
+
+async def _accept(request: web.BaseRequest) -> None:
+    """Refuses other paths and methods than CHT's, which matches its paths without regard to case, too."""
+    if request.rel_url.path_safe.lower() not in PATHS:
+        raise web.HTTPNotFound
+    if request.method != hdrs.METH_POST:
+        raise web.HTTPMethodNotAllowed(request.method, [hdrs.METH_POST])
+    if hdrs.EXPECT in request.headers and request.version == HttpVersion11:
+        await _let_go_on(request)
+
+
+async def _let_go_on(request: web.BaseRequest) -> None:
+    """Asks for the body of a client that waits for this before it sends it."""
+    if request.headers[hdrs.EXPECT].lower() != "100-continue":
+        raise web.HTTPExpectationFailed
+    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    request.writer.output_size = 0  # the answer has not begun
+
+
 def _answer(body: bytes) -> web.Response:
     return web.Response(body=body, headers={hdrs.CONTENT_TYPE: "application/json; charset=utf-8"})
 
 
-async def _read_body(request: web.Request) -> object:
+async def _read_body(request: web.BaseRequest) -> object:
     kind = request.content_type if hdrs.CONTENT_TYPE in request.headers else _JSON
     if kind not in (_JSON, _FORM):
         raise web.HTTPUnsupportedMediaType
     try:
-        async with asyncio.timeout(None if request.content.is_eof() else _BODY_TIME):  # nearly all have come whole
+        if request.content.is_eof():  # nearly all have come whole
             body = await request.read()
+        else:
+            async with asyncio.timeout(_BODY_TIME):
+                body = await request.read()
     except TimeoutError as error:
         raise web.HTTPRequestTimeout from error
     except (web.RequestPayloadError, HttpProcessingError) as error:
         raise web.HTTPBadRequest(reason="The body cannot be read") from error
     try:
         # As in CHT, invalid UTF-8 becomes U+FFFD.
-        text = body.decode("utf-8-sig", "replace")
+        text = body.removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace")
         return _read_form(text) if kind == _FORM else json.loads(text)
     except (ValueError, RecursionError) as error:
         raise web.HTTPBadRequest(reason=f"The body is not {kind}") from error

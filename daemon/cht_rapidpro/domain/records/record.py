@@ -45,7 +45,7 @@ def build_record(rules: Rules, sms: Sms, now: int) -> dict[str, Any]:
     locale = next(filter(truthy, locales), translator.system_locale)
     return _present(
         type="data_record",
-        **{"from": rules.numbering.normalize(sms.sender) or sms.sender},
+        **{"from": rules.senders.normalized(sms.sender)},
         form=reading.code if reading.form or rules.forms_only else ABSENT,
         errors=[_shown(error, translator, locale) for error in errors],
         tasks=[],

@@ -11,6 +11,7 @@ from cht_rapidpro.domain.phone import read_numbering
 from cht_rapidpro.domain.records.field_types import Conversion
 from cht_rapidpro.domain.records.form import Form, read_form
 from cht_rapidpro.domain.records.javascript import as_object, truthy
+from cht_rapidpro.domain.records.senders import Senders
 from cht_rapidpro.domain.records.translation import Translations, Translator
 
 
@@ -19,8 +20,9 @@ class Rules:
 
     def __init__(self, settings: Mapping[str, Any], translations: Translations) -> None:
         self.translator = Translator(translations, settings.get("locale"))
-        self.numbering = read_numbering(settings)
-        self.conversion = Conversion(self.numbering, self.translator)
+        numbering = read_numbering(settings)
+        self.senders = Senders(numbering)
+        self.conversion = Conversion(numbering, self.translator)
         self.forms_only = truthy(settings.get("forms_only_mode"))
         self._definitions = as_object(settings.get("forms"))
         self._forms: dict[str, Form | None] = {}

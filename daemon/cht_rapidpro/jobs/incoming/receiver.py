@@ -163,7 +163,7 @@ class Incoming:
         await self._spool.put(arrivals)
         for arrival in arrivals:
             log.info("incoming.spooled", doc=doc_id(arrival.id, arrival.at), gateway_ref=shown_id(arrival.id))
-        self._drain.wake()
+        self._drain.added(len(arrivals))
         return [Spooled()] * len(arrivals)
 
     async def _keep_rejected(

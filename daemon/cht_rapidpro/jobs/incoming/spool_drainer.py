@@ -52,6 +52,12 @@ class SpoolDrainer:
     def wake(self) -> None:
         self._wake.set()
 
+    def added(self, messages: int) -> None:
+        """Counts messages that were put into the spool. Before the settings are read none can be drained."""
+        self.left = Counts(self.left.waiting + messages, self.left.rejected)
+        if self._settings.settings is not None:
+            self.wake()
+
     async def run(self) -> NoReturn:
         await self._tell_what_was_left()
         while True:
@@ -78,10 +84,12 @@ class SpoolDrainer:
             return await self._drain_batch()
 
     async def _drain_batch(self) -> bool:
+        settings = self._settings.settings
+        if settings is None:
+            return False
         self.left = await self._spool.counts()  # each time: while CouchDB is away a step has no other end
         rows = await self._spool.oldest(_ROWS)
-        settings = self._settings.settings
-        if not rows or settings is None:
+        if not rows:
             return False
         try:
             async with asyncio.timeout(_TRY):

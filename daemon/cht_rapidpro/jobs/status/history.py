@@ -6,7 +6,6 @@ Prometheus cannot disagree, and nothing is reported twice. Phone numbers are mas
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Final, NoReturn
 
 from cht_rapidpro.domain.history import Event, History, MessageEvent, MessageRef
@@ -37,7 +36,8 @@ class HistoryKeeper:
             await asyncio.sleep(_INTERVAL)
 
     def _note(self, fact: MessageEvent) -> None:
-        shown = replace(fact, about=_masked(fact.about), failure=masked(fact.failure))
+        failure = masked(fact.failure) if fact.failure else ""
+        shown = MessageEvent(fact.direction, fact.outcome, _masked(fact.about), fact.waited, failure)
         self.history.note(Event(self._wall_clock(), shown), asyncio.get_running_loop().time())
 
 
