@@ -24,6 +24,8 @@ def loaded() -> set[str]:
         "demo",
         "cht_rapidpro.commands.check",
         "cht_rapidpro.commands.spool",
+        "cht_rapidpro.commands.messages.site",
+        "cht_rapidpro.page.parts",
         "Cryptodome",
     ],
 )

@@ -8,17 +8,12 @@ from collections.abc import Sequence
 from typing import Final
 
 from cht_rapidpro.domain.history import REMEMBERED, Event
+from cht_rapidpro.page import LONGEST_QUERY
 from cht_rapidpro.page.html import Html, join, tag
 from cht_rapidpro.page.parts import SHOWN, Parts, events
 from cht_rapidpro.page.view import View
 
-LONGEST_QUERY: Final = 200
 _RELOAD: Final = 10  # seconds
-
-POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:;"
-    " frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
-)
 
 
 def document(view: View, parts: Parts, query: str = "", found: Sequence[Event] = ()) -> Html:

@@ -9,24 +9,29 @@ import asyncio
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from importlib.resources import files
-from typing import Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
+from cht_rapidpro import page
 from cht_rapidpro.domain.history import History
-from cht_rapidpro.page.document import LONGEST_QUERY, POLICY, document
-from cht_rapidpro.page.parts import SHOWN, Parts, parts
-from cht_rapidpro.page.view import View
 from cht_rapidpro.telemetry.logs import masked_id
+
+if TYPE_CHECKING:
+    from cht_rapidpro.page.drawing import Drawing
 
 MAX_LISTENERS: Final = 8
 _INTERVAL: Final = 1.0  # seconds between two drawings
 _PATIENCE: Final = 5.0  # seconds that a browser may take for one event
 _FILES: Final = {"page.css": "text/css", "page.js": "text/javascript"}
-_CONTENTS: Final = {name: files("cht_rapidpro.page").joinpath(name).read_bytes() for name in _FILES}
+_CONTENTS: Final = {name: Path(page.__path__[0], name).read_bytes() for name in _FILES}
+_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:;"
+    " frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
+)
 _HEADERS: Final = {
-    "Content-Security-Policy": POLICY,
+    "Content-Security-Policy": _POLICY,
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
@@ -44,8 +49,7 @@ class OperatorsPage:
         self._history = history
         self._wall_clock = wall_clock
         self._drawn_at = -_INTERVAL
-        self._view: View
-        self._parts: Parts = {}
+        self._drawing: Drawing | None = None
         self._listeners = 0
         self._stopping = asyncio.Event()
 
@@ -57,10 +61,8 @@ class OperatorsPage:
         application.on_shutdown.append(self._stop)
 
     async def _page(self, request: web.Request) -> web.Response:
-        query = masked_id(request.query.get("q", "").strip()[:LONGEST_QUERY])
-        self._draw()
-        found = self._history.find(query)[:SHOWN] if query else []
-        text = document(self._view, self._parts, query, found)
+        drawing = await self._draw()
+        text = drawing.document(masked_id(request.query.get("q", "").strip()[: page.LONGEST_QUERY]))
         return web.Response(text=text, content_type="text/html", headers=_HEADERS)
 
     async def _file(self, request: web.Request) -> web.Response:
@@ -82,10 +84,10 @@ class OperatorsPage:
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={**_HEADERS, "Content-Type": "text/event-stream"})
         await response.prepare(request)
-        known: Parts = {}
+        known: Mapping[str, str] = {}
         while not self._stopping.is_set():
-            self._draw()
-            news, known = {name: part for name, part in self._parts.items() if known.get(name) != part}, self._parts
+            parts = (await self._draw()).parts
+            news, known = {name: part for name, part in parts.items() if known.get(name) != part}, parts
             try:
                 async with asyncio.timeout(_PATIENCE):
                     await response.write(f"data: {json.dumps(news)}\n\n".encode())
@@ -98,13 +100,21 @@ class OperatorsPage:
                     await self._stopping.wait()
         return response
 
-    def _draw(self) -> None:
+    async def _draw(self) -> "Drawing":
+        if self._drawing is None:
+            await asyncio.to_thread(_load)
         now = asyncio.get_running_loop().time()
-        if now - self._drawn_at >= _INTERVAL:
+        if self._drawing is None or now - self._drawn_at >= _INTERVAL:
             self._drawn_at = now
-            history = self._history
-            self._view = View(self._wall_clock(), self._snapshot(), history.minutes(now), history.recent(SHOWN))
-            self._parts = parts(self._view)
+            self._drawing = _load()(self._snapshot(), self._history, self._wall_clock(), now)
+        return self._drawing
 
     async def _stop(self, _application: web.Application) -> None:
         self._stopping.set()
+
+
+def _load() -> "type[Drawing]":
+    """The page's own modules are in memory only once it was opened."""
+    from cht_rapidpro.page.drawing import Drawing  # noqa: PLC0415 - see above
+
+    return Drawing
