@@ -432,6 +432,14 @@ async def test_a_body_that_never_ends_is_408(store: Store) -> None:
         jump(2)  # for so long aiohttp would still take the rest of the body
 
 
+async def test_an_unknown_expectation_is_417(store: Store) -> None:
+    async with listening(store) as flow:
+        reader, writer = await raw(flow.url)
+        writer.write(f"{HEAD}Expect: nonsense\r\n\r\n".encode())
+        assert (await reader.readline()).startswith(b"HTTP/1.1 417")
+        writer.close()
+
+
 async def test_a_client_that_hangs_up_in_its_body_harms_nobody(store: Store) -> None:
     with capture_logs() as logs:
         async with listening(store) as flow:

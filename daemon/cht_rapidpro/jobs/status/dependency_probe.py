@@ -18,7 +18,7 @@ from cht_rapidpro.jobs.live_config.app_settings import SettingsWatch
 from cht_rapidpro.telemetry.dependency_health import Condition, Health
 
 # A frozen CouchDB accepts connections and sends nothing, and a job's request may wait for a minute.
-COUCHDB_QUIET: Final = 10.0  # seconds without an answer until there is a request
+COUCHDB_QUIET: Final = 15.0  # seconds without an answer until there is a request
 COUCHDB_PATIENCE: Final = 5.0  # seconds for the answer
 RAPIDPRO_QUIET: Final = 300.0
 _GRACE: Final = 2.0  # a message that is about to be sent, or sent again, makes the request needless
