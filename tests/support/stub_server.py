@@ -46,6 +46,10 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
     content_type: str = "application/json"
 
+    @property
+    def encoded(self) -> bytes:
+        return self.body if isinstance(self.body, bytes) else json.dumps(self.body).encode()
+
 
 @dataclass(frozen=True)
 class Raw:
@@ -93,9 +97,8 @@ async def scripted(script: Script, at: socket.socket | None = None) -> AsyncIter
 
 def _send(request: web.Request, reply: Reply | Raw) -> web.StreamResponse:
     if isinstance(reply, Reply):
-        body = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
         return web.Response(
-            body=body, status=reply.status, headers=dict(reply.headers), content_type=reply.content_type
+            body=reply.encoded, status=reply.status, headers=dict(reply.headers), content_type=reply.content_type
         )
     assert request.transport is not None
     if reply.data:

@@ -2,10 +2,8 @@
 
 import asyncio
 import json
-import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Final
 
@@ -22,28 +20,23 @@ from cht_rapidpro.adapters.couchdb.client import (
     MessageRow,
     Rejected,
     Seq,
-    WriteResult,
     Written,
 )
 from cht_rapidpro.config.schema import Couchdb
 from cht_rapidpro.config.secrets import Secret
 from cht_rapidpro.domain.claim import ClaimTasks, Instance
 from cht_rapidpro.domain.task import Doc, DocId, MessageId
-from cht_rapidpro.errors import GatewayError, OperatorActionRequiredError, TransientError
+from cht_rapidpro.errors import GatewayError
 from cht_rapidpro.jobs.documents.writer import Writer
 from demo.couchdb import CouchDBServer
 from demo.database import Database
 from demo.medic import data_record, message, task
 from tests.support.stub_server import (
-    HALF_A_BODY,
     HTML,
-    PASSWORD,
-    RESET,
     Raw,
     Reply,
     Request,
     Scripted,
-    always,
     by_name,
     couchdb_at,
     exact,
@@ -207,31 +200,6 @@ async def test_a_document_that_spoils_the_whole_request_is_found(status: int, ba
     assert sorted(stored) == [str(number) for number in range(7) if number not in bad], "each once"
 
 
-PROXIES: Final[dict[str, Reply]] = {
-    "HTML": Reply(b"<html>Bad Request</html>", content_type="text/html"),
-    "HTML that claims to be JSON": Reply(b"<html>Bad Request</html>"),
-    "nothing": Reply(b""),
-    "JSON without a word": Reply({"message": "no Route matched"}),
-    "JSON with a sentence": Reply({"error": "Request Entity Too Large", "reason": "nginx"}),
-    "JSON without a reason": Reply({"error": "invalid"}),
-    "JSON with an object": Reply({"error": {"code": 400}, "reason": None}),
-    "a list": Reply([{"error": "bad_request", "reason": "x"}]),
-    "no UTF-8": Reply(b'{"error":"bad_request","reason":"\xff"}'),
-    "too deep": Reply(b"[" * 100_000),
-}
-
-
-@pytest.mark.parametrize("status", [400, 413])
-@pytest.mark.parametrize("page", PROXIES.values(), ids=PROXIES)
-async def test_a_proxys_page_is_no_verdict_on_a_document(page: Reply, status: int) -> None:
-    """Not even on the one that stands alone; and CouchDB counts as away, so that the documents are tried again."""
-    async with scripted(always(replace(page, status=status))) as server, Couch(couchdb_at(server)) as couch:
-        error = await _raises(TransientError, couch.write(numbered(4)))
-        assert couch.health.error is error
-    assert f"HTTP {status} of something in front of it" in str(error)
-    assert [len(ids(request)) for request in server.requests] == [4, 2, 1]
-
-
 async def test_what_is_too_large_for_a_proxy_goes_in_smaller_requests() -> None:
     async def script(request: Request) -> Reply | Raw:
         return Reply(HTML.body, 413, {}, HTML.content_type) if len(ids(request)) > 2 else await store_all(request)
@@ -303,61 +271,6 @@ async def _messages(couch: Couch, page_size: int) -> list[MessageRow]:
     return [row async for page in couch.messages_in("pending-or-forwarded", page_size) for row in page]
 
 
-CALLS: Final[dict[str, Callable[[Couch], Awaitable[object]]]] = {
-    "update_seq": lambda couch: couch.update_seq(),
-    "messages_in": lambda couch: _messages(couch, 1),
-    "read": lambda couch: couch.read([DocId("report")]),
-    "write": lambda couch: couch.write([{"_id": "report"}]),
-    "changes": lambda couch: ChangesFeed(couch).wait(Seq("1-x")),
-}
-SAID: Final = {"error": "said", "reason": "by CouchDB"}
-FAULTS: Final[dict[str, tuple[Reply | Raw, type[GatewayError], str]]] = {
-    "401": (Reply(SAID, 401), OperatorActionRequiredError, "HTTP 401, check [couchdb] user and password"),
-    "403": (Reply(SAID, 403), OperatorActionRequiredError, "HTTP 403, the user 'gateway' has no access, or is locked"),
-    "404": (Reply(SAID, 404), OperatorActionRequiredError, "HTTP 404, the database or a view of CHT's is missing"),
-    "404 HTML": (Reply(b"<html></html>", 404, content_type="text/html"), OperatorActionRequiredError, "HTTP 404"),
-    "429": (Reply(SAID, 429), TransientError, "HTTP 429"),
-    "500": (Reply(SAID, 500), TransientError, "HTTP 500"),
-    "503 HTML": (Reply(b"<html></html>", 503, content_type="text/html"), TransientError, "HTTP 503"),
-    "a proxy's page": (HTML, TransientError, ""),
-    "text that claims to be JSON": (Reply(b"<html>"), TransientError, ""),
-    "half a body": (HALF_A_BODY, TransientError, ""),
-    "reset": (RESET, TransientError, ""),
-    "JSON of something else": (Reply({"hello": "world"}), TransientError, ""),
-}
-
-
-@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-@pytest.mark.parametrize(("reply", "kind", "remedy"), FAULTS.values(), ids=FAULTS)
-async def test_what_goes_wrong_is_said_once_and_without_secrets(
-    call: Callable[[Couch], Awaitable[object]], reply: Reply | Raw, kind: type[GatewayError], remedy: str
-) -> None:
-    with capture_logs() as logs:
-        async with scripted(always(reply)) as server, Couch(couchdb_at(server)) as couch:
-            errors = [await _raises(kind, call(couch)) for _ in range(2)]
-    assert remedy in str(errors[0])
-    assert f"CouchDB at {server.url}, database 'medic'" in str(errors[0])
-    event = "dependency.refused" if kind is OperatorActionRequiredError else "dependency.lost"
-    assert [entry["event"] for entry in logs if entry["event"].startswith("dependency")] == [event]
-    told = "".join(traceback.format_exception(errors[0]))
-    assert PASSWORD not in f"{told} {logs} {errors!r} {couch.config!r}"
-
-
-async def _raises(kind: type[GatewayError], call: Awaitable[object]) -> GatewayError:
-    with pytest.raises(kind) as caught:
-        await call
-    return caught.value
-
-
-@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-async def test_a_refused_connection_is_transient(call: Callable[[Couch], Awaitable[object]]) -> None:
-    async with scripted(always(RESET)) as gone:
-        config = couchdb_at(gone)
-    async with Couch(config) as couch:
-        error = await _raises(TransientError, call(couch))
-    assert config.url in str(error)
-
-
 async def test_health_is_told_on_its_edges() -> None:
     up, down, refused = Reply({"update_seq": "1-x"}), Reply(status=503), Reply(status=401)
     expected = {
@@ -392,15 +305,3 @@ async def _answering(replies: list[Reply]) -> AsyncIterator[Scripted]:
 
     async with scripted(script) as server:
         yield server
-
-
-async def test_the_results_are_in_the_order_of_the_documents() -> None:
-    """Also where rows of one answer differ."""
-    rows = [
-        {"ok": True, "id": "0", "rev": "1-0"},
-        {"id": "1", "error": "conflict", "reason": "Document update conflict."},
-        {"id": "2", "error": "forbidden", "reason": "no"},
-    ]
-    async with scripted(always(Reply(rows, 201))) as server, Couch(couchdb_at(server)) as couch:
-        results: list[WriteResult] = await couch.write(numbered(3))
-    assert [type(result) for result in results] == [Written, Conflict, Rejected]
