@@ -37,7 +37,7 @@ async def test_a_cancel_is_repeated_until_the_task_has_ended(times: int) -> None
     assert all(job.done() for job in jobs)
 
 
-async def test_whoever_ends_a_task_may_be_cancelled_itself() -> None:
+async def test_a_task_that_ends_another_may_be_cancelled_itself() -> None:
     job = asyncio.create_task(_loses_cancels(2))
     await asyncio.sleep(0)
     ending = asyncio.create_task(end(job))

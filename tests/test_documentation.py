@@ -51,6 +51,12 @@ def read(path: Path) -> str:
     return path.read_text()
 
 
+def names_of_tests(path: Path) -> list[str]:
+    nodes = ast.walk(ast.parse(read(path)))
+    functions = [node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return [name for name in functions if name.startswith("test_")]
+
+
 def prose(path: Path) -> Iterator[tuple[int, str]]:
     """Line and text of each docstring and comment; of the daemon also of each message, which operators read."""
     source = read(path)
@@ -70,6 +76,14 @@ def prose(path: Path) -> Iterator[tuple[int, str]]:
 )
 def test_the_daemon_names_what_it_means(path: Path) -> None:
     assert [(line, found[0]) for line, text in prose(path) for found in VAGUE.finditer(text)] == []
+
+
+def test_the_name_of_each_test_has_a_subject_and_says_its_rule() -> None:
+    """`test_a_refused_message_fails_with_rapidpros_reason`, not `test_what_…`."""
+    names = [(path.name, name) for path in (ROOT / "tests").rglob("test_*.py") for name in names_of_tests(path)]
+    assert [
+        found for found in names if found[1].startswith("test_what_") or VAGUE.search(found[1].replace("_", " "))
+    ] == []
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))

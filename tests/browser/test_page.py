@@ -41,7 +41,7 @@ async def test_messages_flow_and_the_page_shows_it_as_it_happens(scene: Scene, b
     assert browser.complaints == []
 
 
-async def test_what_is_down_is_told_with_what_to_do_and_over_when_it_is_over(scene: Scene, browser: Browser) -> None:
+async def test_the_page_shows_an_outage_with_its_remedy_until_its_end(scene: Scene, browser: Browser) -> None:
     page = await browser.open(scene.url)
     await scene.lose_rapidpro()
     await scene.write("+254712345678")

@@ -307,7 +307,9 @@ def test_a_secret_that_cannot_be_meant_is_refused(
         assert reason in message
 
 
-def test_what_the_unit_hands_over_for_a_missing_file_is_no_secret(tmp_path: Path, write: Callable[[str], Path]) -> None:
+def test_the_units_placeholder_for_a_missing_credential_is_no_secret(
+    tmp_path: Path, write: Callable[[str], Path]
+) -> None:
     for name in ("couchdb-password", "rapidpro-token", "incoming-key"):
         (tmp_path / name).write_text("(no file)")
     environ = {"CREDENTIALS_DIRECTORY": str(tmp_path)}

@@ -19,7 +19,7 @@ async def status_of(request: Any) -> int:
     return caught.value.status
 
 
-async def test_bulk_rows_stand_in_the_order_of_the_documents(database: Database) -> None:
+async def test_bulk_rows_are_in_the_order_of_the_documents(database: Database) -> None:
     rev = await database.put({"_id": "c", "n": 0})
     await database.put({"_id": "b", "n": 2})
     rows = await database.bulk(
@@ -115,7 +115,7 @@ async def test_view_answers_to_several_keys_in_their_order(medic: Database) -> N
     assert [(row["key"], row["value"]) for row in rows] == [("17", "a"), (17, "b")]
 
 
-async def test_strangers_are_refused_but_up_is_open(couchdb: CouchDBServer, database: Database) -> None:
+async def test_requests_without_a_login_are_refused_except_for_up(couchdb: CouchDBServer, database: Database) -> None:
     async with aiohttp.ClientSession() as session:
         async with session.get(database.url) as response:
             assert response.status == 401

@@ -131,7 +131,7 @@ def bad_urn(urn: str) -> list[str]:
         ({"text": "x"}, {"non_field_errors": ["Must provide either urns, contacts or groups."]}),
     ],
 )
-async def test_what_is_refused_creates_nothing(
+async def test_a_refused_broadcast_creates_nothing(
     rapidpro: RapidPro, api: aiohttp.ClientSession, body: object, answer: object
 ) -> None:
     assert await post(api, body, status=400) == answer

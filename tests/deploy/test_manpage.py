@@ -55,7 +55,7 @@ def test_roff_shows_a_text_unchanged(text: str, roff: str) -> None:
 
 
 @pytest.mark.skipif(shutil.which("man") is None, reason="man is missing: apt-get install man-db")
-def test_the_configuration_stands_in_its_page_as_it_is(pages: Path) -> None:
+def test_the_manual_page_holds_the_configuration_unchanged(pages: Path) -> None:
     man = shutil.which("man") or ""
     done = subprocess.run(  # noqa: S603
         [man, "--warnings", "-P", "cat", "-l", str(pages / "cht-rapidpro.toml.5")],

@@ -98,7 +98,7 @@ def promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @needs_promtool
-def test_each_alert_is_silent_while_all_is_well_and_fires_for_its_fault(tmp_path: Path) -> None:
+def test_each_alert_is_silent_without_a_fault_and_fires_for_its_own(tmp_path: Path) -> None:
     case = (Path(__file__).with_name("alerts.test.yml")).read_text()
     assert all(f'alertname="{name}"' in case for name in re.findall(r"- alert: (\w+)", ALERTS.read_text()))
     (tmp_path / "test.yml").write_text(case.replace("[ALERTS]", f"[{ALERTS}]"))

@@ -94,7 +94,7 @@ def test_rows_become_what_the_flow_posts() -> None:
     "foreign",
     [row(flow={"uuid": "flow-2"}), row(flow=None), row(direction="out"), None, [], {"flow": "flow-1"}],
 )
-def test_what_the_flow_has_not_taken_is_left_out(foreign: object) -> None:
+def test_a_row_that_is_no_input_of_the_flow_is_left_out(foreign: object) -> None:
     assert read_inputs([foreign], "flow-1") == []
 
 
@@ -115,7 +115,7 @@ def test_a_row_of_ours_that_is_no_message_makes_the_listing_incomplete(broken: d
         (None, "hello", None),
     ],
 )
-def test_what_the_webhook_would_refuse_is_not_posted(urn: str | None, text: str, sender: str | None) -> None:
+def test_a_message_that_the_webhook_would_refuse_is_not_posted(urn: str | None, text: str, sender: str | None) -> None:
     (message,) = read_inputs([row(urn=urn, text=text)], "flow-1")
     assert message.posted_as("m-1") == (None if sender is None else InboundMessage("m-1", sender, text, AT))
 

@@ -108,7 +108,7 @@ def test_a_full_burst_passes_at_once_and_no_more() -> None:
     assert [budget.left(moment + HOUR) for moment in (9.0, 10.0, 20.0, 30.0)] == [0, 1, 2, 3]
 
 
-def test_what_rapidpro_does_not_count_gives_its_place_back() -> None:
+def test_a_request_that_rapidpro_does_not_count_gives_its_place_back() -> None:
     budget = Budget(1)
     budget.begin()
     assert budget.left(0.0) == 0

@@ -92,7 +92,9 @@ SEEN, FUTURE, UNDATED = Claim(OTHER.id, NOW - 7), Claim(OTHER.id, NOW + 365 * DA
         (a_task(PENDING, uuid="m-2"), None, None),
     ],
 )
-def test_who_holds_a_task_after_our_claim(task: Task, holder: Instance | None, earlier: Claim | None) -> None:
+def test_after_a_claim_each_task_has_its_holder_and_earlier_claim(
+    task: Task, holder: Instance | None, earlier: Claim | None
+) -> None:
     """A stamp decides nothing: another instance's claim is taken over when it was seen unchanged for long enough."""
     before = document(task, a_task(PENDING, uuid="m-9"))
     after = claim(stale=(SEEN, FUTURE, Claim(OTHER.id, 0)) if earlier in (SEEN, FUTURE, UNDATED) else ())(before)
@@ -124,7 +126,7 @@ def test_a_claim_names_its_instance_so_that_an_operator_finds_it() -> None:
         (a_task(claimed(OTHER, 1), due=NOW - 2), False),
     ],
 )
-def test_only_a_task_that_nobody_has_claimed_expires(task: Task, expired: bool) -> None:
+def test_only_an_unclaimed_task_expires(task: Task, expired: bool) -> None:
     after = claim(expire_before=NOW - 1, stale=[Claim(OTHER.id, 1)])(document(task))
     assert the_task(after)["state"] == ("failed" if expired else "forwarded-to-gateway")
     assert (the_task(after)["state_details"] == "Expired") == expired
@@ -248,14 +250,14 @@ def test_a_release_without_pending_before_it_is_a_history_entry(past: list[dict[
 
 
 @pytest.mark.parametrize("past", [claimed(OTHER), PENDING, entry("muted"), entry("received-by-gateway", "Queued")])
-def test_nobody_elses_state_is_released(past: dict[str, object]) -> None:
+def test_a_state_of_another_program_is_not_released(past: dict[str, object]) -> None:
     before = document(a_task(PENDING, past))
     assert release(ME, M1, NOW)(before) is before
 
 
 @pytest.mark.parametrize("change", [QUEUED, REFUSED])
 @pytest.mark.parametrize("past", [claimed(ME), claimed(OTHER), PENDING, entry("muted"), entry("cleared"), FOREIGN])
-def test_settling_finds_the_task_by_uuid_in_whatever_state(past: dict[str, object], change: Change) -> None:
+def test_settling_finds_the_task_by_uuid_in_any_state(past: dict[str, object], change: Change) -> None:
     stranger = a_task(claimed(ME), uuid="m-2")
     before = {**document(stranger, a_task(past)), "scheduled_tasks": [a_task(uuid="m-3")]}
     after = settle(ME, M1, change, NOW)(before)

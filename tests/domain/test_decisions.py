@@ -177,7 +177,7 @@ REFUSED: dict[str, tuple[Order, Task, Trace, Phase | None, str]] = {
 
 
 @pytest.mark.parametrize(("order", "found", "known", "phase", "state"), ALLOWED.values(), ids=ALLOWED)
-def test_what_may_be_ordered_names_the_command(
+def test_an_accepted_order_names_the_command_in_the_details(
     order: Order, found: Task, known: Trace, phase: Phase | None, state: State
 ) -> None:
     decided = order_on(order, found, known, phase)
@@ -190,7 +190,7 @@ def test_what_may_be_ordered_names_the_command(
 
 
 @pytest.mark.parametrize(("order", "found", "known", "phase", "why"), REFUSED.values(), ids=REFUSED)
-def test_what_is_refused_says_why(order: Order, found: Task, known: Trace, phase: Phase | None, why: str) -> None:
+def test_a_refused_order_says_why(order: Order, found: Task, known: Trace, phase: Phase | None, why: str) -> None:
     decided = order_on(order, found, known, phase)
     assert isinstance(decided, Refusal), decided
     assert why in decided.why
@@ -268,7 +268,7 @@ def test_nothing_that_may_be_under_way_is_ever_made_pending(
         )
 
 
-def test_what_was_ordered_to_be_sent_again_does_not_expire_at_once_and_knows_its_former_broadcast() -> None:
+def test_an_ordered_resend_does_not_expire_at_once_and_knows_its_former_broadcast() -> None:
     expired = {**task("failed", "57"), "due": timestamp(NOW - 10 * 86_400_000)}
     change = order_on(Resend(), expired, trace("failed"))
     assert isinstance(change, Change)

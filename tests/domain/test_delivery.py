@@ -68,7 +68,7 @@ def change(status: str) -> StateChange:
 
 
 @pytest.mark.parametrize("state", [*State, "invented", None, ["sent"]])
-def test_what_is_on_its_way_or_has_failed_waits_for_news(state: Any) -> None:
+def test_a_task_that_is_on_its_way_or_has_failed_is_followed(state: Any) -> None:
     found = waiting({**made(entry("pending")), "state": state})
     assert bool(found) == (state in (RECEIVED, FORWARDED, SENT, "failed"))
 
@@ -130,7 +130,7 @@ def test_whose_claim_it_was_and_whether_a_message_has_told_its_state() -> None:
     assert [name for name, each in found.items() if each.has_message] == ["sent"]
 
 
-def test_what_is_known_of_it() -> None:
+def test_a_followed_task_has_its_broadcast_urns_and_last_state() -> None:
     (found,) = waiting(made(entry("pending", 0), claim(NOW - 9000), entry(RECEIVED, NOW - 5000), entry(SENT, NOW)))
     assert found == SentTask(
         DocId("report"),
@@ -234,7 +234,7 @@ def matched(tasks: list[SentTask], rows: list[MessageRow], *, is_whole: bool = T
     return {task.uuid: row.status for task, row in match_rows(tasks, rows, is_whole=is_whole)}
 
 
-def test_one_message_is_the_broadcasts_whatever_its_urn() -> None:
+def test_a_single_message_belongs_to_its_broadcast_with_any_urn() -> None:
     """RapidPro sends to the contact's preferred URN, and an anonymous workspace hides all."""
     for urn in ("tel:+254712345001", "whatsapp:254799999999", None):
         assert matched([A], [row(urn)]) == {"a": "delivered"}
@@ -245,7 +245,7 @@ def test_several_recipients_are_told_by_their_urns() -> None:
     assert matched([A, B], rows) == {"a": "sent", "b": "failed"}
 
 
-def test_what_is_left_belongs_together_when_it_is_one_of_each() -> None:
+def test_the_last_message_and_the_last_row_belong_together() -> None:
     assert matched([A, B], [row("tel:+254712345002", "failed"), row("viber:x", "sent")]) == {"a": "sent", "b": "failed"}
     assert matched([A, B], [row("viber:x"), row("viber:y")]) == {}
     assert matched([A, B], [row(None), row(None)]) == {}
@@ -367,12 +367,12 @@ def test_transitions(state: str, status: str) -> None:
 
 @pytest.mark.parametrize("before", [claim(), entry("pending")])
 @pytest.mark.parametrize("status", STATUSES)
-def test_what_a_broadcasts_own_status_set_is_lowered_by_errors_alone(before: dict[str, str], status: str) -> None:
+def test_a_state_from_the_broadcasts_own_status_is_lowered_by_errors_alone(before: dict[str, str], status: str) -> None:
     assert may_follow(made(before, entry(SENT)), change(status)) == (status not in ("queued", "wired"))
 
 
 @pytest.mark.parametrize("state", [state for state in State if state not in SETTLED])
-def test_what_others_have_decided_stays(state: str) -> None:
+def test_a_state_that_another_program_set_stays(state: str) -> None:
     assert not any(may_follow(made(claim(), entry(RECEIVED), entry(state)), change(status)) for status in STATUSES)
 
 
@@ -396,7 +396,7 @@ def test_a_change_is_one_entry_and_nothing_else() -> None:
     [("other", "17", "delivered"), ("m", "18", "delivered"), ("m", "17", "queued")],
     ids=["another message", "sent again under another broadcast", "the state that it has"],
 )
-def test_what_is_not_meant_or_not_new_makes_no_revision(uuid: str, ref: str, status: str) -> None:
+def test_a_status_of_another_message_or_an_old_one_makes_no_revision(uuid: str, ref: str, status: str) -> None:
     doc = {"_id": "report", "tasks": [made(*BY_MESSAGE[RECEIVED])]}
     assert advance(MessageId(uuid), BroadcastId(ref), change(status), NOW)(doc) is doc
 

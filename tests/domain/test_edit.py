@@ -55,7 +55,7 @@ def test_together_is_one_after_the_other(found: list[Task], several: list[Edit])
 
 
 @given(documents, edits())
-def test_what_nothing_changes_is_the_same_object(doc: Doc, several: list[Edit]) -> None:
+def test_edits_that_change_nothing_return_the_same_object(doc: Doc, several: list[Edit]) -> None:
     unchanging: list[Edit] = [each(uuid, lambda task: task) for uuid in UUIDS]
     assert edited(doc, unchanging) is doc
     after = edited(doc, several)

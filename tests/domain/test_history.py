@@ -79,7 +79,7 @@ def test_a_long_id_is_cut_and_still_found() -> None:
     assert history.find("d" * 10_000)[0].fact.about.doc == "d" * (LONGEST_ID - 1) + "…"
 
 
-def test_it_stays_under_a_megabyte_whatever_comes() -> None:
+def test_the_history_stays_under_a_megabyte_with_any_input() -> None:
     tracemalloc.start()
     history = History()
     for number in range(2 * REMEMBERED):

@@ -156,7 +156,7 @@ def test_a_repetition_looks_where_the_first_one_is(given_id: str | int | float, 
 
 
 @pytest.mark.parametrize(("minutes", "near"), [(0, True), (10, True), (11, False), (720, False), (1430, True)])
-def test_what_is_near_midnight(minutes: int, near: bool) -> None:
+def test_a_message_within_ten_minutes_of_midnight_is_near_midnight(minutes: int, near: bool) -> None:
     assert is_near_midnight(InboundMessage("a", "+1", "x", 20_000 * DAY + minutes * 60_000)) == near
 
 
@@ -213,10 +213,10 @@ def test_whether_a_document_is_of_a_message(doc: dict[str, Any], same: bool) -> 
         (0.5, "(3 characters)"),
     ],
 )
-def test_what_a_log_shows_of_an_id(given_id: str | float, shown: str) -> None:
+def test_the_log_shows_an_id_or_only_its_length(given_id: str | float, shown: str) -> None:
     assert shown_id(given_id) == shown
 
 
-def test_what_the_view_of_refs_shows() -> None:
+def test_a_row_of_the_view_of_refs_is_incoming_if_it_holds_an_sms() -> None:
     assert is_incoming(stored("hello", "+254712345678"))
     assert not is_incoming({"_id": "report", "tasks": [{"gateway_ref": "41"}]})

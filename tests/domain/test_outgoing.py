@@ -113,7 +113,7 @@ def created(number: str, status: str) -> Created:
         ),
     ],
 )
-def test_what_an_answer_means(status: int, body: object, answer: Answer) -> None:
+def test_each_status_and_body_has_one_meaning(status: int, body: object, answer: Answer) -> None:
     assert read_answer(status, body) == answer
 
 
@@ -123,7 +123,7 @@ def test_a_429_closes_the_scope(retry_after: float | None) -> None:
     assert read_answer(429, body, retry_after) == Throttled(retry_after)
 
 
-def test_what_a_stranger_answers_is_quoted_briefly() -> None:
+def test_the_text_of_a_foreign_answer_is_quoted_briefly() -> None:
     assert read_answer(404, {"detail": "x" * 5000}) == Trouble("HTTP 404: " + "x" * 200)
 
 
@@ -145,7 +145,9 @@ def test_a_reason_is_ours_to_quote_only_as_text() -> None:
         (Refused("elsewhere", {9: "nine"}), [RetrySmaller(2)] * 4),
     ],
 )
-def test_what_an_answer_means_for_each_of_a_group(answer: Answer, shares: list[Answer | RetrySmaller]) -> None:
+def test_an_answer_to_a_group_has_one_meaning_for_each_message(
+    answer: Answer, shares: list[Answer | RetrySmaller]
+) -> None:
     assert share(answer, 4) == shares
 
 
@@ -241,7 +243,7 @@ def test_a_refusal_for_its_length_says_both_figures(said: object, text: str, rea
 
 
 @pytest.mark.parametrize("answer", [NotSent("why"), Throttled(None), Trouble("why"), Ambiguous("why")])
-def test_what_a_failure_says_is_no_name_of_a_class(answer: Answer) -> None:
+def test_the_text_of_a_failure_is_no_name_of_a_class(answer: Answer) -> None:
     assert str(answer) in ("why", "RapidPro's request limit is reached")
 
 

@@ -12,12 +12,12 @@ moments = st.integers(0, 4_000_000_000_000)
 
 
 @given(since=moments, until=st.none() | moments)
-def test_what_is_written_is_read_again(since: int, until: int | None) -> None:
+def test_a_written_pause_is_read_again(since: int, until: int | None) -> None:
     assert read(written(Pause(since, until))) == Pause(since, until)
 
 
 @given(st.text())
-def test_whatever_the_file_holds_is_a_pause(text: str) -> None:
+def test_any_content_of_the_file_is_a_pause(text: str) -> None:
     """Somebody wanted sending to stop, and a file that was cut short must not start it."""
     found = read(text)
     assert not found.is_over(NOW) or found == read(written(found))

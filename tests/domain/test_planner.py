@@ -167,7 +167,7 @@ def test_look_ups_go_together_up_to_a_number_one_a_broadcast() -> None:
     assert [each.number for each in step] == [3, 2, 1]
 
 
-def test_what_a_page_failed_on_is_asked_for_in_ever_shorter_listings() -> None:
+def test_questions_whose_page_failed_are_asked_in_ever_shorter_listings() -> None:
     questions = [known(number, number) for number in range(8)]
     for question in questions[:4]:
         question.limit = 2

@@ -154,7 +154,7 @@ def test_one_recipient_of_a_group_may_be_taken_and_another_free() -> None:
     assert match(asked, [row], taken, NOW) == {key("same"): NotFound(), key("other"): Matched(row)}
 
 
-def test_what_we_posted_is_ours_as_the_listing_writes_it() -> None:
+def test_a_posted_broadcast_takes_its_urn_as_the_listing_writes_it() -> None:
     known = {key("a"): (BroadcastId("1"), Urn("tel:0712345678")), key("b"): (BroadcastId("9"), Urn(NUMBER))}
     assert taken_by([], [listed(1, NUMBER, "tel:+254712345679")], known) == {("1", NUMBER)}
     assert taken_by([], [listed(1, anonymous=True)], known) == {("1", "tel:0712345678")}
@@ -196,7 +196,7 @@ def test_a_settled_task_takes_its_broadcast_and_those_of_its_other_messages() ->
     assert taken == {"1", "2"}
 
 
-def test_what_is_known_of_a_message_goes_before_a_guess() -> None:
+def test_a_known_broadcast_goes_before_a_guessed_one() -> None:
     """A task's second message went out early, and another task's, to the same number, is in a group near the first."""
     rows = [listed(1, at=100), listed(2, NUMBER, "tel:+254712345679", at=200), listed(3, text="other", at=300)]
     settled = holder("3", pair(text="other"), pair())
@@ -206,7 +206,7 @@ def test_what_is_known_of_a_message_goes_before_a_guess() -> None:
     assert match([query("other task's")], rows, taken, NOW) == {key("other task's"): Matched(rows[1])}
 
 
-def test_what_a_settled_task_says_goes_before_what_we_thought_of_it() -> None:
+def test_the_ref_of_a_settled_task_goes_before_the_known_broadcast() -> None:
     """We had found another broadcast for it, and somebody else has settled the task since: that one is free again."""
     rows = [listed(1, at=100), listed(2, at=200)]
     settled = holder("1", pair())
@@ -237,7 +237,7 @@ def test_where_the_first_message_was_refused_the_ref_is_the_second_ones() -> Non
     assert {ref for ref, _ in taken_by([settled], rows, {})} == {"1"}
 
 
-def test_what_a_task_holds_is_taken_however_its_number_is_written_now() -> None:
+def test_the_ref_of_a_task_takes_its_broadcast_although_the_number_was_rewritten() -> None:
     rows = [listed(1)]
     assert taken_by([holder("1", pair("tel:changed"))], rows, {}) == {("1", NUMBER)}
 

@@ -175,7 +175,7 @@ def test_nothing_is_lost_and_nothing_stored_twice(happened: Happened) -> None:
 
 @settings(max_examples=300)
 @given(histories(delays=False, deletions=True))
-def test_what_was_deleted_does_not_come_back(happened: Happened) -> None:
+def test_a_deleted_message_does_not_come_back(happened: Happened) -> None:
     found = {taken.text for _, taken in unrecorded(happened.runs, happened.messages)}
     assert not found & (happened.stored | happened.deleted)
 

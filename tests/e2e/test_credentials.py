@@ -76,7 +76,7 @@ async def test_it_writes_and_replaces_what_comes_in(
 
 
 @pytest.mark.parametrize("value", [b"", b"\n", b"s3cr3t\ns3cr3t\n", b"s3cr3t\n\n", b"s3cr3t\x00", b"s3cr3t\xff"])
-async def test_a_value_that_nobody_means_is_refused(shell: Shell, vault: Database, value: bytes) -> None:
+async def test_credentials_set_refuses_an_implausible_value(shell: Shell, vault: Database, value: bytes) -> None:
     ended = shell.set("rapidpro:outgoing", value)
     assert (ended.returncode, ended.stdout) == (2, b"")
     assert ended.stderr.startswith(b"cht-rapidpro: the value of rapidpro:outgoing: ")
@@ -84,7 +84,7 @@ async def test_a_value_that_nobody_means_is_refused(shell: Shell, vault: Databas
     assert (await vault.request("GET"))["doc_count"] == 0
 
 
-async def test_a_name_that_nobody_reads_is_wrong_usage(shell: Shell, vault: Database) -> None:
+async def test_credentials_set_refuses_an_unknown_name_as_wrong_usage(shell: Shell, vault: Database) -> None:
     ended = shell.set("rapidpro:outgoin", b"s3cr3t")
     assert ended.returncode == 2
     assert b"choose from 'rapidpro:outgoing', 'rapidpro:incoming'" in ended.stderr
@@ -97,7 +97,7 @@ async def test_who_does_not_read_the_vault_is_told_so(shell: Shell, vault: Datab
     assert b'[cht] credentials is not "vault"' in ended.stdout
 
 
-async def test_what_keeps_it_from_writing_is_said(shell: Shell, database: Database, database_name: str) -> None:
+async def test_credentials_set_says_why_it_cannot_write(shell: Shell, database: Database, database_name: str) -> None:
     ended = shell.set("rapidpro:outgoing", b"s3cr3t")
     assert ended.returncode == 1
     assert f"rapidpro:outgoing was not written: CouchDB at {shell._couchdb.url}".encode() in ended.stderr

@@ -38,7 +38,7 @@ def listener() -> Iterator[socket.socket]:
         yield listener
 
 
-async def test_what_calls_during_a_restart_waits_at_the_socket(
+async def test_a_webhook_during_a_restart_waits_at_the_socket(
     tmp_path: Path, couchdb: CouchDBServer, medic: Database, rapidpro: RapidPro, listener: socket.socket
 ) -> None:
     daemon = Daemon(tmp_path, couchdb, medic.name, {"url": rapidpro.url}, TOKEN, webhook=listener)

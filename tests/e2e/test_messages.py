@@ -168,7 +168,7 @@ REFUSED: dict[str, tuple[list[str], dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("words", "fields", "why"), REFUSED.values(), ids=REFUSED)
-async def test_what_would_send_twice_is_refused_with_its_reason(
+async def test_an_order_that_would_send_twice_is_refused_with_its_reason(
     words: list[str], fields: dict[str, Any], why: str, daemon: Daemon, medic: Database
 ) -> None:
     made = record("hello", **fields)
@@ -212,7 +212,7 @@ async def test_a_failed_message_is_sent_again_and_its_old_broadcast_is_not_taken
     assert [each.text for each in rapidpro.broadcasts] == ["hello", "hello"]
 
 
-async def test_what_only_a_human_can_decide_is_settled_by_a_humans_word(
+async def test_an_undecidable_message_is_settled_by_an_operators_order(
     daemon: Daemon, medic: Database, rapidpro: RapidPro, tmp_path: Path
 ) -> None:
     """In an anonymous workspace the text alone does not tell; on a running daemon, which lets go of it at once."""

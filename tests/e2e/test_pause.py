@@ -123,7 +123,7 @@ async def test_a_daemon_that_reads_another_place_is_an_error(
         (["resume", "--config", "none.toml"], 78, "none.toml"),
     ],
 )
-def test_what_cannot_be_done_is_refused(words: list[str], code: int, says: str, tmp_path: Path) -> None:
+def test_an_impossible_pause_is_refused(words: list[str], code: int, says: str, tmp_path: Path) -> None:
     found, _, err = _run(*words)
     assert found == code
     assert says in err

@@ -71,7 +71,7 @@ async def site(
         await daemon.kill()
 
 
-async def test_what_becomes_of_messages_is_counted(
+async def test_the_outcomes_of_messages_are_counted(
     tmp_path: Path, couchdb: CouchDBServer, medic: Database, rapidpro: RapidPro
 ) -> None:
     sent, refused = data_record(task(message("hello"))), data_record(task(message("hello", "phone1")))
@@ -199,7 +199,7 @@ def test_without_a_daemon_it_says_so(listen: str, code: int, says: str, tmp_path
 
 
 @pytest.mark.parametrize("answer", [HTML, Reply([1]), Reply({}), Raw(b"nonsense\r\n\r\n"), Raw()])
-async def test_what_is_no_daemon_is_not_taken_for_one(answer: Reply | Raw, tmp_path: Path) -> None:
+async def test_status_takes_no_other_server_for_a_daemon(answer: Reply | Raw, tmp_path: Path) -> None:
     async with scripted(always(answer)) as other:
         (tmp_path / "config.toml").write_text(f'[admin]\nlisten = "{other.url.removeprefix("http://")}"\n')
         code, shown, error = await asyncio.to_thread(_status, tmp_path / "config.toml")

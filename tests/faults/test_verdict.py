@@ -50,13 +50,13 @@ CASES: dict[str, tuple[Callable[[Doc], object], list[str], list[str]]] = {
 
 
 @pytest.mark.parametrize(("change", "texts", "violated"), CASES.values(), ids=CASES)
-def test_what_is_found(change: Callable[[Doc], object], texts: list[str], violated: list[str]) -> None:
+def test_each_violation_is_found(change: Callable[[Doc], object], texts: list[str], violated: list[str]) -> None:
     found = verdict(change, texts).violations
     assert [name for name, examples in found.items() if examples] == violated
 
 
 @pytest.mark.parametrize(("is_claimed", "violated"), [(False, ["sent though cleared, muted or scheduled"]), (True, [])])
-def test_what_is_cleared_may_have_been_sent_where_a_losing_branch_had_a_claim(
+def test_a_cleared_task_may_have_been_sent_where_a_losing_branch_had_a_claim(
     is_claimed: bool, violated: list[str]
 ) -> None:
     workspace = Workspace("token")

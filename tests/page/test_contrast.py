@@ -68,6 +68,6 @@ def test_every_colour_is_one_of_them_and_both_schemes_have_all() -> None:
     assert {name for pair in (*TEXTS, *SHAPES) for name in pair} == SCHEMES["light"].keys() - {"line"}
 
 
-def test_the_files_are_small_and_ask_nobody_else() -> None:
+def test_the_files_are_small_and_load_nothing_from_other_hosts() -> None:
     assert len(CSS) + len(SCRIPT) < 10_000
     assert "//" not in re.sub(r"^//.*$|(?<=;) //.*$", "", CSS + SCRIPT, flags=re.MULTILINE)

@@ -12,7 +12,7 @@ LOST = dependency("rapidpro", "lost", "Cannot connect")
 REFUSED = dependency("couchdb", "refused", "HTTP 401, check [couchdb] user and password")
 
 
-def test_all_is_well() -> None:
+def test_a_view_without_a_fault_is_ok() -> None:
     (finding,) = findings(view())
     assert (finding.level, finding.what, finding.more) == (Level.OK, "All flows.", "3 messages waiting, oldest 2 s.")
     assert spoken(view()) == "OK: All flows."
@@ -36,7 +36,7 @@ def test_all_is_well() -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_said_with_what_to_do(amiss: dict[str, Any], level: Level, what: str, advice: str) -> None:
+def test_a_finding_says_the_fault_and_its_remedy(amiss: dict[str, Any], level: Level, what: str, advice: str) -> None:
     (finding,) = findings(view(**amiss) if amiss else view(LOST))
     assert (finding.level, finding.what) == (level, what)
     assert advice in finding.advice
@@ -58,7 +58,7 @@ def test_the_worst_is_the_headline_and_the_others_are_below_it() -> None:
     assert "3 messages waiting" in shown
 
 
-def test_what_is_to_be_typed_is_code_and_read_aloud_plainly() -> None:
+def test_a_command_in_a_finding_is_code_and_read_aloud_plainly() -> None:
     amiss = view(others=[Finding(Level.BROKEN, "Wrong `from`.", advice="Type `cht-rapidpro <x>`.")])
     shown = headline(amiss)
     assert "Wrong <code>from</code>." in shown
@@ -66,6 +66,6 @@ def test_what_is_to_be_typed_is_code_and_read_aloud_plainly() -> None:
     assert "`" not in shown + spoken(amiss)
 
 
-def test_what_has_not_answered_yet_is_told_so() -> None:
+def test_a_dependency_that_has_not_answered_yet_is_a_finding() -> None:
     [finding] = findings(view(dependency("couchdb", "unknown", None)))
     assert (finding.level, finding.what) == (Level.DEGRADED, "CouchDB has not answered yet")

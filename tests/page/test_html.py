@@ -36,7 +36,7 @@ def test_a_text_comes_out_as_it_went_in(text: str) -> None:
 
 
 @given(st.text())
-def test_whatever_comes_is_one_element_that_utf_8_can_carry(text: str) -> None:
+def test_any_text_becomes_one_element_that_utf_8_can_carry(text: str) -> None:
     written = tag("b", text)
     written.encode()
     assert [each for each in Reader(written).seen if not isinstance(each, dict)] == [("b", []), "b"]

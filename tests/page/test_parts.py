@@ -96,7 +96,7 @@ def test_a_line_has_a_gap_where_nothing_is_known() -> None:
     assert 'd="M0 18.0H5H11V60.0H16M21 34.8H27"' in line
 
 
-def test_what_does_not_arrive_is_drawn_by_its_reason_without_a_link() -> None:
+def test_stuck_messages_are_drawn_by_reason_without_a_link() -> None:
     assert texts(stuck(view())) == ["No message is held back, undecidable or failed."]
     groups = [
         {"what": "failed", "reason": "RapidPro refuses it: <b>", "documents": 1200, "example": "doc-1"},

@@ -69,7 +69,7 @@ def test_it_is_lost_after_half_a_minute_without_a_success_and_told_without_a_cal
     assert edges(logs) == ["lost"]
 
 
-def test_what_tells_for_sure_needs_no_second_one() -> None:
+def test_a_certain_failure_needs_no_second_one() -> None:
     judged = Judged()
     judged.fails("a", is_certain=True)
     assert judged.condition() is Condition.LOST

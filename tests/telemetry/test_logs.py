@@ -109,7 +109,7 @@ def test_a_number_keeps_its_last_three_digits(text: str) -> None:
         "[10, 20, 30, 40, 50, 60]",
     ],
 )
-def test_what_is_no_number_stays(text: str) -> None:
+def test_a_text_that_is_no_phone_number_stays(text: str) -> None:
     assert masked(text) == text
 
 
@@ -151,7 +151,7 @@ def test_no_number_of_any_plan_passes(around: str) -> None:
 @pytest.mark.parametrize(
     "text", ["+1234", "+12345", "tel:1234", "tel:+12345", "tel%3A%2B12345", "TEL:12345", "+ 12 345"]
 )
-def test_what_is_marked_as_a_number_is_masked_however_short(text: str) -> None:
+def test_a_text_marked_as_a_phone_number_is_masked_at_any_length(text: str) -> None:
     assert re.sub(r"\D", "", masked(f"to {text} failed").replace("%3A", "").replace("%2B", "")) == text[-3:].strip()
 
 
@@ -264,7 +264,7 @@ def test_the_standard_library_speaks_through_the_same_mask() -> None:
     assert "old …678" in old["event"]
 
 
-async def test_what_asyncio_finds_in_a_lost_task_is_masked() -> None:
+async def test_an_error_that_asyncio_logs_is_masked() -> None:
     stream = io.StringIO()
     with logging_to(stream):
         context = {"message": f"lost {NUMBER}", "exception": ValueError(NUMBER)}

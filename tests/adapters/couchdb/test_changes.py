@@ -44,9 +44,7 @@ async def follow(feed: ChangesFeed, since: Seq, last: str) -> list[Hint]:
     return hints
 
 
-async def test_what_may_be_sent_and_the_settings_give_hints_and_nothing_else_does(
-    couch: Couch, medic: Database
-) -> None:
+async def test_the_feed_hints_at_pending_tasks_and_settings_alone(couch: Couch, medic: Database) -> None:
     await medic.put(pending("claimed"))
     since = await couch.update_seq()
     nothing = data_record(task(message("x"), state="scheduled"), task(message("x"), state="forwarded-to-gateway"))
@@ -126,7 +124,7 @@ async def test_a_server_without_selector_is_noticed_once_and_filtered_here() -> 
     assert all("limit" in request.query and request.query["since"] == "1-x" for request in server.requests)
 
 
-async def test_a_missing_database_is_our_trouble_and_not_taken_for_a_server_without_selector() -> None:
+async def test_a_missing_database_needs_an_operator_and_is_not_taken_for_a_server_without_selector() -> None:
     replies = [Reply({"error": "not_found", "reason": "Database does not exist."}, 404)] * 2
     replies += [body(row(pending("report")))]
 

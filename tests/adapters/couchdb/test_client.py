@@ -200,7 +200,7 @@ async def test_a_document_that_spoils_the_whole_request_is_found(status: int, ba
     assert sorted(stored) == [str(number) for number in range(7) if number not in bad], "each once"
 
 
-async def test_what_is_too_large_for_a_proxy_goes_in_smaller_requests() -> None:
+async def test_a_write_too_large_for_a_proxy_goes_in_smaller_requests() -> None:
     async def script(request: Request) -> Reply | Raw:
         return Reply(HTML.body, 413, {}, HTML.content_type) if len(ids(request)) > 2 else await store_all(request)
 
@@ -255,7 +255,7 @@ async def test_messages_come_in_pages_oldest_first_with_the_rows_that_hold_no_me
         assert [row for number, row in enumerate(paged) if row not in paged[:number]] == rows
 
 
-async def test_what_leaves_between_two_pages_hides_no_other_row(couch: Couch, medic: Database) -> None:
+async def test_rows_that_leave_the_view_between_two_pages_hide_no_other_row(couch: Couch, medic: Database) -> None:
     """Hundreds of tasks have one due time, and the relay settles some of them while the sweep reads on."""
     docs = [data_record(task(message(f"text {number}"), due=10), doc_id=f"doc-{number}") for number in range(9)]
     await medic.bulk(docs)

@@ -39,7 +39,7 @@ async def test_each_request_carries_the_login_in_force() -> None:
     assert _sent(server) == ["gateway:correct horse battery staple", "clerk:clé", ""]
 
 
-async def test_a_refused_login_is_held_back_for_everybody() -> None:
+async def test_a_refused_login_is_held_back_for_all_requests() -> None:
     """Five wrong passwords within five minutes would lock the user."""
     async with scripted(always(Reply(status=401))) as server, Couch(couchdb_at(server)) as couch:
         for _ in range(300):

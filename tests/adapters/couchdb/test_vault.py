@@ -75,7 +75,7 @@ def test_every_enciphering_is_another_one() -> None:
         f"{IVS[0]}:2a83de3dd236e127b5a659ed733b6d0e:00",
     ],
 )
-def test_what_is_not_cht_s_is_told_without_quoting_it(stored: str) -> None:
+def test_a_value_in_another_format_is_refused_without_quoting_it(stored: str) -> None:
     with pytest.raises(PermanentError) as caught:
         decipher(stored, "short")
     assert caught.value.__cause__ is None
@@ -96,7 +96,7 @@ def _config(couchdb: CouchDBServer, name: str, **login: Any) -> Couchdb:
     return Couchdb(url=couchdb.url, database=name, **{**own, **login})
 
 
-async def test_what_is_written_is_read_and_replaced(
+async def test_a_written_credential_is_read_and_replaced(
     couchdb: CouchDBServer, vault: Database, database_name: str
 ) -> None:
     async with Couch(_config(couchdb, database_name)) as couch:
@@ -200,7 +200,7 @@ async def test_a_newer_couchdb_keeps_the_secret_at_another_place() -> None:
         ({"GET secret": SECRET, "POST _all_docs": Reply([])}, TransientError, "CouchDB at"),
     ],
 )
-async def test_what_goes_wrong_is_told_once_and_quotes_nothing(
+async def test_a_vault_error_is_logged_once_and_quotes_no_secret(
     replies: dict[str, Reply], kind: type[GatewayError], says: str
 ) -> None:
     with capture_logs() as logs:

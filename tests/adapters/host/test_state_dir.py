@@ -33,7 +33,7 @@ def test_the_id_survives_and_belongs_to_the_folder(tmp_path: Path) -> None:
     assert identity(tmp_path / "two") != first
 
 
-def test_nobody_else_may_look_into_it(tmp_path: Path) -> None:
+def test_the_state_directory_is_readable_by_its_owner_alone(tmp_path: Path) -> None:
     identity(tmp_path / "state")
     assert (mode(tmp_path / "state"), mode(tmp_path / "state" / "lock")) == (0o700, 0o600)
 

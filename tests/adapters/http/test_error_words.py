@@ -35,7 +35,7 @@ async def said_by_couchdb(url: str) -> str:
 
 
 @pytest.mark.parametrize(("form", "words"), FORMS.values(), ids=FORMS)
-async def test_what_comes_back_is_told_in_words(form: Reply | Raw | str, words: str) -> None:
+async def test_a_network_error_is_described_without_class_names(form: Reply | Raw | str, words: str) -> None:
     async def answers(_: Request) -> Reply | Raw:
         if isinstance(form, str):
             await asyncio.Event().wait()
@@ -49,7 +49,7 @@ async def test_what_comes_back_is_told_in_words(form: Reply | Raw | str, words: 
 
 
 @pytest.mark.parametrize("ask", [said_by_rapidpro, said_by_couchdb])
-async def test_a_port_that_nobody_listens_at(ask: Any) -> None:
+async def test_a_closed_port_is_described_with_host_port_and_reason(ask: Any) -> None:
     with socket.socket() as taken:  # bound, and not listening
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]

@@ -11,7 +11,7 @@ from cht_rapidpro.config.secrets import Secret
 from tests.support.stub_server import Reply, always, couchdb_at, scripted
 
 
-async def test_every_request_names_us_and_our_version() -> None:
+async def test_every_request_names_the_gateway_and_its_version() -> None:
     async with scripted(always(Reply({"update_seq": "1", "results": [], "last_seq": "1"}))) as server:
         async with Couch(couchdb_at(server)) as couch:
             await couch.update_seq()

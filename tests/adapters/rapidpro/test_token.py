@@ -92,7 +92,7 @@ async def test_a_token_that_was_exchanged_meanwhile_needs_no_looking_for() -> No
     assert (found.tokens, found.renewals) == (["old", "new"], 0)
 
 
-async def test_without_a_newer_one_it_is_our_trouble() -> None:
+async def test_a_refused_token_without_a_newer_one_needs_an_operator() -> None:
     async with scene() as (found, rapidpro):
         assert await rapidpro.post_broadcast(found.server.url, BROADCAST) == UNKNOWN
     assert (found.tokens, found.renewals) == (["old"], 1)

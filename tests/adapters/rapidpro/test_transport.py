@@ -99,7 +99,7 @@ async def test_a_closed_port_means_surely_not_sent() -> None:
     assert [entry["event"] for entry in logs] == ["dependency.lost"]
 
 
-async def test_https_to_a_plain_port_is_our_trouble() -> None:
+async def test_https_to_a_plain_port_needs_an_operator() -> None:
     with capture_logs() as logs:
         async with scripted(always(CREATED)) as server, client() as rapidpro:
             answer = await rapidpro.post_broadcast(server.url.replace("http:", "https:"), BROADCAST)

@@ -47,7 +47,7 @@ def waiting(rows: list[Row]) -> list[InboundMessage]:
     return [row.arrival for row in rows]
 
 
-async def test_messages_are_found_by_their_ids_whatever_their_state(spool: Spool) -> None:
+async def test_messages_are_found_by_their_ids_in_every_state(spool: Spool) -> None:
     await spool.put([arrival(1), arrival(2), arrival(1, "again")])
     await spool.put([arrival(3)], "too large")
     assert await spool.under(["id-1", "id-3", "id-4"]) == [arrival(1), arrival(1, "again"), arrival(3)]
@@ -56,7 +56,7 @@ async def test_messages_are_found_by_their_ids_whatever_their_state(spool: Spool
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(ARRIVALS, max_size=5))
-def test_what_goes_in_comes_out_as_it_was(arrivals: list[InboundMessage]) -> None:
+def test_the_spool_returns_each_message_as_it_was_put(arrivals: list[InboundMessage]) -> None:
     with TemporaryDirectory() as folder:
         file = SpoolFile(Path(folder, "spool"))
         file.put(arrivals)

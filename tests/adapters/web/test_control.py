@@ -41,7 +41,7 @@ async def test_a_refusal_is_the_daemons_own_sentence(tmp_path: Path) -> None:
             await ask(tmp_path, "POST", "/resend", {"uuid": "1"})
 
 
-async def test_the_socket_of_a_killed_daemon_answers_nobody_and_is_replaced(tmp_path: Path) -> None:
+async def test_the_socket_of_a_killed_daemon_gives_no_answer_and_is_replaced(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as killed:
         killed.bind(str(tmp_path / SOCKET))
     assert await ask(tmp_path, "GET", "/") is None
@@ -51,7 +51,7 @@ async def test_the_socket_of_a_killed_daemon_answers_nobody_and_is_replaced(tmp_
         assert await ask(tmp_path, "GET", "/") == {}
 
 
-async def test_what_answers_with_something_else_is_no_daemon(tmp_path: Path) -> None:
+async def test_a_socket_that_answers_with_no_http_is_no_daemon(tmp_path: Path) -> None:
     async def talk(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"220 smtp\r\n")
         writer.close()

@@ -112,7 +112,7 @@ async def test_a_listener_gets_all_parts_and_then_those_that_change() -> None:
         stream.close()
 
 
-async def test_it_is_drawn_once_a_second_whoever_looks_and_never_when_nobody_does() -> None:
+async def test_the_page_is_drawn_at_most_once_a_second_and_not_without_requests() -> None:
     async with showing() as shown:
         streams = [await shown.listen() for _ in range(3)]
         for stream in streams:

@@ -153,7 +153,7 @@ async def test_ways_to_write_a_message(
         ({"path": f"{PATH}/", "json": GOOD}, 404, "Not Found"),
     ],
 )
-async def test_what_is_refused_is_refused_in_chts_shape(
+async def test_a_refused_webhook_gets_chts_error_body(
     store: Store, request_: dict[str, Any], status: int, error: str
 ) -> None:
     async with listening(store) as flow:
@@ -241,7 +241,9 @@ MISWIRED: Final[list[tuple[dict[str, Any], str, str]]] = [
 
 
 @pytest.mark.parametrize(("body", "field", "sends"), MISWIRED)
-async def test_what_a_miswired_flow_sends_is_named(store: Store, body: dict[str, Any], field: str, sends: str) -> None:
+async def test_the_wrong_value_of_a_miswired_flow_is_named(
+    store: Store, body: dict[str, Any], field: str, sends: str
+) -> None:
     """Stored or refused as CHT does it: a text that is not empty is stored."""
     seen: list[Miswiring] = []
     value = body[field]
@@ -277,7 +279,7 @@ async def test_a_key_that_was_rotated_a_moment_ago_is_looked_for(store: Store) -
             assert len(asked) == times
 
 
-async def test_what_is_stored_already_says_so_and_what_is_spooled_does_not(store: Store) -> None:
+async def test_a_repeated_webhook_is_answered_with_0_saved_and_a_spooled_one_with_1(store: Store) -> None:
     async with listening(store) as flow:
         store.answer = AlreadyStored()
         assert (await flow.post("a")).body == {"saved": 0}
@@ -285,7 +287,7 @@ async def test_what_is_stored_already_says_so_and_what_is_spooled_does_not(store
         assert (await flow.post("b")).body == {"saved": 1}
 
 
-async def test_what_cannot_be_stored_is_503_with_the_time_to_wait(store: Store) -> None:
+async def test_a_webhook_that_cannot_be_stored_gets_503_with_retry_after(store: Store) -> None:
     store.answer = TransientError("the disk is full", retry_after=4.2)
     async with listening(store) as flow:
         answer = await flow.post("a")
@@ -342,7 +344,7 @@ async def test_a_stop_also_answers_who_has_connected_just_before_it(store: Store
     writer.close()
 
 
-async def test_before_the_keys_are_known_nobody_is_told_that_a_key_is_wrong(store: Store) -> None:
+async def test_before_the_keys_are_known_no_key_is_refused(store: Store) -> None:
     """With the vault, and CouchDB away since the start: the flow's failure branch has to run, and may try again."""
     keyring = Keyring(Secrets(), is_filled=False)
     async with listening(store, keyring=keyring) as flow:
@@ -441,7 +443,7 @@ async def test_an_unknown_expectation_is_417(store: Store) -> None:
         jump(2)  # for so long aiohttp would still take the body
 
 
-async def test_a_client_that_hangs_up_in_its_body_harms_nobody(store: Store) -> None:
+async def test_a_client_that_hangs_up_in_its_body_disturbs_no_other_request(store: Store) -> None:
     with capture_logs() as logs:
         async with listening(store) as flow:
             _, writer = await raw(flow.url)

@@ -64,7 +64,7 @@ async def findings(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-async def test_a_healthy_site_has_nothing_to_mend(site: Site) -> None:
+async def test_a_healthy_site_has_no_finding(site: Site) -> None:
     code, printed = await run(site.write())
     lines = printed.splitlines()
     assert (code, lines[-1][:12]) == (0, "0 to fix, 0 "), printed
@@ -395,7 +395,7 @@ async def test_a_message_that_is_never_sent_is_found_without_a_daemon(
         ({"text_limit_characters": 640}, "rapidpro.text_limit"),
     ],
 )
-async def test_what_the_daemon_knows_is_a_finding(figures: dict[str, Any], about: str, site: Site) -> None:
+async def test_check_reports_the_findings_of_a_running_daemon(figures: dict[str, Any], about: str, site: Site) -> None:
     path = site.write()
     lock = state_directory(site.folder)
     await asyncio.to_thread(lock.__enter__)  # as a daemon that runs holds it
@@ -423,7 +423,7 @@ COUCHDBS: dict[str, tuple[Reply | Raw, str, str]] = {
 
 
 @pytest.mark.parametrize(("root", "about", "says"), COUCHDBS.values(), ids=COUCHDBS)
-async def test_what_is_no_couchdb_is_told(root: Reply | Raw, about: str, says: str, site: Site) -> None:
+async def test_check_reports_a_server_that_is_no_couchdb(root: Reply | Raw, about: str, says: str, site: Site) -> None:
     async def script(request: Request) -> Reply | Raw:
         return root if request.name == "GET " else Reply({}, 500)
 

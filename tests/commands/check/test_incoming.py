@@ -17,7 +17,7 @@ async def test_an_archive_has_to_be_readable_where_there_is_one(status: int, mar
     assert all("medic-archive" in each.remedy for each in found if each.mark is Mark.BAD)
 
 
-def test_what_the_running_daemon_knows_of_the_flow_is_told() -> None:
+def test_check_reports_the_wrong_fields_that_the_daemon_has_seen() -> None:
     told = [{"field": "from", "sends": "@urns.tel, which RapidPro has not evaluated", "times": 3, "seconds_ago": 9}]
     [found] = check_miswired(told)
     assert (found.mark, found.about) == (Mark.BAD, "incoming.flow")

@@ -56,7 +56,9 @@ async def test_the_token_of_the_vault_is_the_one_that_is_tried(site: Site, vault
     assert "refuses the token: Invalid token" in found["rapidpro.token"]["says"]
 
 
-async def test_what_is_missing_or_spoilt_is_named_with_the_command_that_mends_it(site: Site, vault: Database) -> None:
+async def test_a_missing_or_spoilt_credential_is_named_with_the_command_that_sets_it(
+    site: Site, vault: Database
+) -> None:
     await vault.put({"_id": "credential:rapidpro:outgoing", "password": "00:00"})
     found = await site.check()
     for about, means in (("vault.outgoing", "nothing is sent"), ("vault.incoming", "every webhook is refused")):

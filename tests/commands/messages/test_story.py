@@ -35,7 +35,7 @@ async def test_a_document_of_many_messages_costs_sixty_requests_at_most(
     assert "60 requests were made already" in found[-1].why
 
 
-def test_what_is_spent_comes_back_for_the_next_order() -> None:
+def test_the_request_limit_of_an_order_is_renewed_for_the_next() -> None:
     requests = Requests()
     for _ in range(60):
         requests.spend()

@@ -92,12 +92,12 @@ def test_no_moment(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["now", "2021-04-09 evening", "31/12/2021", "April", "9th April 2021", "9 Apr 2021 Fri"]
 )
-def test_what_no_parser_takes_is_no_date(text: str) -> None:
+def test_a_text_that_no_parser_takes_is_no_date(text: str) -> None:
     assert _is_nan(parse_date(text))
 
 
 @pytest.mark.parametrize("text", ["5", "hello 5", "09/04/2021", "9-4-21", "1.2", "9/4/2021 10:00", "4 (x)", "x" * 201])
-def test_what_the_engine_guesses_is_told_from_what_it_does_not_read(text: str) -> None:
+def test_a_date_that_only_javascripts_engine_would_guess_is_none(text: str) -> None:
     """CHT reads the month first; where the field is required, the record says that the date is missing."""
     assert parse_date(text) is None
 

@@ -42,7 +42,7 @@ def test_each_flaw_is_named(settings: dict[str, Any], says: str) -> None:
     "settings",
     [{}, {"forms": None}, SETTINGS, form(a=field({"en": "A", "sw": "A"}), b=field("a.b")), form(a=field("A1"))],
 )
-def test_what_is_well_has_none(settings: dict[str, Any]) -> None:
+def test_correct_settings_have_no_flaw(settings: dict[str, Any]) -> None:
     assert list(flaws(settings)) == []
 
 

@@ -78,7 +78,7 @@ def test_settings_without_the_form(forms: object) -> None:
     assert read({"forms": forms}, "WELL a").form is None
 
 
-def test_the_code_stands_in_the_message_and_the_known_one_in_the_record() -> None:
+def test_the_message_keeps_the_sent_code_and_the_record_has_the_known_one() -> None:
     fields = {"a": field()}
     assert report(app_settings(fields), "t x")["form"] == "T"
     unknown = report(app_settings(fields), "habari yako")

@@ -74,7 +74,7 @@ def test_whole_numbers_are_written_without_a_point() -> None:
     assert json.dumps(jsonable([5.0, -0.0, 1.5, 2.0**64])) == "[5, 0, 1.5, 18446744073709552000]"
 
 
-def test_what_json_does_not_know_is_null() -> None:
+def test_a_value_without_a_json_form_is_null() -> None:
     assert jsonable({"a": [math.nan, math.inf, ABSENT], "b": None}) == {"a": [None, None, None], "b": None}
 
 

@@ -126,7 +126,7 @@ def test_whole(label: str, sent: str, expected: bool) -> None:
         "a" * 600 + ".",
     ],
 )
-def test_what_is_no_expression_here_is_plain_text(label: str) -> None:
+def test_a_label_that_is_no_supported_expression_is_plain_text(label: str) -> None:
     assert begins(label, f"{label} 5")
     assert not begins(label, "a 5")
     assert is_named(label, label.lower())

@@ -38,7 +38,7 @@ def test_everything_in_its_place() -> None:
     }
 
 
-def test_what_was_not_given_is_not_there() -> None:
+def test_a_record_has_no_field_for_a_value_that_was_not_given() -> None:
     assert build_record(Rules({}, {}), Sms("KBC", "habari yako"), NOW) == {
         "type": "data_record",
         "from": "KBC",

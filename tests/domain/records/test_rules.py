@@ -20,7 +20,7 @@ def test_a_snapshot_is_read_once_and_each_has_its_own() -> None:
     assert (fields(before), fields(after), fields(before)) == ({"a": "x 5"}, {"b": "x 5"}, {"a": "x 5"})
 
 
-def test_what_was_read_makes_no_other_snapshot_of_it() -> None:
+def test_a_snapshot_equals_one_whose_rules_were_not_read_yet() -> None:
     """A reload that finds the same settings changes nothing, whatever has come in between."""
     one, other = (AppSettings(app_settings({"a": field()}), "5.2.0", TEXTS) for _ in range(2))
     fields(one)

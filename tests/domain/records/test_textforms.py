@@ -43,7 +43,7 @@ def test_a_leading_minus_is_lost_with_the_separators() -> None:
         ("", "-T 5", {}),
     ],
 )
-def test_what_is_taken_off_is_the_code_in_the_forms_meta(code: object, text: str, expected: dict[str, object]) -> None:
+def test_the_code_in_the_forms_meta_is_taken_off_the_text(code: object, text: str, expected: dict[str, object]) -> None:
     assert report(app_settings(FIELDS, code=code), text)["fields"] == expected
 
 

@@ -81,7 +81,7 @@ async def test_another_daemons_sends_are_found_while_it_runs(gate: Gate, medic: 
     assert gate.requests.count("POST _all_docs") == reads, "a row that is no news costs no document"
 
 
-async def test_without_any_view_what_we_send_ourselves_is_followed(
+async def test_without_any_view_the_gateways_own_messages_are_followed(
     gate: Gate, medic: Database, rapidpro: RapidPro
 ) -> None:
     await medic.edit("_design/medic-sms", without_any)
@@ -190,7 +190,7 @@ def _sent(doc_id: str) -> Doc:
     return data_record(task(message("x"), state="sent", gateway_ref=str(moment // 1000), at=at), doc_id=doc_id)
 
 
-async def test_what_finds_no_room_is_read_when_there_is_some() -> None:
+async def test_tasks_beyond_the_capacity_are_read_when_there_is_room() -> None:
     rows = FullOfTasks(age=60_000)
     async with scripted(rows) as server, Couch(couchdb_at(server)) as couch:
         finder, tracker = outstanding(couch, capacity=1200)

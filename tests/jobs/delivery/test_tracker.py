@@ -37,7 +37,7 @@ def due(made: DeliveryTracker, now: int) -> list[str]:
     return [watched.task.broadcast for watched in made.due(now)]
 
 
-def test_what_comes_in_is_due_at_once_then_ever_more_rarely() -> None:
+def test_a_tracked_task_is_due_at_once_then_ever_more_rarely() -> None:
     made = tracker(waiting(1), waiting(2, age=10 * HOUR))
     assert due(made, NOW) == ["1", "2"]
     for watched in made:
@@ -48,7 +48,7 @@ def test_what_comes_in_is_due_at_once_then_ever_more_rarely() -> None:
     assert due(made, NOW + 70 * MINUTE) == ["1", "2"]
 
 
-def test_what_has_waited_for_too_long_is_dropped() -> None:
+def test_a_task_that_has_waited_for_too_long_is_dropped() -> None:
     made = tracker(waiting(1, age=6 * DAY), waiting(2))
     assert due(made, NOW + DAY + 1) == ["2"]
     assert len(made) == 1
@@ -56,7 +56,7 @@ def test_what_has_waited_for_too_long_is_dropped() -> None:
 
 
 @pytest.mark.parametrize("step", [-DAY, 30 * DAY])
-def test_what_is_held_ages_by_the_loops_clock_whatever_the_wall_clock_does(step: int) -> None:
+def test_a_tracked_task_ages_by_the_loops_clock_alone(step: int) -> None:
     """The wall clock, in the history and at the first sight, may be wrong by any step."""
     made = DeliveryTracker(MINUTE, 7 * DAY)
     made.hold(waiting(1, age=-step), 1000, NOW + step)

@@ -74,9 +74,7 @@ async def test_edits_of_many_documents_go_in_one_request(writer: Writer, gate: G
     assert gate.requests == [READ, WRITE]
 
 
-async def test_what_waits_while_a_write_is_in_flight_goes_with_the_next(
-    writer: Writer, gate: Gate, medic: Database
-) -> None:
+async def test_edits_that_arrive_during_a_write_go_with_the_next(writer: Writer, gate: Gate, medic: Database) -> None:
     first, *others = await stored(medic, "first", "a", "b", "c")
     held = asyncio.Event()
 
@@ -183,7 +181,7 @@ async def test_a_refusal_is_its_own_callers_alone(writer: Writer, medic: Databas
     assert (await writer.apply(bad, append("good"))) == await medic.get(bad), "the next edit of it is not spoilt"
 
 
-async def test_a_caller_that_has_gone_takes_nobody_with_it(writer: Writer, gate: Gate, medic: Database) -> None:
+async def test_a_cancelled_caller_cancels_no_other_caller(writer: Writer, gate: Gate, medic: Database) -> None:
     (doc_id,) = await stored(medic, "report")
     leaving, staying = (asyncio.create_task(writer.apply(doc_id, append(word))) for word in ("left", "stays"))
 

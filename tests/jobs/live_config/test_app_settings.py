@@ -80,7 +80,7 @@ async def test_before_cht_had_a_gateway_the_documented_value_means_us(
 
 
 @pytest.mark.parametrize("says", NEW.values(), ids=NEW)
-async def test_a_cht_with_a_gateway_of_its_own_is_left_alone_until_somebody_decides(
+async def test_a_cht_with_a_gateway_of_its_own_is_left_alone_until_it_chooses_cht_rapidpro(
     says: Doc, gate: Gate, medic: Database, rapidpro: RapidPro
 ) -> None:
     await _make_it(medic, says)

@@ -139,7 +139,7 @@ async def test_a_reload_reads_it_at_once(gate: Gate, vault: Database, database_n
         await until(lambda: found.token == Secret("t2"))
 
 
-async def test_what_cannot_be_deciphered_changes_nothing_and_is_told_once(
+async def test_a_credential_that_cannot_be_deciphered_changes_nothing_and_is_logged_once(
     gate: Gate, vault: Database, database_name: str
 ) -> None:
     with capture_logs() as logs:

@@ -98,7 +98,7 @@ RELOADED: dict[str, tuple[Callable[[Running], None], list[str], Callable[[Config
 
 
 @pytest.mark.parametrize(("change", "changed", "value", "expected"), RELOADED.values(), ids=RELOADED)
-async def test_what_can_change_is_in_force_at_once(
+async def test_a_reloadable_key_is_in_force_at_once(
     tmp_path: Path,
     change: Callable[[Running], None],
     changed: list[str],
@@ -113,7 +113,7 @@ async def test_what_can_change_is_in_force_at_once(
     assert [value(config) for config in found.applied] == [expected]
 
 
-async def test_what_waits_for_a_restart_is_told_each_time_and_not_in_force(tmp_path: Path) -> None:
+async def test_a_key_that_needs_a_restart_is_logged_each_time_and_not_in_force(tmp_path: Path) -> None:
     toml = FILE + "timeout = '20s'\n[cht]\ninstance = 'north'\n[outgoing]\nexpire_after = '7d'\n[log]\nlevel = 'error'"
     async with running(tmp_path) as found:
         found.write(toml)

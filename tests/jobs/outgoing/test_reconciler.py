@@ -67,7 +67,7 @@ async def test_a_broadcast_that_was_made_after_all_is_adopted(
     assert not logged(logs, "broadcast.resent")
 
 
-async def test_what_an_earlier_process_sent_is_adopted_and_what_it_did_not_send_is_sent(
+async def test_a_broadcast_of_an_earlier_process_is_adopted_and_its_unsent_message_is_sent(
     gate: Gate, medic: Database, rapidpro: RapidPro
 ) -> None:
     sent, unsent = data_record(claimed(ME, "sent")), data_record(claimed(ME, "unsent"))
@@ -276,7 +276,7 @@ async def test_a_task_is_not_given_back_while_one_of_its_messages_is_on_its_way(
     assert sorted(made.text for made in rapidpro.broadcasts) == ["one", "two"]
 
 
-async def test_what_we_sent_before_we_lost_the_claim_is_found_when_we_have_it_again(
+async def test_a_broadcast_from_before_a_lost_claim_is_found_after_the_next_claim(
     gate: Gate, medic: Database, rapidpro: RapidPro
 ) -> None:
     record = data_record(task(message("one"), message("two", "+254712345679")))

@@ -50,7 +50,7 @@ def test_add_tells_when_a_sweep_may_end() -> None:
     assert [send_queue.add(candidate(due)) for due in (9, 8, 7, 8)] == [False, True, True, False]
 
 
-def test_what_was_displaced_may_come_again() -> None:
+def test_a_displaced_candidate_may_be_added_again() -> None:
     send_queue = filled(2, 4, 6, 8, 7)
     assert taken(send_queue, 1) == [2]
     assert send_queue.add(candidate(8))
@@ -112,7 +112,7 @@ def test_a_message_that_waits_while_the_relay_gets_it_is_not_handed_out() -> Non
     assert send_queue.take(1) == []
 
 
-def test_a_held_message_comes_again_when_its_time_is_over_or_somebody_changed_it() -> None:
+def test_a_held_message_comes_again_after_its_time_or_a_change() -> None:
     send_queue = filled(1, 2)
     for one in send_queue.take(2):
         send_queue.defer(one.key, until=10.0)

@@ -53,7 +53,7 @@ BAD: Final[dict[str, tuple[object, str]]] = {
 
 @pytest.mark.parametrize("is_there_before", [True, False])
 @pytest.mark.parametrize(("found", "lacks"), BAD.values(), ids=BAD)
-async def test_what_lacks_something_is_told_and_all_else_goes(
+async def test_a_message_that_lacks_a_field_is_logged_and_all_others_go(
     found: object, lacks: str, is_there_before: bool, gate: Gate, medic: Database, rapidpro: RapidPro, tmp_path: Path
 ) -> None:
     """Whether CHT's view has a row for it or not, and whether the document changes or is old."""
@@ -232,7 +232,7 @@ def test_a_held_document_that_the_view_has_no_more_is_held_no_more(rows: list[Me
     assert len(held_back) == held
 
 
-def test_what_was_held_during_a_sweep_stays_so() -> None:
+def test_a_document_held_during_a_sweep_stays_held() -> None:
     held_back = HeldBack()
     unsendable = Unsendable(held_back)
     unsendable.start_sweep()
@@ -242,7 +242,7 @@ def test_what_was_held_during_a_sweep_stays_so() -> None:
 
 
 @pytest.mark.parametrize("change", [lambda doc: doc, lambda doc: {**doc, "to": 254712345678}])
-def test_what_can_be_read_lacks_nothing(change: Callable[[Doc], Doc]) -> None:
+def test_a_readable_message_lacks_nothing(change: Callable[[Doc], Doc]) -> None:
     fields = change(message("hello"))
     assert (lack(fields), read_message(fields) is not None) == (None, True)
     assert lack({}) is Lack.MESSAGE

@@ -58,7 +58,9 @@ async def test_a_tenth_of_each_hour_and_the_rest_an_hour_later(
     await calls(rapidpro, 4)
 
 
-async def test_what_others_have_spent_goes_first(rapidpro: RapidPro, client: Client) -> None:
+async def test_a_listing_waits_for_the_budget_that_other_requests_have_spent(
+    rapidpro: RapidPro, client: Client
+) -> None:
     budget = client.budgets[Scope.MESSAGES]
     for _ in range(PER_HOUR - 1):
         budget.begin()

@@ -28,7 +28,7 @@ async def test_every_fact_is_kept_with_its_number_cut() -> None:
     assert [event.fact.waited for event in history.recent(10)] == [None, None, 2.0]
 
 
-async def test_what_is_left_of_the_budget_is_sampled_while_it_runs() -> None:
+async def test_the_remaining_budget_is_sampled_while_the_job_runs() -> None:
     left: dict[str, float | None] = {"v2": 100, "v2.runs": None}
     figures: dict[str, Figure] = {"budget_left_requests": left}
     history = HistoryKeeper(Metrics(), lambda: figures, lambda: 0)

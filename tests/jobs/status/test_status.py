@@ -79,7 +79,7 @@ def test_the_line_for_systemd_says_that_sending_is_paused_and_until_when(healths
     assert status.line() == "degraded; Sending is paused until 2026-11-28 10:00:00 UTC; paused"
 
 
-def test_what_does_not_arrive_is_told_by_its_reason_without_numbers(status: Status) -> None:
+def test_stuck_messages_are_grouped_by_reason_without_numbers(status: Status) -> None:
     status.stuck["failed"] = lambda: [("a", "no +254712345678"), ("b", "no +254712345678"), ("c", "too long")]
     assert [tuple(each.values()) for each in status.snapshot()["stuck"]] == [
         ("failed", "no …678", 2, "b"),

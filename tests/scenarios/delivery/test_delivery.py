@@ -49,7 +49,7 @@ async def test_a_sent_message_is_followed_until_it_is_delivered(
     assert all(known.items() <= entry.items() for entry in changes)
 
 
-async def test_what_was_sent_before_the_start_is_followed_and_nothing_changes_without_news(
+async def test_messages_sent_before_the_start_are_followed_and_unchanged_without_news(
     gate: Gate, medic: Database, rapidpro: RapidPro
 ) -> None:
     """Also where CHT's own gateway has left numbers."""
@@ -168,7 +168,7 @@ async def test_an_unknown_status_is_told_once(gate: Gate, medic: Database, rapid
 
 
 @pytest.mark.parametrize("state", ["muted", "cleared", "pending"])
-async def test_a_task_that_somebody_else_has_changed_meanwhile_is_left_alone(
+async def test_a_task_that_another_program_has_changed_meanwhile_is_left_alone(
     state: str, gate: Gate, medic: Database, rapidpro: RapidPro
 ) -> None:
     one, other = await followed(medic, rapidpro, 1), await followed(medic, rapidpro, 2)
@@ -286,7 +286,7 @@ async def test_in_a_group_each_gets_its_own_state(gate: Gate, medic: Database, r
     assert {tuple(states(await medic.get(doc_id))) for doc_id, _ in those} == {("delivered", "failed")}
 
 
-async def test_a_message_to_another_number_of_the_person_is_told_by_what_is_left(
+async def test_a_message_to_another_number_of_the_person_is_matched_as_the_last_one(
     gate: Gate, medic: Database, rapidpro: RapidPro
 ) -> None:
     """One of three has another number; of two of three that tells nothing, and is said once."""
@@ -531,7 +531,7 @@ async def test_a_ref_of_another_rapidpro_changes_nothing(gate: Gate, medic: Data
     assert states(await medic.get(one.doc_id)) == [RECEIVED]
 
 
-async def test_while_another_gateway_is_chosen_the_states_of_what_we_sent_go_on_arriving(
+async def test_while_another_gateway_is_chosen_earlier_messages_are_still_followed(
     gate: Gate, medic: Database, rapidpro: RapidPro
 ) -> None:
     """What the other one has sent is none of ours."""
@@ -566,7 +566,7 @@ async def test_nothing_is_asked_while_chts_own_gateway_asks(gate: Gate, medic: D
             await until(lambda: bool(questions(rapidpro)))
 
 
-async def test_what_is_being_written_at_a_stop_is_written(gate: Gate, medic: Database, rapidpro: RapidPro) -> None:
+async def test_a_write_in_flight_at_a_stop_is_finished(gate: Gate, medic: Database, rapidpro: RapidPro) -> None:
     one = await followed(medic, rapidpro, 1)
     rapidpro.move(one.broadcast, "delivered")
     async with running(configure(gate, medic, rapidpro, TOKEN, delivery=ON)) as stop:

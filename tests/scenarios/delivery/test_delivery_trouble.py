@@ -289,7 +289,7 @@ LOOPS: dict[str, Any] = {
 
 @pytest.mark.parametrize("cursors", LOOPS.values(), ids=LOOPS)
 @pytest.mark.parametrize("is_empty", [False, True], ids=["rows", "no rows"])
-async def test_paging_that_does_not_get_on_is_cut(
+async def test_paging_without_progress_is_cut(
     cursors: list[str], is_empty: bool, gate: Gate, medic: Database, rapidpro: RapidPro
 ) -> None:
     """Its messages are asked for in ever smaller listings, and at last alone."""

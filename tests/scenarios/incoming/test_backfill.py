@@ -160,7 +160,7 @@ async def test_a_message_whose_webhook_may_be_on_its_way_is_left_for_the_next_lo
         await holds(medic, message.text)
 
 
-async def test_what_was_deleted_stays_deleted(start: Start, medic: Database, rapidpro: RapidPro) -> None:
+async def test_a_deleted_record_is_not_fetched_again(start: Start, medic: Database, rapidpro: RapidPro) -> None:
     await first_start(start, medic)
     take(rapidpro, "to be deleted")
     take(rapidpro, "to stay", BEN)
@@ -173,7 +173,7 @@ async def test_what_was_deleted_stays_deleted(start: Start, medic: Database, rap
         await holds(medic, "to stay")
 
 
-async def test_what_chts_own_gateway_has_stored_counts_as_stored(
+async def test_a_record_of_chts_own_gateway_counts_as_stored(
     start: Start, medic: Database, rapidpro: RapidPro, id_is: str
 ) -> None:
     await first_start(start, medic)
@@ -291,7 +291,7 @@ async def test_webhook_spool_and_backfill_make_one_document(
         assert (await flow.post(given, message.text)).saved == 0
 
 
-async def test_what_couchdb_will_not_have_is_kept_once(
+async def test_a_message_that_couchdb_rejects_is_kept_once(
     start: Start, medic: Database, rapidpro: RapidPro, spool: Path, id_is: str
 ) -> None:
     await first_start(start, medic)
@@ -334,7 +334,7 @@ async def test_an_anonymous_workspace_is_told_of_and_nothing_is_skipped(
     assert "anonymous" in error["error"]
 
 
-async def test_what_cannot_be_recovered_is_told_of_once(start: Start, medic: Database, rapidpro: RapidPro) -> None:
+async def test_unrecoverable_messages_are_logged_once(start: Start, medic: Database, rapidpro: RapidPro) -> None:
     await first_start(start, medic)
     take(rapidpro, "over another way", "whatsapp:254712345678")
     take(rapidpro, "")  # an attachment alone: the webhook would refuse it
@@ -477,7 +477,7 @@ async def test_while_the_flow_sends_the_other_kind_of_id_nothing_is_fetched_twic
     assert f'[incoming] id_is says "{id_is}"' in told["error"]
 
 
-async def test_what_came_after_the_flow_was_changed_is_fetched(
+async def test_a_message_missed_after_the_flow_was_changed_is_fetched(
     start: Start, medic: Database, rapidpro: RapidPro, id_is: str
 ) -> None:
     """The configuration first and then the flow: what is recorded under the other kind is left alone."""
@@ -493,7 +493,7 @@ async def test_what_came_after_the_flow_was_changed_is_fetched(
         await holds(medic, "before", "after", missed.text)
 
 
-async def test_what_cht_has_archived_is_not_fetched_again(
+async def test_an_archived_record_is_not_fetched_again(
     start: Start, medic: Database, couchdb: CouchDBServer, rapidpro: RapidPro, id_is: str
 ) -> None:
     """CHT purges what it archives, which leaves no tombstone; here it never was in the database."""

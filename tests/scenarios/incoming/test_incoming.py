@@ -220,7 +220,7 @@ async def test_a_proxys_400_before_couchdb_parks_no_message(spool: Path) -> None
         assert await counts(spool) == Counts(0, 0)
 
 
-async def test_what_was_deleted_hides_no_other_message_of_its_id(gate: Gate, medic: Database, spool: Path) -> None:
+async def test_a_deleted_record_hides_no_other_message_with_its_id(gate: Gate, medic: Database, spool: Path) -> None:
     """The flow sends one id for everyone, and somebody has deleted the first one's record."""
     async with incoming(gate, medic, spool) as job:
         assert await job.store(arrival("same", "one")) == Saved()
@@ -254,7 +254,7 @@ async def test_cht_meets_the_registrations_in_the_order_in_which_they_came(
     assert dates[:-1] == [AT, AT + DAY, AT + DAY + 3_600_000, AT + 2 * DAY, AT + 3 * DAY]
 
 
-async def test_what_an_earlier_version_has_stored_counts_as_stored(gate: Gate, medic: Database, spool: Path) -> None:
+async def test_a_record_of_an_earlier_version_counts_as_stored(gate: Gate, medic: Database, spool: Path) -> None:
     for given in ("a", RUN):
         sms = {"message": "hello", "from": SENDER, "gateway_ref": given}
         await medic.put({"_id": former_id(given), "type": "data_record", "sms_message": sms})
@@ -306,9 +306,7 @@ async def test_another_message_under_a_used_id_is_stored_under_a_second_one(
     assert set(reused) == {"warning"}
 
 
-async def test_what_waits_while_a_write_is_in_flight_goes_with_the_next(
-    gate: Gate, medic: Database, spool: Path
-) -> None:
+async def test_messages_that_arrive_during_a_write_go_with_the_next(gate: Gate, medic: Database, spool: Path) -> None:
     async with incoming(gate, medic, spool) as job:
         gate.requests.clear()
         others = [job.store(arrival(uuid7(number))) for number in range(99)]
@@ -394,7 +392,9 @@ async def test_before_the_settings_were_read_all_is_spooled_and_built_afterwards
     assert doc["reported_date"] == AT
 
 
-async def test_what_was_deleted_meanwhile_stays_deleted(gate: Gate, medic: Database, spool: Path) -> None:
+async def test_a_record_deleted_while_its_message_is_spooled_stays_deleted(
+    gate: Gate, medic: Database, spool: Path
+) -> None:
     async with incoming(gate, medic, spool) as job:
         gate.loses_answers = True
         assert await job.store(arrival("a")) == Spooled()

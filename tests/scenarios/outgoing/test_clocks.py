@@ -79,7 +79,7 @@ async def test_a_clock_that_is_set_before_the_look_up_hides_no_broadcast(
         (90 * DAY, DAY, 3 * HOUR),
     ],
 )
-async def test_what_was_sent_under_a_wrong_clock_is_found_by_the_next_process(
+async def test_a_broadcast_sent_under_a_wrong_clock_is_found_by_the_next_process(
     wrong_by: float, later: float, still_wrong_by: float, gate: Gate, medic: Database, rapidpro: RapidPro
 ) -> None:
     record = data_record(claimed(ONE, "sent", ago=-wrong_by))
@@ -93,7 +93,7 @@ async def test_what_was_sent_under_a_wrong_clock_is_found_by_the_next_process(
 
 
 @pytest.mark.parametrize(("is_known", "is_set"), [(True, False), (True, True), (False, True)])
-async def test_what_was_sent_before_a_machine_slept_is_found(
+async def test_a_broadcast_from_before_a_suspend_is_found(
     is_known: bool, is_set: bool, gate: Gate, medic: Database
 ) -> None:
     """The loop's time stands still in a suspended machine. RapidPro's clock tells, where it was known; else ours."""

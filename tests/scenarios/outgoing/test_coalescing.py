@@ -106,7 +106,9 @@ async def test_bad_numbers_fail_and_the_others_are_sent(gate: Gate, medic: Datab
     assert "gateway_ref" not in doc["tasks"][1]
 
 
-async def test_a_refusal_that_names_nobody_is_narrowed_down(gate: Gate, medic: Database, rapidpro: RapidPro) -> None:
+async def test_a_refusal_that_names_no_recipient_is_narrowed_down(
+    gate: Gate, medic: Database, rapidpro: RapidPro
+) -> None:
     record = campaign(*map(phone, range(8)))
     refusal = Answer(400, '{"urns":["This one is not welcome."]}', "application/json")
     rapidpro.fail(Fault("POST broadcasts", refusal, times=None, contains=phone(5)))

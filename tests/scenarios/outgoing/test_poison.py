@@ -188,9 +188,7 @@ async def test_a_version_of_thousands_of_digits_ends_nothing(gate: Gate, medic: 
         await reaches(medic, record["_id"], RECEIVED)
 
 
-async def test_what_only_a_human_can_decide_costs_a_page_now_and_then_and_holds_up_nothing(
-    gate: Gate, medic: Database
-) -> None:
+async def test_an_undecidable_message_costs_one_page_a_look_and_holds_up_no_other(gate: Gate, medic: Database) -> None:
     """Its window is bounded on both sides, whatever RapidPro has sent since."""
     async with RapidPro(TOKEN, clock=lambda: wall_clock() / 1000) as rapidpro:
         rapidpro.anonymous = True
@@ -212,7 +210,7 @@ async def test_what_only_a_human_can_decide_costs_a_page_now_and_then_and_holds_
     assert sum(looks[2:]) <= 4, "and ever more rarely"
 
 
-async def test_what_only_a_human_can_decide_is_looked_at_ever_more_rarely(gate: Gate, medic: Database) -> None:
+async def test_an_undecidable_message_is_looked_up_ever_more_rarely(gate: Gate, medic: Database) -> None:
     async with RapidPro(TOKEN, clock=lambda: wall_clock() / 1000) as rapidpro:
         rapidpro.anonymous = True
         await medic.bulk([data_record(claimed(ME, "same", ago=5)), data_record(claimed(ME, "same", ago=5))])

@@ -35,7 +35,7 @@ async def test_a_pending_message_becomes_a_broadcast_and_its_task_says_so(
     assert doc["_rev"].startswith("3-"), "one revision for the claim and one for the outcome"
 
 
-async def test_what_waits_from_before_the_start_is_found_in_both_lists(
+async def test_tasks_from_before_the_start_are_found_in_both_lists(
     gate: Gate, medic: Database, rapidpro: RapidPro
 ) -> None:
     record = data_record(
@@ -72,7 +72,7 @@ async def test_a_text_arrives_as_cht_wrote_it(gate: Gate, medic: Database, rapid
     ],
     ids=["bad number", "blank", "too long once escaped", "a megabyte"],
 )
-async def test_what_rapidpro_refuses_fails_with_its_reason(
+async def test_a_refused_message_fails_with_rapidpros_reason(
     sms: Doc, reason: str, posts: int, gate: Gate, medic: Database, rapidpro: RapidPro
 ) -> None:
     record = data_record(task(sms))

@@ -53,7 +53,7 @@ async def test_an_equal_message_is_decided_where_it_does_not_matter_whose_is_whi
 
 
 @pytest.mark.parametrize("is_readable", [True, False])
-async def test_where_it_matters_a_human_is_told_which_document_to_repair(
+async def test_an_undecidable_broadcast_is_logged_with_the_document_to_repair(
     is_readable: bool, gate: Gate, medic: Database, rapidpro: RapidPro
 ) -> None:
     theirs, ours = data_record(claimed(OTHER, "same", ago=5)), data_record(claimed(ME, "same", ago=5))

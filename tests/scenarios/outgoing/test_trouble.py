@@ -32,7 +32,7 @@ def named(logs: Sequence[Any], event: str) -> list[Any]:
 
 
 @pytest.mark.parametrize(("answer", "remedy"), OUR_TROUBLE.values(), ids=OUR_TROUBLE)
-async def test_our_trouble_pauses_sending_and_is_told_once(
+async def test_trouble_of_the_whole_workspace_pauses_sending_and_is_logged_once(
     answer: Answer, remedy: str, gate: Gate, medic: Database, rapidpro: RapidPro
 ) -> None:
     """Invariant 4: the messages are given back, nothing fails, and they go out when the trouble is over."""

@@ -46,7 +46,7 @@ WITHDRAWN: dict[str, Callable[[Database, str], Awaitable[object]]] = {
 
 
 @pytest.mark.parametrize("withdraw", WITHDRAWN.values(), ids=WITHDRAWN)
-async def test_what_was_withdrawn_after_its_claim_is_not_sent(
+async def test_a_task_withdrawn_after_its_claim_is_not_sent(
     withdraw: Callable[[Database, str], Awaitable[object]], gate: Gate, medic: Database, rapidpro: RapidPro
 ) -> None:
     record, other = data_record(task(message("hello"))), data_record(task(message("other")))

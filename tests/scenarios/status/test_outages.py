@@ -264,7 +264,7 @@ async def test_couchdb_fails(
     assert told == ["refused" if state == "broken" else "lost", "recovered"]
 
 
-async def test_what_reads_and_does_not_write_is_lost_and_stays_so(
+async def test_a_couchdb_that_reads_and_does_not_write_is_lost_throughout(
     couchdb: CouchDBServer, gate: Gate, medic: Database, tmp_path: Path
 ) -> None:
     """No line for each request: GET works all the time, and `_bulk_docs` does not."""
@@ -323,7 +323,7 @@ async def recovers_within(seconds: float, places: Places) -> None:
     assert loop.time() - began < seconds
 
 
-async def test_rapidpro_that_refused_the_first_question_and_takes_broadcasts_is_well_within_seconds(
+async def test_rapidpro_that_refused_the_first_request_and_takes_broadcasts_is_ok_within_seconds(
     gate: Gate, medic: Database, tmp_path: Path
 ) -> None:
     """What failed was a GET, what works is a POST: without a question of its own the outage would seem to go on."""
@@ -345,7 +345,7 @@ async def test_rapidpro_that_refused_the_first_question_and_takes_broadcasts_is_
                 assert edges(logs, "rapidpro") == ["lost", "recovered"]
 
 
-async def test_couchdb_that_refused_connections_is_well_within_seconds(
+async def test_couchdb_that_refused_connections_is_ok_within_seconds(
     couchdb: CouchDBServer, gate: Gate, medic: Database, tmp_path: Path
 ) -> None:
     """Also where nothing changes in it, and so the feed has nothing to say for a minute."""
@@ -361,7 +361,7 @@ async def test_couchdb_that_refused_connections_is_well_within_seconds(
     assert edges(logs, "couchdb") == ["lost", "recovered"]
 
 
-async def test_a_feed_that_failed_says_within_seconds_that_it_is_well(
+async def test_a_feed_that_failed_is_ok_within_seconds(
     couchdb: CouchDBServer, gate: Gate, medic: Database, tmp_path: Path
 ) -> None:
     with capture_logs() as logs:

@@ -82,7 +82,7 @@ async def test_with_the_vault_it_goes_on_as_soon_as_rapidpro_is_asked_again(
     assert len(rapidpro.broadcasts) == 1
 
 
-async def test_a_burst_that_meets_with_a_revoked_token_asks_the_vault_once_and_nobody_notices(
+async def test_a_burst_with_a_revoked_token_asks_the_vault_once_and_is_sent(
     gate: Gate, medic: Database, vault: Database, rapidpro: RapidPro
 ) -> None:
     config = _with_vault(configure(gate, medic, rapidpro, TOKEN))

@@ -1,4 +1,4 @@
-"""Requests that no well-behaved client sends, with and without a key: nothing of them reaches the log."""
+"""The log of the HTTP servers: requests that no well-behaved client sends, and nothing of them reaches the log."""
 
 import asyncio
 import json
@@ -159,7 +159,7 @@ async def test_a_hostile_request_is_one_line_without_content(form: str) -> None:
     assert {line["event"] for line in log.told} <= {"request.malformed", "incoming.refused"}
 
 
-async def test_what_comes_within_a_minute_is_counted_by_kind() -> None:
+async def test_malformed_requests_within_a_minute_are_counted_by_kind() -> None:
     with whole_log() as log:
         async with both() as (port, _):
             for _ in range(3):
@@ -195,7 +195,7 @@ async def test_a_fault_of_ours_is_told_by_its_place_and_not_by_its_text() -> Non
     assert (line["listener"], line["times"]) == ("admin", 1)
     assert "a fault of cht-rapidpro itself" in line["error"]
     assert "ValueError" not in str(line), "an operator reads it"
-    assert line["where"][-1].startswith("test_hostile_requests.py:")
+    assert line["where"][-1].startswith("test_server_log.py:")
 
 
 async def test_a_count_begins_anew_with_each_line() -> None:
@@ -205,7 +205,7 @@ async def test_a_count_begins_anew_with_each_line() -> None:
     assert [seen.count("a"), seen.count("a")] == [2, None]
 
 
-def test_what_the_server_says_without_a_fault_is_not_repeated() -> None:
+def test_a_message_of_the_server_without_a_fault_is_not_logged() -> None:
     with whole_log() as log:
         ServerLog("incoming").warning("Start %s", TEXT)
     assert (log.lines, log.library) == ([], [])
