@@ -1,7 +1,7 @@
 # `make demo` and `make test` each work as the first command after a clone: what they need is installed into the
 # checkout (.venv, node_modules) from the lock files.
 .DEFAULT_GOAL := help
-.PHONY: help install prerequisites demo test test-browser check format soak bench bench-full lock pages deb test-deb test-boot clean
+.PHONY: help install prerequisites demo test coverage test-browser check format soak bench bench-full lock pages deb test-deb test-boot clean
 BIN := .venv/bin
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
@@ -34,6 +34,10 @@ demo: install ## the whole gateway on this machine, in a live table; ends by its
 # Most tests wait for another process: three at once take little more than half the time on two cores.
 test: install ## the whole test suite
 	$(BIN)/pytest --numprocesses 3 --dist worksteal
+
+# Of the tests that run domain and jobs in their own process; a target of its own, because tracing makes it slower.
+coverage: install ## branch coverage of domain and jobs, with its floor; see CONTRIBUTING.md
+	$(BIN)/pytest --numprocesses 3 --dist worksteal --cov --cov-report=term tests/domain tests/jobs tests/scenarios
 
 test-browser: install .venv/.browser ## the operator's page in a browser (Debian's chromium); skipped without one
 	$(BIN)/pytest tests/browser

@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import pytest
 from blockbuster import blockbuster_ctx
+from hypothesis import HealthCheck, settings
 
 from cht_rapidpro import adapters, components, daemon, domain, jobs
 from demo.couchdb import CouchDBServer, StandinProcess, server_from_environment
@@ -17,6 +18,10 @@ from tests.support.fault_proxy import Gate, open_gate
 from tests.support.virtual_time import JumpingLoop, wall_clock
 
 TOKEN = "0123456789abcdef"
+
+# The speed of the machine decides no test.
+settings.register_profile("cht-rapidpro", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("cht-rapidpro")
 
 
 def pytest_asyncio_loop_factories() -> dict[str, type[JumpingLoop]]:

@@ -4,7 +4,7 @@ from collections import deque
 from heapq import heappop, heappush
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cht_rapidpro.domain.budget import HOUR, Budget, Scope, Sharing
@@ -56,7 +56,6 @@ def count_as_rapidpro_does(served: list[float]) -> int:
 latencies = st.sampled_from([0.0, 0.125, 2.0, 30.0])
 
 
-@settings(deadline=None)
 @given(
     per_hour=st.integers(1, 4),
     requests=st.lists(st.tuples(st.just(0.0) | eighths, latencies, latencies), max_size=20),
@@ -70,7 +69,6 @@ def test_rapidpro_never_serves_more_than_its_limit(per_hour: int, requests: list
     assert count_as_rapidpro_does(traffic.served) <= per_hour
 
 
-@settings(deadline=None)
 @given(per_hour=st.integers(1, 4), gaps=st.lists(eighths, min_size=1, max_size=12), in_flight=st.integers(0, 3))
 def test_the_delay_is_exact(per_hour: int, gaps: list[float], in_flight: int) -> None:
     budget, now = Budget(per_hour), 0.0

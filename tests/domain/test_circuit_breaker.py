@@ -1,7 +1,7 @@
 """A fault narrows and closes the valve for a while, a definite answer opens it: it never stays closed."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cht_rapidpro.domain.circuit_breaker import AMBIGUOUS_IN_A_ROW, CircuitBreaker
@@ -118,7 +118,6 @@ gaps = st.sampled_from([0.0, 0.5, 1.0, 5.0, 61.0])
 steps = st.lists(st.tuples(gaps, answers, st.none() | answers), max_size=40)
 
 
-@settings(deadline=None)
 @given(limit=st.integers(1, 20), taken=steps)
 def test_it_always_opens_again_within_a_minute(limit: int, taken: list[tuple[float, Answer, Answer | None]]) -> None:
     circuit_breaker, now = CircuitBreaker(limit), 0.0

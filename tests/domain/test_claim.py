@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -308,7 +308,6 @@ tasks_in_use = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(
     tasks=st.lists(tasks_in_use, max_size=2, unique_by=lambda task: task["messages"][0]["uuid"]),
     name=st.sampled_from(sorted(EDITS)),
@@ -318,7 +317,6 @@ def test_an_edit_applied_twice_is_the_edit_applied_once(tasks: list[Task], name:
     assert EDITS[name](once) is once
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(doc=documents, name=st.sampled_from(sorted(EDITS)))
 def test_no_document_makes_an_edit_raise(doc: Doc, name: str) -> None:
     assert EDITS[name](doc)["_id"] == "doc"
@@ -459,4 +457,4 @@ class TwoDaemons(RuleBasedStateMachine):
 
 
 TestTwoDaemons = TwoDaemons.TestCase
-TestTwoDaemons.settings = settings(deadline=None, max_examples=150, stateful_step_count=25)
+TestTwoDaemons.settings = settings(max_examples=150, stateful_step_count=25)

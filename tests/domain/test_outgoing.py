@@ -1,7 +1,7 @@
 """Every answer of RapidPro answers one question, "may the broadcast exist?", and a text reaches the phone unchanged."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cht_rapidpro.domain.outgoing import (
@@ -171,7 +171,6 @@ def test_unescaped_texts_would_not_arrive(text: str) -> None:
     assert evaluate(text, CONTEXT) != text
 
 
-@settings(deadline=None)
 @given(text=texts)
 def test_the_phone_shows_what_cht_wrote(text: str) -> None:
     assert evaluate(escape(text), CONTEXT) == text

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cht_rapidpro.domain.phone import normalize
@@ -128,7 +128,6 @@ numberlike = st.text(alphabet="+\uff0b0123456789\u0663\u0966 ()-./#*~,;\t\u200b\
 surrogates = st.text(st.characters(categories=("Cs", "Nd", "Lu")), max_size=8)
 
 
-@settings(deadline=None)
 @given(
     phone=numberlike | surrogates | json_values,
     code=st.integers(min_value=0, max_value=999).map(str) | json_values,

@@ -23,6 +23,7 @@ from cht_rapidpro.domain.reconcile import (
     match,
     read_listed,
     taken_by,
+    windows,
 )
 from cht_rapidpro.domain.task import DocId, MessageId, MessageKey
 
@@ -276,3 +277,21 @@ def test_an_id_of_an_older_rapidpro_takes_nothing() -> None:
 )
 def test_rows_are_read_as_all_versions_write_them(row: object, read: Listed | None) -> None:
     assert read_listed(row) == read
+
+
+@pytest.mark.parametrize(
+    ("spans", "expected"),
+    [
+        ([], []),
+        ([(5, 9), (1, 3)], [(1, 3), (5, 9)]),
+        ([(1, 5), (5, 9)], [(1, 9)]),
+        ([(1, 9), (2, 3)], [(1, 9)]),
+        ([(1, 5), (3, None)], [(1, None)]),
+        ([(1, None), (3, 5)], [(1, None)]),
+    ],
+    ids=["none", "apart", "touching", "inside", "open at the end", "inside an open one"],
+)
+def test_windows_cover_each_question_and_do_not_overlap(
+    spans: list[tuple[int, int | None]], expected: list[tuple[int, int | None]]
+) -> None:
+    assert windows([BroadcastQuery(key("m"), pair(), earliest, latest) for earliest, latest in spans]) == expected

@@ -4,7 +4,7 @@ import copy
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cht_rapidpro.domain.statuses import State
@@ -77,7 +77,6 @@ def text_message(**fields: object) -> dict[str, object]:
     return {"uuid": "m-1", "to": "+254712345678", "message": "text", **fields}
 
 
-@settings(deadline=None)
 @given(doc=documents)
 def test_reading_never_raises(doc: Doc) -> None:
     for task in tasks(doc):
@@ -121,7 +120,6 @@ def test_messages_keep_their_order_and_a_repeated_uuid_counts_once() -> None:
     ]
 
 
-@settings(deadline=None)
 @given(doc=documents)
 def test_a_document_without_a_change_is_the_same_object(doc: Doc) -> None:
     before = copy.deepcopy(doc)
@@ -129,7 +127,6 @@ def test_a_document_without_a_change_is_the_same_object(doc: Doc) -> None:
     assert doc == before
 
 
-@settings(deadline=None)
 @given(doc=documents, ref=st.sampled_from([None, "", "18"]))
 def test_nothing_but_the_owned_fields_of_the_touched_task_changes(doc: Doc, ref: str | None) -> None:
     before = as_json(doc)
@@ -229,7 +226,6 @@ def test_due_is_what_the_view_computes(task: Task, reported_date: object, expect
     assert due(task, {"reported_date": reported_date}) == expected
 
 
-@settings(deadline=None)
 @given(ms=st.integers(min_value=-30_000_000_000_000, max_value=250_000_000_000_000))
 def test_a_timestamp_is_read_as_it_was_written(ms: int) -> None:
     assert parse_timestamp(timestamp(ms)) == ms

@@ -135,7 +135,7 @@ VALUES: Final = st.recursive(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(fields=st.dictionaries(TEXTS.filter(lambda name: not name.startswith("_")), VALUES))
 async def test_no_document_at_all_loses_anything_on_its_way_through(fields: dict[str, Any]) -> None:
     doc = json.dumps({**fields, "_id": "report", "_rev": "1-a"}).encode()

@@ -54,7 +54,7 @@ async def test_messages_are_found_by_their_ids_in_every_state(spool: Spool) -> N
     assert await spool.under([]) == []
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(ARRIVALS, max_size=5))
 def test_the_spool_returns_each_message_as_it_was_put(arrivals: list[InboundMessage]) -> None:
     with TemporaryDirectory() as folder:

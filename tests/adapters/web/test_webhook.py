@@ -492,7 +492,7 @@ METHODS = st.sampled_from([b"POST", b"GET", b"HEAD", b"OPTIONS", b"DELETE", b"CO
 TARGETS = st.sampled_from([*(path.encode() for path in PATHS), b"*", b"/", b"//x", b"http://h/x", b"/%ff%00?a=%"])
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(LINES, max_size=5), METHODS, TARGETS, BODIES, st.booleans())
 def test_no_input_is_answered_with_5xx(
     lines: list[bytes], method: bytes, target: bytes, body: bytes, is_good: bool

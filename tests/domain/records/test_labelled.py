@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cht_rapidpro.domain.records.characters import LT, VSEP, WS, trim
@@ -140,7 +140,6 @@ PIECES = st.sampled_from(
 
 
 @given(st.lists(PIECES, max_size=8).map("".join) | st.text(st.sampled_from("aB_.*90-/! \né\u2028"), max_size=12))
-@settings(deadline=None)
 def test_components_are_what_a_backtracking_engine_finds(text: str) -> None:
     component, expected = read_component(trim(text)), GRAMMAR.search(trim(text))
     if expected is None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cht_rapidpro.domain.records.labels import comparable, read_label
@@ -171,7 +171,6 @@ def characters() -> Iterator[str]:
 texts = st.text(st.sampled_from(list(characters())), max_size=12)
 
 
-@settings(deadline=None)
 @given(label=texts, text=texts)
 def test_any_label_and_text(label: str, text: str) -> None:
     assert begins(label, text) in (True, False)

@@ -116,25 +116,25 @@ def check(app: Any, tables: Any, sms: Sms) -> None:
     json.dumps({**record, "from": None, "reported_date": None, "sms_message": None}, allow_nan=False)
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(app=all_settings, tables=translations, text=texts, locale=given_values)
 def test_any_text_for_any_form(app: dict[str, Any], tables: Any, text: str, locale: object) -> None:
     check(app, tables, Sms("0712345678", text, "17", locale=locale))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(sender=given_values, message=given_values, ref=given_values, sent=given_values | texts, locale=given_values)
 def test_any_sms(sender: object, message: object, ref: object, sent: object, locale: object) -> None:
     check(app_settings({"a": field("", "AA")}), {}, Sms(sender, message, ref, sent, locale))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.dictionaries(st.text(max_size=4), anything, max_size=3), texts)
 def test_any_settings(app: dict[str, Any], text: str) -> None:
     check(app, {}, Sms("0712345678", text))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     st.lists(
         st.fixed_dictionaries(

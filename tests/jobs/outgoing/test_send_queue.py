@@ -252,4 +252,4 @@ class FollowedView(RuleBasedStateMachine):
 
 
 TestFollowedView = FollowedView.TestCase
-TestFollowedView.settings = settings(deadline=None, stateful_step_count=40)
+TestFollowedView.settings = settings(stateful_step_count=40)
