@@ -34,7 +34,7 @@ def test_listeners_hear_of_changes_alone() -> None:
     assert heard == [Secrets(NEW)]
 
 
-async def test_who_was_refused_has_the_secrets_looked_for_again() -> None:
+async def test_a_refused_secret_is_renewed_from_its_source() -> None:
     keyring = Keyring(Secrets(OLD))
     await keyring.renew("incoming_keys")
     assert keyring.secrets == Secrets(OLD), "the configuration has nothing newer to give"

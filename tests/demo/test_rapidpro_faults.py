@@ -94,7 +94,9 @@ async def test_a_late_answer_is_the_right_one(rapidpro: RapidPro, api: aiohttp.C
     assert asyncio.get_running_loop().time() - start >= 0.1
 
 
-async def test_who_is_hit_and_how_often(rapidpro: RapidPro, api: aiohttp.ClientSession) -> None:
+async def test_a_fault_hits_the_requests_that_it_names_as_often_as_it_says(
+    rapidpro: RapidPro, api: aiohttp.ClientSession
+) -> None:
     rapidpro.fail(Fault("GET messages", Answer(503), times=None))
     rapidpro.fail(Fault("POST broadcasts", Answer(502), times=2, contains="é"))
     rapidpro.fail(Fault("POST broadcasts", Answer(504), contains="+254712345679"))

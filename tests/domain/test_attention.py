@@ -16,7 +16,7 @@ def test_documents_are_counted_once_and_the_largest_group_comes_first() -> None:
 
 
 @given(st.lists(st.tuples(st.text(max_size=3), st.text(max_size=2))))
-def test_it_is_bounded_and_sorted(found: list[tuple[str, str]]) -> None:
+def test_the_groups_are_bounded_and_sorted(found: list[tuple[str, str]]) -> None:
     groups = list(grouped("held back", found))
     assert len(groups) <= 10
     assert [each.documents for each in groups] == sorted((each.documents for each in groups), reverse=True)

@@ -119,7 +119,9 @@ steps = st.lists(st.tuples(gaps, answers, st.none() | answers), max_size=40)
 
 
 @given(limit=st.integers(1, 20), taken=steps)
-def test_it_always_opens_again_within_a_minute(limit: int, taken: list[tuple[float, Answer, Answer | None]]) -> None:
+def test_the_circuit_breaker_always_opens_again_within_a_minute(
+    limit: int, taken: list[tuple[float, Answer, Answer | None]]
+) -> None:
     circuit_breaker, now = CircuitBreaker(limit), 0.0
     for gap, answer, to_probe in taken:
         now += gap

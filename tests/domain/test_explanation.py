@@ -78,7 +78,7 @@ CASES: dict[str, tuple[Task, dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("found", "known", "says"), CASES.values(), ids=CASES)
-def test_it_says_why_and_what_happens(found: Task, known: dict[str, Any], says: str) -> None:
+def test_the_explanation_says_the_reason_and_the_next_step(found: Task, known: dict[str, Any], says: str) -> None:
     assert says in explain(found, {}, replace(RUNS, **known))
 
 
@@ -89,7 +89,9 @@ def test_it_says_why_and_what_happens(found: Task, known: dict[str, Any], says: 
     st.sampled_from(["", "until noon"]),
     st.sampled_from(["", "another is chosen"]),
 )
-def test_it_always_says_something(found: Task, trace: Trace, daemon: Daemon | None, paused: str, not_ours: str) -> None:
+def test_each_task_has_an_explanation(
+    found: Task, trace: Trace, daemon: Daemon | None, paused: str, not_ours: str
+) -> None:
     """And says of nothing that may have been sent that it was not."""
     said = explain(found, {}, replace(RUNS, trace=trace, daemon=daemon, paused=paused, not_ours=not_ours))
     assert said.endswith(".")

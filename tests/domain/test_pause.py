@@ -44,7 +44,7 @@ def test_a_damaged_file_holds_sending_and_says_what_to_do(text: str) -> None:
         (NOW, True, "Sending is paused until 2026-11-28 10:00:00 UTC."),
     ],
 )
-def test_it_says_its_end(until: int | None, is_over: bool, what: str) -> None:
+def test_a_pause_says_its_end(until: int | None, is_over: bool, what: str) -> None:
     pause = Pause(NOW - 60_000, until)
     assert pause.is_over(NOW) is is_over
     assert (pause.finding().what, pause.finding().level) == (what, Level.DEGRADED)

@@ -71,7 +71,7 @@ def test_a_conflict_says_what_to_do() -> None:
         ("auto", "auto", False),
     ],
 )
-def test_who_is_chosen(service: str, configured: str, sends: bool) -> None:
+def test_the_settings_choose_one_gateway(service: str, configured: str, sends: bool) -> None:
     choice = choose(snapshot({"outgoing_service": service}), configured)
     assert (choice.sends, choice.conflict) == (sends, False)
     assert repr(service) in choice.why

@@ -87,7 +87,7 @@ async def test_sigterm_while_nothing_works_ends_in_good_time(new_daemon: NewDaem
     assert not rapidpro.calls
 
 
-async def test_it_starts_before_couchdb_does(tmp_path: Path, rapidpro: RapidPro) -> None:
+async def test_the_daemon_starts_before_couchdb_does(tmp_path: Path, rapidpro: RapidPro) -> None:
     record = data_record(task(message("hello")))
     standin = CouchDBStandin(data_dir=tmp_path / "couchdb")
     async with standin:

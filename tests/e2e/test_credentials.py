@@ -57,7 +57,7 @@ async def _stored(couchdb: CouchDBServer, database: str) -> dict[CredentialName,
         return dict(await Vault(couch).read(tuple(CredentialName)))
 
 
-async def test_it_writes_and_replaces_what_comes_in(
+async def test_credentials_set_creates_and_replaces_a_credential(
     shell: Shell, couchdb: CouchDBServer, vault: Database, database_name: str
 ) -> None:
     first = shell.set("rapidpro:outgoing", b"s3cr3t-token\n")
@@ -90,7 +90,7 @@ async def test_credentials_set_refuses_an_unknown_name_as_wrong_usage(shell: She
     assert b"choose from 'rapidpro:outgoing', 'rapidpro:incoming'" in ended.stderr
 
 
-async def test_who_does_not_read_the_vault_is_told_so(shell: Shell, vault: Database) -> None:
+async def test_credentials_set_warns_where_the_vault_is_not_used(shell: Shell, vault: Database) -> None:
     shell.write(credentials="config", token='token = "x"')
     ended = shell.set("rapidpro:outgoing", b"s3cr3t")
     assert ended.returncode == 0

@@ -166,7 +166,7 @@ async def test_on_a_terminal_it_draws_and_ctrl_c_clears_up(tmp_path: Path) -> No
     assert b"gateway_ref" in screen
 
 
-async def test_it_fails_with_the_reason_when_the_daemon_dies(tmp_path: Path) -> None:
+async def test_the_demo_fails_with_the_reason_when_the_daemon_dies(tmp_path: Path) -> None:
     async with demo(tmp_path) as process:
         await read_until(process, "failed")
         [daemon] = processes_of(tmp_path, "cmdline")

@@ -22,7 +22,7 @@ def names_in(folder: Path) -> set[str]:
     return {file.name for file in folder.iterdir()}
 
 
-async def test_it_reads_and_decides_and_posts_and_writes_nothing(
+async def test_a_dry_run_reads_and_decides_but_posts_and_writes_nothing(
     tmp_path: Path, couchdb: CouchDBServer, medic: Database, rapidpro: RapidPro
 ) -> None:
     sent = rapidpro.create_broadcast(["tel:+254712345678"], "sent")

@@ -229,7 +229,7 @@ async def test_from_nothing_to_a_running_service_and_its_stop(
     assert TOKEN not in (tmp_path / "journal").read_text()
 
 
-async def test_it_is_ready_while_couchdb_and_rapidpro_are_away(
+async def test_the_daemon_is_ready_while_couchdb_and_rapidpro_are_away(
     machine: Machine, tmp_path: Path, couchdb: CouchDBServer
 ) -> None:
     for command in commands():
@@ -305,7 +305,7 @@ def _analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([ANALYZE, *arguments], capture_output=True, text=True, timeout=60, check=False)  # noqa: S603
 
 
-def test_it_is_started_again_with_a_pause_and_without_an_end() -> None:
+def test_the_service_is_restarted_with_a_pause_and_without_an_end() -> None:
     """With RestartPreventExitStatus= the socket would start a daemon that cannot be configured without any pause."""
     assert (unit("RestartPreventExitStatus"), unit("Restart")) == ([], ["on-failure"])
     assert (unit("RestartSec"), unit("StartLimitIntervalSec")) == (["5s"], ["0"])

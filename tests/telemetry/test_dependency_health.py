@@ -41,7 +41,7 @@ def test_nothing_is_known_before_the_first_answer() -> None:
     assert judged.condition() is Condition.WORKS
 
 
-def test_it_is_lost_at_the_third_failure_in_a_row() -> None:
+def test_a_dependency_is_lost_at_the_third_failure_in_a_row() -> None:
     judged = Judged()
     with capture_logs() as logs:
         for _ in range(5):
@@ -55,7 +55,7 @@ def test_it_is_lost_at_the_third_failure_in_a_row() -> None:
     assert edges(logs) == ["lost", "recovered"]
 
 
-def test_it_is_lost_after_half_a_minute_without_a_success_and_told_without_a_call() -> None:
+def test_a_dependency_is_lost_after_half_a_minute_without_a_success_even_without_a_call() -> None:
     judged = Judged()
     judged.fails("a")
     with capture_logs() as logs:
@@ -129,7 +129,7 @@ def test_after_a_remedy_nothing_is_known_and_a_refusal_is_told_again() -> None:
     assert edges(logs) == ["refused", "refused"]
 
 
-def test_who_listens_hears_of_the_first_failure_of_a_kind() -> None:
+def test_a_listener_hears_of_the_first_failure_of_a_kind() -> None:
     judged, heard = Judged(), []
     judged.health.subscribe(lambda: heard.append(judged.now))
     judged.fails("a", 3)

@@ -11,7 +11,7 @@ from cht_rapidpro.adapters.web.control import SOCKET, Control, ask
 from cht_rapidpro.errors import PermanentError, TransientError
 
 
-async def test_it_answers_its_owner_alone_and_is_gone_afterwards(tmp_path: Path) -> None:
+async def test_the_control_socket_is_for_its_owner_alone_and_is_gone_afterwards(tmp_path: Path) -> None:
     control = Control(tmp_path)
     control.offer("GET", "/figures", lambda: {"claimed": 3})
     async with control:

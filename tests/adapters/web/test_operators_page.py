@@ -76,7 +76,7 @@ async def test_the_page_is_whole_by_itself_and_forbids_all_else() -> None:
             assert (answer.content_type, answer.headers["X-Content-Type-Options"]) == (kind, "nosniff")
 
 
-async def test_it_stands_behind_the_same_door_as_the_rest() -> None:
+async def test_the_page_refuses_a_foreign_host() -> None:
     async with showing() as shown:
         for path in ("/", "/events", "/page.js"):
             answer, _ = await shown.get(path, Host="evil.example")

@@ -138,7 +138,7 @@ def test_a_failed_question_waits_ever_longer_until_all_is_forgiven() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(["hold", "drop", "room", "clear"]), st.integers(0, 8)), max_size=60))
-def test_it_never_holds_more_than_it_may_and_finds_what_it_holds(steps: list[tuple[str, int]]) -> None:
+def test_the_tracker_never_exceeds_its_capacity_and_finds_each_held_task(steps: list[tuple[str, int]]) -> None:
     made = tracker(capacity=5)
     for what, number in steps:
         match what:

@@ -199,7 +199,7 @@ async def test_a_replaced_key_opens_the_webhook_until_the_flows_may_be_expected_
         assert found.keys == ["k2", "k3"]
 
 
-async def test_it_starts_before_couchdb_and_before_there_is_a_vault(
+async def test_the_daemon_starts_before_couchdb_and_before_there_is_a_vault(
     gate: Gate, database_name: str, vault: Database
 ) -> None:
     gate.is_closed = True

@@ -39,7 +39,7 @@ def test_a_message_has_one_place_and_can_be_forgotten() -> None:
     assert dict(known) == {key("b"): place("3")}
 
 
-def test_it_takes_the_bytes_that_it_counts() -> None:
+def test_the_known_broadcasts_take_the_bytes_that_they_count() -> None:
     """Invariant 6, and how far it reaches back: some ten thousand messages, the oldest of which go first."""
     tracemalloc.start()
     try:

@@ -89,7 +89,7 @@ async def test_nothing_is_posted_in_a_pause_and_all_of_it_afterwards(
     ]
 
 
-async def test_it_stops_in_the_middle_of_a_campaign_and_gives_back_what_is_claimed(
+async def test_a_pause_stops_a_campaign_in_its_middle_and_releases_the_claims(
     gate: Gate, medic: Database, rapidpro: RapidPro, tmp_path: Path
 ) -> None:
     records = [data_record(task(message(f"hello {number}"))) for number in range(60)]
@@ -114,7 +114,7 @@ async def test_it_stops_in_the_middle_of_a_campaign_and_gives_back_what_is_claim
     assert len(rapidpro.broadcasts) == 60
 
 
-async def test_it_outlives_a_restart_and_ends_by_itself(
+async def test_a_pause_outlives_a_restart_and_ends_by_itself(
     gate: Gate, medic: Database, rapidpro: RapidPro, tmp_path: Path
 ) -> None:
     record = data_record(task(message("hello")))

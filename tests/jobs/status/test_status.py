@@ -24,7 +24,9 @@ def status(healths: dict[str, Health]) -> Status:
     return Status(Instance("0" * 32, "test"), settings, healths.values())
 
 
-def test_it_is_degraded_while_a_dependency_is_away_or_refuses_us(status: Status, healths: dict[str, Health]) -> None:
+def test_the_status_is_degraded_while_a_dependency_is_away_or_refuses(
+    status: Status, healths: dict[str, Health]
+) -> None:
     assert status.overall() == "degraded", "nothing is known yet"
     healths["couchdb"].works()
     assert status.overall() == "ok"
@@ -36,7 +38,7 @@ def test_it_is_degraded_while_a_dependency_is_away_or_refuses_us(status: Status,
     assert status.overall() == "broken"
 
 
-def test_it_is_broken_and_turns_away_only_where_an_incoming_message_can_be_stored_nowhere(
+def test_the_status_is_broken_only_where_an_incoming_message_can_be_stored_nowhere(
     status: Status, healths: dict[str, Health]
 ) -> None:
     healths["couchdb"].fails(TransientError("away"))

@@ -59,7 +59,7 @@ async def turns(count: int = 3) -> None:
         await asyncio.sleep(0.01)
 
 
-async def test_it_is_fed_while_the_jobs_wait_and_step(tmp_path: Path) -> None:
+async def test_the_watchdog_is_fed_while_the_jobs_wait_and_step(tmp_path: Path) -> None:
     liveness = Liveness("writer", Health("couchdb"))
     async with fed(tmp_path, [liveness]) as systemd:
         await turns()

@@ -224,7 +224,9 @@ async def test_only_final_states_are_written_where_the_user_wants_it(
             await reaches(medic, one.doc_id, "delivered")
 
 
-async def test_it_asks_ever_more_rarely_and_then_gives_up(gate: Gate, medic: Database, rapidpro: RapidPro) -> None:
+async def test_a_message_without_news_is_asked_for_ever_more_rarely_and_then_given_up(
+    gate: Gate, medic: Database, rapidpro: RapidPro
+) -> None:
     await followed(medic, rapidpro, 1)
     asked: list[int] = []
     with followed_by_log() as log:

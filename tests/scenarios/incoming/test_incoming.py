@@ -458,7 +458,7 @@ async def test_neither_couchdb_nor_the_disk(gate: Gate, medic: Database, spool: 
     assert [entry["log_level"] for entry in logs if entry.get("dependency") == "spool"] == ["error"]
 
 
-async def test_who_waits_when_the_job_ends_is_told(gate: Gate, medic: Database, spool: Path) -> None:
+async def test_a_caller_that_waits_when_the_job_ends_gets_an_error(gate: Gate, medic: Database, spool: Path) -> None:
     hold = asyncio.Event()
 
     async def wait() -> None:

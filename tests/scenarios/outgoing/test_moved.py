@@ -45,7 +45,7 @@ async def happens(logs: Sequence[Any], *events: str, hurry: float = 0.0) -> None
     await until(is_there)
 
 
-async def test_it_moves_while_the_message_is_on_its_way(
+async def test_rapidpro_moves_while_the_message_is_on_its_way(
     config: Config, medic: Database, rapidpro: RapidPro, other: RapidPro
 ) -> None:
     rapidpro.fail(Fault("POST broadcasts", Delay(5), after=True))
@@ -60,7 +60,7 @@ async def test_it_moves_while_the_message_is_on_its_way(
     assert [len(rapidpro.broadcasts), len(other.broadcasts)] == [1, 0]
 
 
-async def test_it_moves_while_claims_are_renewed(
+async def test_rapidpro_moves_while_claims_are_renewed(
     config: Config, gate: Gate, medic: Database, rapidpro: RapidPro, other: RapidPro
 ) -> None:
     rapidpro.fail(Fault("POST broadcasts", HalfBody(), after=True))
