@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from cht_rapidpro.adapters.couchdb.changes import ChangesFeed
 from cht_rapidpro.adapters.couchdb.client import Conflict, Couch, Rejected, Rev, Seq, WriteResult, Written
 from cht_rapidpro.config.schema import Couchdb
-from cht_rapidpro.config.value_types import Secret
+from cht_rapidpro.config.secrets import Secret
 from cht_rapidpro.domain.task import Doc, DocId
 from cht_rapidpro.errors import GatewayError, OperatorActionRequiredError, TransientError
 from tests.support.http_answer import BASE, answering

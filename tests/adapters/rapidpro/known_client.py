@@ -7,7 +7,7 @@ from typing import Final
 from cht_rapidpro.adapters.rapidpro.client import RapidPro
 from cht_rapidpro.config.schema import Rapidpro
 from cht_rapidpro.config.secret_store import Keyring, Secrets
-from cht_rapidpro.config.value_types import Secret
+from cht_rapidpro.config.secrets import Secret
 from cht_rapidpro.domain.outgoing import Broadcast, Urn
 from tests.support.stub_server import Reply
 
