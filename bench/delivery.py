@@ -14,6 +14,7 @@ import tracemalloc
 from collections import Counter
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 from uuid import uuid4
@@ -36,6 +37,7 @@ from cht_rapidpro.jobs.live_config.reload import Reload
 from demo.couchdb import CouchDBServer, couchdb_server
 from demo.database import Database, Doc, delete_database
 from demo.medic import create_medic, data_record, iso_time, message, task
+from demo.process import note_sender
 from demo.rapidpro import Call, RapidPro
 from tests.support.virtual_time import JumpingLoop, jump, wall_clock
 
@@ -366,6 +368,7 @@ class _Daemon:
 
     async def __aenter__(self) -> None:
         self._folder = TemporaryDirectory()
+        note_sender(Path(self._folder.name))
         config = replace(self._config, cht=Cht(state_dir=self._folder.name))
         reload = Reload(config, lambda: config, asyncio.Event())
         serving = serve(config, Instance(uuid4().hex, "bench"), self._stop, wall_clock, reload)

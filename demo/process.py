@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from cht_rapidpro.adapters.host import sender_file
+from cht_rapidpro.domain.takeover import Sender, written
 from cht_rapidpro.errors import GatewayError
 from demo.couchdb import CouchDBServer
 
@@ -32,7 +34,8 @@ os.execve(sys.argv[2], sys.argv[2:], os.environ | own)
 class Daemon:
     """`cht-rapidpro run` on files in `folder`; `sections`: keys over the defaults, as `{"outgoing": {...}}`.
 
-    `webhook`: a listening socket that is handed over to it at each start, so that its address is known and stays.
+    `is_first`: another gateway has sent so far. `webhook`: a listening socket that is handed over to it at each
+    start, so that its address is known and stays.
     """
 
     def __init__(
@@ -44,6 +47,8 @@ class Daemon:
         token: str,
         sections: Mapping[str, Mapping[str, object]] | None = None,
         webhook: socket.socket | None = None,
+        *,
+        is_first: bool = False,
     ) -> None:
         self.config = folder / "config.toml"
         self.log = folder / "daemon.log"
@@ -52,6 +57,8 @@ class Daemon:
         self._webhook = webhook
         self._process: asyncio.subprocess.Process | None = None
         folder.mkdir(parents=True, exist_ok=True)
+        if not is_first:
+            note_sender(folder)
         _write_secret(folder / "couchdb-password", couchdb.password)
         _write_secret(folder / "rapidpro-token", token)
         _write_secret(folder / "incoming-key", INCOMING_KEY)
@@ -129,6 +136,12 @@ class Daemon:
                 yield json.loads(line)
             except json.JSONDecodeError:
                 yield {"event": line, "level": "error"}
+
+
+def note_sender(folder: Path) -> None:
+    """Makes a state directory that of a gateway which has sent already, unless it says itself who has."""
+    if not (folder / sender_file.NAME).exists():
+        (folder / sender_file.NAME).write_text(written(Sender(is_ours=True, revision=None)))
 
 
 def _write_secret(file: Path, secret: str) -> None:

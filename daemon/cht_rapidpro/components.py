@@ -16,6 +16,7 @@ import structlog
 
 from cht_rapidpro.adapters.couchdb.client import Couch
 from cht_rapidpro.adapters.couchdb.vault import Vault, needed
+from cht_rapidpro.adapters.host.sender_file import SenderFile
 from cht_rapidpro.adapters.rapidpro.client import RapidPro
 from cht_rapidpro.adapters.spool.spool import Spool
 from cht_rapidpro.adapters.web.control import Control
@@ -37,13 +38,17 @@ from cht_rapidpro.jobs.incoming.receiver import Incoming
 from cht_rapidpro.jobs.live_config.app_settings import SettingsWatch
 from cht_rapidpro.jobs.live_config.credentials import Credentials
 from cht_rapidpro.jobs.live_config.reload import Reload
+from cht_rapidpro.jobs.outgoing.abandoned import AbandonedClaims
 from cht_rapidpro.jobs.outgoing.broadcast_lookup import Lookup
 from cht_rapidpro.jobs.outgoing.claims import Claims
+from cht_rapidpro.jobs.outgoing.contested import ContestWatch
 from cht_rapidpro.jobs.outgoing.feed import Feed
+from cht_rapidpro.jobs.outgoing.leftovers import Leftovers
 from cht_rapidpro.jobs.outgoing.pause import PauseWatch
 from cht_rapidpro.jobs.outgoing.reconciler import Reconciler
 from cht_rapidpro.jobs.outgoing.relay import Relay
 from cht_rapidpro.jobs.outgoing.send_queue import SendQueue
+from cht_rapidpro.jobs.outgoing.takeover import Takeover
 from cht_rapidpro.jobs.outgoing.unlisted import UnlistedMessages
 from cht_rapidpro.jobs.outgoing.unsendable import Unsendable
 from cht_rapidpro.jobs.status.disk import Disk
@@ -114,8 +119,6 @@ def sending(runtime: Runtime, me: Instance) -> tuple[list[Job], list[Relay | Del
     send_queue = SendQueue()
     claims = Claims(runtime.writer, send_queue, me, config, runtime.wall_clock, runtime.metrics)
     unsendable = Unsendable(claims.held_back)
-    feed = Feed(couch, settings, send_queue, unsendable, runtime.writer.cache, config.sweep_interval)
-    finders: list[Job] = [feed, UnlistedMessages(couch, settings, unsendable, config.sweep_interval)]
     request_time = runtime.config.rapidpro.timeout + _REQUEST_MARGIN
     lookup = Lookup(couch, runtime.writer, rapidpro, me.id, request_time, runtime.wall_clock)
     reconciler = Reconciler(
@@ -129,6 +132,24 @@ def sending(runtime: Runtime, me: Instance) -> tuple[list[Job], list[Relay | Del
         runtime.wall_clock,
         runtime.metrics,
     )
+    takeover = Takeover(
+        SenderFile(Path(runtime.config.cht.state_dir)),
+        couch,
+        lookup,
+        reconciler,
+        settings,
+        send_queue,
+        config.settle_time,
+        runtime.wall_clock,
+    )
+    send_queue.is_held, claims.is_suspect = takeover.holds, takeover.suspects
+    feed = Feed(couch, settings, send_queue, unsendable, runtime.writer.cache, config.sweep_interval)
+    contest = ContestWatch(takeover, config.settle_time, runtime.wall_clock)
+    feed.watchers += [takeover.see, contest.look]
+    runtime.status.problems += [takeover.problems, contest.problems]
+    runtime.status.figures["takeover_messages"] = lambda: takeover.undecided
+    runtime.status.figures["contested_messages"] = lambda: len(contest)
+    finders: list[Job] = [feed, takeover, contest, UnlistedMessages(couch, settings, unsendable, config.sweep_interval)]
     limits = runtime.config.rapidpro
     outgoing = Relay(
         claims,
@@ -137,12 +158,18 @@ def sending(runtime: Runtime, me: Instance) -> tuple[list[Job], list[Relay | Del
         rapidpro,
         settings,
         runtime.pause,
+        takeover,
         config,
         limits,
         runtime.keyring,
         runtime.metrics,
     )
     runtime.reload.subscribe(lambda new: outgoing.limit(new.rapidpro))
+    abandoned = AbandonedClaims(couch, settings, runtime.pause, claims, outgoing.take_up)
+    finders.append(abandoned)
+    leftovers = Leftovers(claims, reconciler, abandoned, runtime.pause, runtime.status.spooled)
+    runtime.control.offer("GET", "/leftovers", leftovers.plain)
+    runtime.status.leftovers = leftovers.counts
     Memory(send_queue, claims, reconciler).add_to(runtime.control)
     _watch_sending(runtime, send_queue, claims, reconciler, feed)
     runtime.status.stuck |= {"held back": claims.held_back.all, "undecidable": reconciler.undecided}

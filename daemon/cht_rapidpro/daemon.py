@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -36,6 +36,7 @@ from cht_rapidpro.jobs.documents.dry_writer import DryWriter
 from cht_rapidpro.jobs.documents.writer import Writer
 from cht_rapidpro.jobs.live_config.app_settings import SettingsWatch
 from cht_rapidpro.jobs.live_config.reload import Reload
+from cht_rapidpro.jobs.outgoing.leftovers import NEXT_STEP
 from cht_rapidpro.jobs.outgoing.pause import PauseWatch
 from cht_rapidpro.jobs.status.dependency_probe import Heartbeat
 from cht_rapidpro.jobs.status.history import HistoryKeeper
@@ -138,6 +139,7 @@ async def serve(
                             notifier.stopping()
                             await end(*finding)
                         await _let_finish(working, config.rapidpro.timeout + _WRITE_BUDGET)
+                        _tell_leftovers(status.leftovers())
                     finally:
                         await end(*finding, *working)
             finally:
@@ -148,6 +150,11 @@ async def _let_finish(working: Collection[asyncio.Task[None]], seconds: float) -
     _, late = await asyncio.wait(working, timeout=seconds)
     if late:
         log.warning("stop.cut_short", means="open claims stay in CouchDB; the next start looks them up")
+
+
+def _tell_leftovers(found: Mapping[str, int]) -> None:
+    if any(found.values()):
+        log.warning("stop.left_over", **found, means=NEXT_STEP)
 
 
 def _wall_clock() -> int:

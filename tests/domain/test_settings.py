@@ -47,14 +47,15 @@ IS_NEW = [
 def test_rapidpro_means_us_only_where_cht_has_no_gateway_of_its_own(medic: Doc | None, sends: bool) -> None:
     choice = choose(snapshot({"outgoing_service": "rapidpro"}, medic), "auto")
     assert (choice.sends, choice.conflict) == (sends, not sends)
-    assert choose(snapshot({"outgoing_service": "rapidpro"}, medic), "rapidpro").sends
+    assert choose(snapshot({"outgoing_service": "rapidpro"}, medic), "rapidpro").sends is sends
+    assert choose(snapshot({"outgoing_service": "rapidpro"}, medic), "rapidpro", builtin_gateway_is_off=True).sends
     assert choose(snapshot({"outgoing_service": "cht-rapidpro"}, medic), "auto").sends
 
 
 def test_a_conflict_says_what_to_do() -> None:
     medic = {"build_info": {"version": "5.2.0"}}
     why = choose(snapshot({"outgoing_service": "rapidpro"}, medic), "auto").why
-    for remedy in ("CHT 5.2.0", "sms.outgoing_service to 'cht-rapidpro'", "[cht] outgoing_service = 'rapidpro'"):
+    for remedy in ("CHT 5.2.0", "sms.outgoing_service to 'cht-rapidpro'", "[cht] builtin_gateway_is_off = true"):
         assert remedy in why
 
 
@@ -75,6 +76,17 @@ def test_the_settings_choose_one_gateway(service: str, configured: str, sends: b
     choice = choose(snapshot({"outgoing_service": service}), configured)
     assert (choice.sends, choice.conflict) == (sends, False)
     assert repr(service) in choice.why
+
+
+@pytest.mark.parametrize("configured", ["auto", "rapidpro"])
+@pytest.mark.parametrize("is_off", [True, False])
+def test_the_documented_value_beside_a_new_cht_needs_a_word_that_its_gateway_is_off(
+    configured: str, is_off: bool
+) -> None:
+    settings = AppSettings({"sms": {"outgoing_service": "rapidpro"}}, cht_version="5.2.0")
+    choice = choose(settings, configured, builtin_gateway_is_off=is_off)
+    assert (choice.sends, choice.conflict) == (is_off, not is_off)
+    assert is_off or "builtin_gateway_is_off = true" in choice.why
 
 
 @pytest.mark.parametrize(

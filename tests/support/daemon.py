@@ -20,6 +20,7 @@ from cht_rapidpro.domain.task import timestamp
 from cht_rapidpro.jobs.live_config.reload import Reload
 from demo.database import Database, Doc
 from demo.medic import message, task
+from demo.process import note_sender
 from demo.rapidpro import RapidPro
 from tests.support.fault_proxy import Gate, until
 from tests.support.virtual_time import jump, wall_clock
@@ -60,16 +61,21 @@ async def running(
     reload: Reload | None = None,
     sockets: Sequence[socket.socket] = (),
     clock: Callable[[], int] = wall_clock,
+    *,
+    is_first: bool = False,
 ) -> AsyncIterator[asyncio.Event]:
     """Runs it for the length of the block and then does what SIGTERM does: it sets the event that is yielded.
 
     A crash of the daemon ends the block. `sockets`: where its webhook listens; a test knows their ports.
     Without a spool in the configuration it has one for the length of the block. `clock`: its wall clock, ms.
+    `is_first`: another gateway has sent so far; else a state directory without a note gets one that says that we have.
     """
     stop = asyncio.Event()
     with TemporaryDirectory() as folder:
         spool = config.incoming.spool or str(Path(folder, "spool.sqlite3"))
         cht = replace(config.cht, state_dir=config.cht.state_dir or folder)
+        if not is_first:
+            note_sender(Path(cht.state_dir))
         config = replace(config, cht=cht, incoming=replace(config.incoming, spool=spool))
         reloads = reload or Reload(config, lambda: config, asyncio.Event())
         async with asyncio.TaskGroup() as group:

@@ -23,7 +23,7 @@ from cht_rapidpro.adapters.couchdb.client import Couch
 from cht_rapidpro.adapters.couchdb.vault import CredentialName, Vault
 from cht_rapidpro.adapters.host.socket_activation import take_sockets
 from cht_rapidpro.adapters.host.state_dir import state_copy, state_directory
-from cht_rapidpro.commands import arguments, pause
+from cht_rapidpro.commands import arguments, drain, pause
 from cht_rapidpro.commands.messages import command as messages_command
 from cht_rapidpro.config import loader
 from cht_rapidpro.config.schema import Config, Couchdb
@@ -43,7 +43,8 @@ _WATCH_INTERVAL: Final = 2.0  # seconds
 EXIT_CODES: Final = f"""exit codes:
     0  done; of run: stopped by a signal
     1  run: crashed, or the state directory cannot be written (a restart recovers);
-       check: at least one ✗; status: not ok, or no daemon answers
+       check: at least one ✗; status: not ok, or no daemon answers;
+       drain: something is left
     {BAD_USAGE}  wrong usage
    {BAD_CONFIG}  a configuration that cannot be used; the message names the file and the key
   {INTERRUPTED}  ended by Ctrl-C
@@ -87,6 +88,8 @@ def _run_command(args: argparse.Namespace) -> int:
             return status.run(listen, as_json=args.json, interval=interval)
         case "pause" | "resume":
             return pause.run(args, _of_service(args.config))
+        case "drain":
+            return drain.run(args, _of_service(args.config))
         case "messages":
             return messages_command.run(args, _of_service(args.config))
         case _:
@@ -126,6 +129,7 @@ def parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="for machines")
     status.add_argument("--watch", action="store_true", help="repeat until Ctrl-C")
     pause.add_to(commands)
+    drain.add_to(commands)
     messages_command.add_to(commands)
     _add_spool(commands.add_parser("spool", help="list and handle the incoming messages that wait for CouchDB"))
     return top

@@ -89,6 +89,10 @@ class Couchdb(Struct, frozen=True, forbid_unknown_fields=True):
 class Cht(Struct, frozen=True, forbid_unknown_fields=True):
     outgoing_service: _Filled = "auto"
     """The `sms.outgoing_service` of the app settings that makes this gateway send; a name is compared for equality."""
+    builtin_gateway_is_off: bool = False
+    """True: send also where the app settings say "rapidpro" beside a CHT that has a RapidPro gateway of its own, which
+    is known to be off. If it is not, every SMS goes out twice.
+    """
     credentials: _Credentials = "config"
     """Where RapidPro's token and the webhooks' key come from: this file and its environment, or CHT's vault."""
     instance: _Line = ""

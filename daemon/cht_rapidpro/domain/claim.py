@@ -27,6 +27,7 @@ from cht_rapidpro.domain.task import (
     history,
     is_sendable,
     map_tasks,
+    message_ids,
     messages,
     parse_timestamp,
     set_state,
@@ -210,7 +211,8 @@ class ClaimTasks:
     `now`: ms since the epoch, the moment of the claim. `stale`: the claims of other instances that this process has
     seen unchanged for long enough to take them over; one of our own is an earlier process's and is renewed. A task
     without a claim that was due before `expire_before` fails with details `Expired` instead. A task with one of the
-    messages `held` is this process's already.
+    messages `held` is this process's already. One with one of the `suspects` may have been sent by another gateway: no
+    POST begins under its claim. `only_own`: claims of this instance are renewed, and no other task is claimed.
     """
 
     me: Instance
@@ -219,6 +221,8 @@ class ClaimTasks:
     stale: Collection[Claim] = ()
     expire_before: int | None = None
     held: Collection[MessageId] = ()
+    suspects: Collection[MessageId] = ()
+    only_own: bool = False
 
     def __call__(self, doc: Doc) -> Doc:
         return map_tasks(doc, lambda task: self._claim(task, doc) if self.wants(task) else task)
@@ -233,7 +237,11 @@ class ClaimTasks:
 
     def _claim(self, task: Task, doc: Doc) -> Task:
         claim = claim_of(task)
+        if self.only_own and (claim is None or claim.instance != self.me.id):
+            return task
         if claim is None:
+            if not message_ids(task).isdisjoint(self.suspects):
+                return _enter_claim(task, self.me.lookup_details, self.now)
             if self._is_expired(task, doc):
                 return set_state(task, EXPIRED, self.now)
             return _enter_claim(task, self.me.details, self.now)

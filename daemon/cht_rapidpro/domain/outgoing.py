@@ -22,6 +22,7 @@ MAX_URNS: Final = 100  # of one broadcast (docs/rapidpro.md#post-broadcastsjson)
 _INVALID: Final = "HTTP 403: Invalid token"  # RapidPro's own words, after `_describe`
 _TEXT_MISSING: Final = "Must provide either text or attachments."
 _LENGTH: Final = re.compile(r"Ensure this field has no more than (\d{1,9}) characters\.")  # RapidPro's own words
+_AT_SIGNS: Final = re.compile("@+")
 _REFUSING: Final = ("urns", "text")
 
 
@@ -35,6 +36,11 @@ class SmsIdentity:
 
     urn: Urn
     text: str
+
+    @property
+    def listed_text(self) -> str:
+        """The text as `Listed.text` has it."""
+        return comparable(self.text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +117,11 @@ class Ambiguous:
 
 
 Answer = Created | Refused | NotSent | Throttled | Trouble | Ambiguous
+
+
+def comparable(text: str) -> str:
+    """A text by which broadcasts are compared: other gateways, CHT's own among them, do not double an `@`."""
+    return _AT_SIGNS.sub("@", text) if "@" in text else text
 
 
 def escape(text: str) -> str:

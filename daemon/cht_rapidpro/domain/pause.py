@@ -13,11 +13,15 @@ from cht_rapidpro.domain.task import milliseconds, timestamp
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Moments in ms since the epoch; `until` None: no end. `problem`: why the file cannot be read, "" where it can."""
+    """Moments in ms since the epoch; `until` None: no end. `problem`: why the file cannot be read, "" where it can.
+
+    `drains`: what may have been sent is decided, and no claim stays.
+    """
 
     since: int
     until: int | None
     problem: str = ""
+    drains: bool = False
 
     def is_over(self, now: int) -> bool:
         return self.until is not None and now >= self.until
@@ -35,6 +39,13 @@ class Pause:
                 "Sending is paused: the file of the pause cannot be read.",
                 advice=f"{self.problem}. `cht-rapidpro resume` removes it, `cht-rapidpro pause` writes it anew.",
             )
+        if self.drains:
+            return Finding(
+                Level.DEGRADED,
+                f"Sending is drained {self.end}.",
+                advice=f"An operator has ordered it at {_clock(self.since)}: nothing new is claimed, so that another"
+                " gateway can be chosen. Incoming messages and delivery states go on.",
+            )
         return Finding(
             Level.DEGRADED,
             f"Sending is paused {self.end}.",
@@ -42,9 +53,10 @@ class Pause:
             " none is lost; incoming messages and delivery states go on.",
         )
 
-    def plain(self) -> dict[str, str | None]:
+    def plain(self) -> dict[str, str | bool | None]:
         """As JSON types, for `/status` and `/ready`."""
-        return {"since": timestamp(self.since), "until": None if self.until is None else timestamp(self.until)}
+        until = None if self.until is None else timestamp(self.until)
+        return {"since": timestamp(self.since), "until": until, **({"drains": True} if self.drains else {})}
 
 
 def written(pause: Pause) -> str:
@@ -62,7 +74,7 @@ def read(text: str) -> Pause:
         return unreadable("it does not hold what `cht-rapidpro pause` writes")
     if since is None or (until is not None and end is None):
         return unreadable("it holds a moment that is none")
-    return Pause(since, end)
+    return Pause(since, end, drains=found.get("drains") is True)
 
 
 def unreadable(problem: str) -> Pause:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from cht_rapidpro.domain.outgoing import BroadcastId, SmsIdentity, Urn
+from cht_rapidpro.domain.outgoing import BroadcastId, SmsIdentity, Urn, comparable
 from cht_rapidpro.domain.task import MessageKey, parse_timestamp
 
 RecipientSlot = tuple[BroadcastId, Urn]
@@ -51,7 +51,10 @@ def windows(queries: Iterable[BroadcastQuery]) -> list[tuple[int, int | None]]:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A broadcast as listed; `urns` None in an anonymous workspace; `created_on`: ms of RapidPro's clock."""
+    """A broadcast as listed; `urns` None in an anonymous workspace; `created_on`: ms of RapidPro's clock.
+
+    `text`: as `comparable` makes it.
+    """
 
     id: BroadcastId
     urns: tuple[str, ...] | None
@@ -69,7 +72,7 @@ def read_listed(row: object) -> Listed | None:
             created_on, urns = read_moment(moment), rest.get("urns")
             if created_on is not None:
                 known = tuple(urn for urn in urns if isinstance(urn, str)) if isinstance(urns, list) else None
-                text, status = _text(rest.get("text")), str(rest.get("status", ""))
+                text, status = comparable(_text(rest.get("text"))), str(rest.get("status", ""))
                 return Listed(BroadcastId(str(number)), known, text, created_on, status)
     return None
 
@@ -135,7 +138,7 @@ def match(
         for query in open_queries:
             if query.key in verdicts:
                 continue
-            for broadcast, urn in recipients.get((query.pair.text, alike(query.pair.urn)), ()):
+            for broadcast, urn in recipients.get((query.pair.listed_text, alike(query.pair.urn)), ()):
                 is_free = query.spans(broadcast) and (broadcast.id, urn) not in used
                 if is_free and fits(urn, query.pair.urn):
                     used.add((broadcast.id, urn))
@@ -156,12 +159,12 @@ def _match_anonymous(
             by_text[broadcast.text].append(broadcast)
     asking: dict[str, int] = defaultdict(int)
     for query in queries:
-        asking[query.pair.text] += 1
+        asking[query.pair.listed_text] += 1
     for query in queries:
-        fitting = [broadcast for broadcast in by_text.get(query.pair.text, ()) if query.spans(broadcast)]
+        fitting = [broadcast for broadcast in by_text.get(query.pair.listed_text, ()) if query.spans(broadcast)]
         if not fitting:
             yield query.key, NotFound()
-        elif len(fitting) > 1 or asking[query.pair.text] > 1:
+        elif len(fitting) > 1 or asking[query.pair.listed_text] > 1:
             yield query.key, Undecidable()
         else:
             yield query.key, Matched(fitting[0]) if fitting[0].created_on < adoptable_before else TooRecent()
@@ -232,12 +235,12 @@ def _recipients(broadcast: Listed, posted: Urn) -> tuple[str, ...]:
 
 def _fits(broadcast: Listed, pair: SmsIdentity) -> bool:
     has_urn = broadcast.urns is None or any(is_same_number(urn, pair.urn) for urn in broadcast.urns)
-    return broadcast.text == pair.text and has_urn
+    return broadcast.text == pair.listed_text and has_urn
 
 
 def _held_urns(broadcast: Listed, pair: SmsIdentity) -> Iterator[Urn]:
     """Returns the slot of a message in its task's broadcast; none if the ref is of another, older RapidPro."""
-    has_text = broadcast.text == pair.text
+    has_text = broadcast.text == pair.listed_text
     if broadcast.urns is None:
         yield from (pair.urn,) if has_text else ()
         return
@@ -255,7 +258,7 @@ def _nearest(
     fitting = [
         (broadcast.id, Urn(urn))
         for broadcast in by_id.values()
-        if broadcast.text == pair.text
+        if broadcast.text == pair.listed_text
         for urn in _recipients(broadcast, pair.urn)
         if is_same_number(urn, pair.urn) and (broadcast.id, urn) not in taken
     ]

@@ -79,7 +79,12 @@ class SendState:
     @property
     def is_releasable(self) -> bool:
         """Whether certainly none of the messages was sent, under this claim or the one before."""
-        return not self._was_ambiguous and all(phase is SendPhase.READY for phase in self._phases.values())
+        return not self._was_ambiguous and self.is_unsent
+
+    @property
+    def is_unsent(self) -> bool:
+        """Whether certainly none of the messages was sent, after look-ups if need be."""
+        return all(phase is SendPhase.READY for phase in self._phases.values())
 
     @property
     def results(self) -> list[Result]:

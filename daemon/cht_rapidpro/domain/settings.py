@@ -32,11 +32,12 @@ _VERSION: Final = re.compile(
 @dataclass(frozen=True)
 class AppSettings:
     """A snapshot of the `settings` document, the CHT version that `_design/medic` names ("": none), and the
-    translations."""
+    translations. `revision`: the generation of the document `settings`, which each edit makes one more."""
 
     values: Mapping[str, Any]
     cht_version: str = ""
     translations: Translations = field(default_factory=lambda: read_translations(()))
+    revision: int = 0
 
     @cached_property
     def rules(self) -> Rules:
@@ -78,7 +79,12 @@ def read_settings(settings: Doc | None, medic: Doc | None, translations: Sequenc
     values = settings.get("settings")
     if not isinstance(values, dict):
         return "the document `settings` has no object under the key `settings`"
-    return AppSettings(values, _cht_version(medic or {}), read_translations(translations))
+    return AppSettings(values, _cht_version(medic or {}), read_translations(translations), _generation(settings))
+
+
+def _generation(doc: Doc) -> int:
+    number, _, _ = str(doc.get("_rev")).partition("-")
+    return int(number) if number.isdecimal() else 0
 
 
 def _cht_version(medic: Doc) -> str:
@@ -105,24 +111,28 @@ class Choice:
     conflict: bool = False
 
 
-def choose(settings: AppSettings, configured: str) -> Choice:
+def choose(settings: AppSettings, configured: str, *, builtin_gateway_is_off: bool = False) -> Choice:
     """Decides whether the app settings choose this gateway. `configured`: `[cht] outgoing_service`, "auto" or the value
-    to expect.
+    to expect. `builtin_gateway_is_off`: an operator says that CHT's own gateway does not run.
     """
     service = settings.outgoing_service
-    if configured != "auto":
-        return Choice(service == configured, f"sms.outgoing_service is {service!r}, configured is {configured!r}")
-    if service == OUR_SERVICE:
-        return Choice(True, f"sms.outgoing_service is {service!r}")
-    if service != BUILT_IN_SERVICE:
+    if configured not in ("auto", service):
+        return Choice(False, f"sms.outgoing_service is {service!r}, configured is {configured!r}")
+    if configured == "auto" and service not in (OUR_SERVICE, BUILT_IN_SERVICE):
         return Choice(False, f"sms.outgoing_service is {service!r}: another gateway is chosen")
+    if service != BUILT_IN_SERVICE:
+        return Choice(True, f"sms.outgoing_service is {service!r}")
     if not _has_built_in_gateway(settings.cht_version):
         return Choice(True, f"sms.outgoing_service is {service!r}, and this CHT has no RapidPro gateway of its own")
+    if builtin_gateway_is_off:
+        return Choice(
+            True, f"sms.outgoing_service is {service!r}, and the configuration says that CHT's gateway is off"
+        )
     return Choice(
         False,
         f"sms.outgoing_service is {service!r}, and CHT {settings.cht_version} runs a RapidPro gateway of its own:"
         f" set sms.outgoing_service to {OUR_SERVICE!r} in the app settings, or, if that gateway is known to be off,"
-        f" set [cht] outgoing_service = {service!r} in the configuration",
+        " set [cht] builtin_gateway_is_off = true in the configuration",
         conflict=True,
     )
 

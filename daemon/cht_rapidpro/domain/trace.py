@@ -70,4 +70,4 @@ def rows_of(pair: SmsIdentity, rows: Sequence[MessageRow]) -> tuple[MessageRow, 
 def is_like(broadcast: Listed, pair: SmsIdentity) -> bool:
     """Whether a broadcast may be this message's: its text, and its number where the workspace shows numbers."""
     has_number = broadcast.urns is None or any(is_same_number(urn, pair.urn) for urn in broadcast.urns)
-    return broadcast.text == pair.text and has_number
+    return broadcast.text == pair.listed_text and has_number

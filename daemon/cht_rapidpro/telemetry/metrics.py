@@ -69,6 +69,8 @@ GAUGES: Final = {
     "queue_oldest_seconds": ("How long ago the oldest message that waits or is ambiguous was due.", ""),
     "claimed_tasks": ("Tasks under a claim of this daemon: ready, in flight or ambiguous.", ""),
     "ambiguous_messages": ("Messages that may have been sent and have to be looked up.", ""),
+    "takeover_messages": ("Messages from before a takeover: the other gateway may have sent them.", ""),
+    "contested_messages": ("Messages that another gateway has sent while this one is chosen.", ""),
     "held_documents": ("Documents in which no claim can be stored; their messages are not sent.", ""),
     "unsendable_messages": ("Messages that are not sent until an operator acts; `held` counts documents.", "reason"),
     "text_limit_characters": ("The longest text that RapidPro takes, once a refusal told it.", ""),

@@ -25,6 +25,7 @@ from cht_rapidpro.jobs.live_config.reload import Reload
 from demo.couchdb import CouchDBServer
 from demo.database import Database
 from demo.medic import data_record, message, task
+from demo.process import note_sender
 from tests.conftest import TOKEN
 from tests.support.daemon import configure
 from tests.support.fault_proxy import Gate, until
@@ -146,6 +147,7 @@ def hearing(folder: Path) -> Iterator[tuple[socket.socket, Notifier]]:
 async def observed(config: Config, folder: Path, logs: Sequence[Any], key: str = KEY) -> AsyncIterator[Places]:
     """The daemon, with an admin listener and a systemd that hears it; `key`: of the webhook, in the configuration."""
     stop = asyncio.Event()
+    note_sender(folder)
     incoming = replace(config.incoming, key=Secret(key), spool=str(folder / "spool.sqlite3"))
     cht = replace(config.cht, state_dir=str(folder))
     config = replace(config, admin=Admin("127.0.0.1:0"), cht=cht, incoming=incoming)

@@ -28,6 +28,7 @@ from cht_rapidpro.jobs.live_config.reload import Reload
 from cht_rapidpro.jobs.status.disk import Disk
 from demo.database import Database, Doc
 from demo.medic import data_record, message, task
+from demo.process import note_sender
 from demo.rapidpro import RapidPro
 from tests.conftest import TOKEN
 from tests.scenarios.status.test_outages import Places, Sick, as_rapidpro, hearing, observed
@@ -105,6 +106,7 @@ async def test_an_admin_listener_without_an_address(
         config = replace(configure(gate, medic, rapidpro, TOKEN), admin=Admin(listen))
         config = replace(config, incoming=replace(config.incoming, spool=str(tmp_path / "spool"), key=Secret(KEY)))
         reload = Reload(config, lambda: config, asyncio.Event())
+        note_sender(tmp_path)
         serving = asyncio.create_task(serve(config, Instance("0" * 32, "test"), stop, wall_clock, reload, notifier))
         await reaches(medic, record["_id"], "received-by-gateway")
 

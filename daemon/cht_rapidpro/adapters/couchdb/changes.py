@@ -19,14 +19,24 @@ from cht_rapidpro.adapters.couchdb.errors import UnreadableError, raise_for_stat
 from cht_rapidpro.adapters.http.bounded_body import TooLargeError, read_bounded
 from cht_rapidpro.domain.settings import MEDIC, SETTINGS, TRANSLATIONS, concerns_settings
 from cht_rapidpro.domain.statuses import State
+from cht_rapidpro.domain.takeover import is_foreign
 from cht_rapidpro.domain.task import TASK_LISTS, Doc, DocId, tasks
 from cht_rapidpro.errors import TransientError
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
+# What another gateway has just sent: CHT's own one stores a number, others any text. Inside of $elemMatch not every
+# operator works: $nor fails in CouchDB 3.5, $not in PouchDB.
+_TAKEN: Final = tuple(map(str, (State.RECEIVED_BY_GATEWAY, State.FORWARDED_BY_GATEWAY, State.SENT)))
+_REFS: Final[tuple[Mapping[str, str], ...]] = ({"$type": "number"}, {"$regex": "[^0-9]"})
 SELECTOR: Final[Mapping[str, Any]] = {
     "$or": [
         *({name: {"$elemMatch": {"state": str(State.PENDING)}}} for name in TASK_LISTS),
+        *(
+            {name: {"$elemMatch": {"state": {"$in": _TAKEN}, "gateway_ref": ref}}}
+            for name in TASK_LISTS
+            for ref in _REFS
+        ),
         {"_id": {"$in": [SETTINGS, MEDIC]}},
         {"_id": {"$gte": TRANSLATIONS[0], "$lte": TRANSLATIONS[1]}},
     ]
@@ -153,4 +163,7 @@ def _matters(hint: Hint) -> bool:
     """Evaluates SELECTOR for a server that cannot."""
     if concerns_settings(hint.doc_id):
         return True
-    return hint.doc is not None and any(task.get("state") == State.PENDING for task in tasks(hint.doc))
+    return hint.doc is not None and any(
+        task.get("state") == State.PENDING or (task.get("state") in _TAKEN and is_foreign(task))
+        for task in tasks(hint.doc)
+    )

@@ -36,7 +36,7 @@ def check_settings(settings: AppSettings | str, cht: Cht, rapidpro: Rapidpro) ->
 
 def _service(settings: AppSettings, cht: Cht) -> Finding:
     about = "cht.outgoing_service"
-    choice = choose(settings, cht.outgoing_service)
+    choice = choose(settings, cht.outgoing_service, builtin_gateway_is_off=cht.builtin_gateway_is_off)
     if choice.sends:
         return good(about, f"we send: {choice.why}")
     if choice.conflict:

@@ -74,6 +74,7 @@ def _told_by_daemon(loaded: Config, *, is_running: bool, are_named: bool) -> lis
     figures = told.get("figures", {})
     return [
         *check_miswired(told.get("miswired")),
+        *_contested(figures),
         *_unsendable(figures, are_named=are_named),
         *_text_limit(figures),
         _requests_left(figures),
@@ -85,6 +86,13 @@ def _unsendable(figures: Mapping[str, Any], *, are_named: bool) -> Iterator[Find
     told = {reason: found.get(reason) for reason in ("held", "undecidable")} if are_named else found
     for finding in unsendable({"unsendable_messages": told}):
         yield bad("outgoing.unsendable", finding.what.rstrip("."), finding.advice)
+
+
+def _contested(figures: Mapping[str, Any]) -> Iterator[Finding]:
+    if count := figures.get("contested_messages"):
+        says = f"another gateway has sent {count:g} of our messages while this one is chosen: they may go out twice"
+        remedy = "set sms.outgoing_service to 'cht-rapidpro' in the app settings, and find the gateway that goes on"
+        yield bad("sending.contested", says, remedy)
 
 
 def _text_limit(figures: Mapping[str, Any]) -> Iterator[Finding]:

@@ -135,7 +135,12 @@ async def site(config: Config) -> AsyncIterator[Site]:
             found = read_settings(docs.get(SETTINGS), docs.get(MEDIC))
             settings = None if isinstance(found, str) else found
             no_settings = Choice(False, f"CHT's app settings cannot be used: {found}")
-            choice = choose(settings, config.cht.outgoing_service) if settings else no_settings
+            is_off = config.cht.builtin_gateway_is_off
+            choice = (
+                choose(settings, config.cht.outgoing_service, builtin_gateway_is_off=is_off)
+                if settings
+                else no_settings
+            )
             base, why = _base(config, settings, keyring)
             writer = Writer(couch)
             writing = asyncio.create_task(writer.run())

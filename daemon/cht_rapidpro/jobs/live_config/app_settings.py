@@ -107,7 +107,7 @@ class SettingsWatch:
             self._report("")
             return
         self.settings = found
-        choice = choose(found, self._cht.outgoing_service)
+        choice = choose(found, self._cht.outgoing_service, builtin_gateway_is_off=self._cht.builtin_gateway_is_off)
         self._report_choice(choice)
         self.base = self._find_base(found, is_needed=choice.sends)
         self.target = self.base if choice.sends else None

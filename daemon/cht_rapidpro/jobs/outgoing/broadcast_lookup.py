@@ -27,6 +27,7 @@ from cht_rapidpro.domain.reconcile import (
     windows,
 )
 from cht_rapidpro.domain.rivals import Contested, contested
+from cht_rapidpro.domain.takeover import FreeBroadcasts
 from cht_rapidpro.domain.task import Doc, DocId, MessageKey, gateway_ref, message_fields, messages, read_message, tasks
 from cht_rapidpro.jobs.documents.retry import until_it_works
 from cht_rapidpro.jobs.documents.writer import Writer
@@ -136,6 +137,22 @@ class Lookup:
             start = min(start, written, written + now - self._wall_clock())
         latest = now - round((loop_now - item.until) * 1000) + SKEW
         return BroadcastQuery(item.key, item.pair, start - SKEW, latest if latest < now else None)
+
+    async def free(
+        self, base: str, seconds: float, known: Mapping[MessageKey, RecipientSlot], settings: Mapping[str, Any]
+    ) -> FreeBroadcasts | str:
+        """The broadcasts of the last `seconds` that belong to no task, or why they could not be listed."""
+        after = await self._clock(base) - round(seconds * 1000) - SKEW
+        part = await self._list(base, after, None)
+        if isinstance(part, str):
+            return part
+        listed = list(part.values())
+        return FreeBroadcasts(listed, taken_by(await self._holders(listed, settings), listed, known))
+
+    async def present(self, base: str) -> int | None:
+        """RapidPro's present time in ms, asked for where it is not known; None where it does not tell."""
+        await self._clock(base)
+        return self.rapidpro_time()
 
     def rapidpro_time(self) -> int | None:
         """RapidPro's present time in ms, None before its first answer."""

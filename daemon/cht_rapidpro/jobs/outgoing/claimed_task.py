@@ -39,6 +39,7 @@ class ClaimedTask:
     past: Past | None
     rapidpro_began: int | None = None
     is_lost: bool = False
+    is_suspect: bool = False  # whether another gateway may have sent it before we took over
     is_earlier_process: bool = False  # whether `earlier` is of an earlier process of this daemon
     pause: float = 0.0  # seconds to wait after the release: it met with trouble, other tasks go first
     max_batch_size: int = 1  # how many messages of the same text a broadcast with one of these may have

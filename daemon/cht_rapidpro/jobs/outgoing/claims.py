@@ -6,7 +6,7 @@ anew on each revision (domain/claim.py), so that two daemons never both hold a t
 
 import asyncio
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
 import structlog
@@ -73,6 +73,7 @@ class Claims:
         self._seen: OrderedDict[DocId, dict[Claim, float]] = OrderedDict()  # claims of others: since when, loop time
         self._lost: OrderedDict[MessageKey, None] = OrderedDict()  # tasks that this process may have sent and gave up
         self.held_back = HeldBack()
+        self.is_suspect: Callable[[MessageKey], bool] = lambda _: False  # another gateway may have sent it
         self._listeners: list[Callable[[DocId, Task], None]] = []
         self.me = me
         self.liveness = Liveness("claim", writer.liveness.needs)
@@ -89,17 +90,25 @@ class Claims:
         """`listener` is called with every task that has just been settled, as it is stored."""
         self._listeners.append(listener)
 
-    async def claim(self, candidates: list[Candidate]) -> list[ClaimedTask]:
-        """The tasks that we hold now; the candidates that we could not get stay in the send queue's care."""
+    async def claim(self, candidates: Sequence[Candidate], *, only_own: bool = False) -> list[ClaimedTask]:
+        """The tasks that we hold now; the candidates that we could not get stay in the send queue's care.
+
+        `only_own`: only those under a claim of an earlier process of ours.
+        """
         wanted: dict[DocId, list[Candidate]] = defaultdict(list)
         for candidate in candidates:
             wanted[candidate.doc_id].append(candidate)
         moment = Moment(self._wall_clock(), _time())
         async with asyncio.TaskGroup() as group:
-            claims = [group.create_task(self._claim_in(doc_id, mine, moment)) for doc_id, mine in wanted.items()]
+            claims = [
+                group.create_task(self._claim_in(doc_id, mine, moment, only_own=only_own))
+                for doc_id, mine in wanted.items()
+            ]
         return [task for claim in claims for task in claim.result()]
 
-    async def _claim_in(self, doc_id: DocId, candidates: list[Candidate], moment: Moment) -> list[ClaimedTask]:
+    async def _claim_in(
+        self, doc_id: DocId, candidates: list[Candidate], moment: Moment, *, only_own: bool
+    ) -> list[ClaimedTask]:
         now = moment.wall
         expire_after = self._config.expire_after
         claim = ClaimTasks(
@@ -108,6 +117,8 @@ class Claims:
             held={uuid for held_in, uuid in self._held if held_in == doc_id},
             now=now,
             stale=self._stale_in(doc_id),
+            suspects={candidate.uuid for candidate in candidates if self.is_suspect(candidate.key)},
+            only_own=only_own,
             expire_before=None if expire_after is None else now - round(expire_after * 1000),
         )
         try:
@@ -136,6 +147,7 @@ class Claims:
     def _take(self, doc_id: DocId, doc: Doc, task: Task, due: int, moment: Moment) -> ClaimedTask:
         earlier = earlier_claim(task)
         held = ClaimedTask(doc_id, messages(task), due, moment, earlier, past(task, doc) if earlier else None)
+        held.is_suspect = any(map(self.is_suspect, held.keys))
         held.is_earlier_process = (
             earlier is not None
             and earlier.instance == self.me.id

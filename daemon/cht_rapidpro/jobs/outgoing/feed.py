@@ -10,7 +10,7 @@ No checkpoint is stored: the state of the tasks is the checkpoint.
 import asyncio
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import aclosing, suppress
 from typing import Final, NoReturn
 
@@ -19,7 +19,7 @@ from cht_rapidpro.adapters.couchdb.client import Couch, MessageRow, Seq
 from cht_rapidpro.cancellation import end
 from cht_rapidpro.domain.settings import concerns_settings
 from cht_rapidpro.domain.statuses import State
-from cht_rapidpro.domain.task import Doc, due, message_fields, messages, milliseconds, read_message, tasks
+from cht_rapidpro.domain.task import Doc, DocId, due, message_fields, messages, milliseconds, read_message, tasks
 from cht_rapidpro.jobs.documents.retry import until_it_works
 from cht_rapidpro.jobs.documents.writer import DocumentCache
 from cht_rapidpro.jobs.live_config.app_settings import SettingsWatch
@@ -56,6 +56,7 @@ class Feed:
         self.following = Liveness("feed", couch.health)
         self._follower: asyncio.Task[NoReturn] | None = None
         self._answered = -math.inf  # loop time: when the follower last learned a position
+        self.watchers: list[Callable[[DocId, Doc], None]] = []  # of what others do to documents, while we send
         self.heard: float | None = None  # loop time: when CouchDB last reported what there is to send
         settings.subscribe(send_queue.low.set)
 
@@ -137,6 +138,8 @@ class Feed:
         if concerns_settings(hint.doc_id):
             self._settings.refresh()
         elif hint.doc is not None and self._settings.target is not None:
+            for watcher in self.watchers:
+                watcher(hint.doc_id, hint.doc)
             if hint.has_branches:
                 self._cache.drop(hint.doc_id)
             else:

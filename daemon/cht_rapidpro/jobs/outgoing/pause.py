@@ -41,6 +41,11 @@ class PauseWatch:
         return not self._is_known or self.pause is not None
 
     @property
+    def is_draining(self) -> bool:
+        """Whether nothing is to be sent until all that is claimed was decided."""
+        return (pause := self.pause) is not None and pause.drains
+
+    @property
     def left(self) -> float | None:
         """Seconds until it ends by itself; None where it has no end, or there is none."""
         pause = self.pause

@@ -7,8 +7,8 @@ between. So an ambiguous message is found in RapidPro's listing, or it is missin
 
 import asyncio
 import math
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, NoReturn
@@ -16,7 +16,7 @@ from typing import Final, NoReturn
 import structlog
 
 from cht_rapidpro.domain.outgoing import BroadcastId, Created, SmsIdentity
-from cht_rapidpro.domain.reconcile import Listed, Matched, NotFound, TooRecent, Undecidable, Verdict
+from cht_rapidpro.domain.reconcile import Listed, Matched, NotFound, RecipientSlot, TooRecent, Undecidable, Verdict
 from cht_rapidpro.domain.rivals import Contested
 from cht_rapidpro.domain.task import Message, MessageKey
 from cht_rapidpro.jobs.live_config.app_settings import SettingsWatch
@@ -76,6 +76,7 @@ class AmbiguousSend:
 
 Adopt = Callable[[AmbiguousSend, Created], None]
 Repeat = Callable[[AmbiguousSend], None]
+GiveBack = Callable[[Sequence[AmbiguousSend]], None]
 
 
 class Reconciler:
@@ -111,11 +112,23 @@ class Reconciler:
         self._retry = _RETRY
         self._changed = asyncio.Event()
         self._in_flight: Counter[SmsIdentity] = Counter()
-        settings.subscribe(self._changed.set)
-        pause.subscribe(self._on_pause)
+        settings.subscribe(self._reconsider)
+        pause.subscribe(self._reconsider)
 
     def __len__(self) -> int:
         return len(self._open)
+
+    @property
+    def known(self) -> Mapping[MessageKey, RecipientSlot]:
+        """The broadcasts of this daemon's messages, which their documents may not name yet."""
+        return self._known
+
+    def doubt(self, since: float) -> None:
+        """Another gateway may have sent any of these, too, at `since` (loop time) at the latest."""
+        for ambiguous in self._open.values():
+            ambiguous.since, ambiguous.sent_by = max(ambiguous.since, since), None
+            ambiguous.next_look = min(ambiguous.next_look, self._time())
+        self._changed.set()
 
     def find(self, key: MessageKey) -> AmbiguousSend | None:
         """The ambiguous send of this message; None: there is none."""
@@ -217,28 +230,36 @@ class Reconciler:
             }
         )
 
-    async def run(self, adopt: Adopt, repeat: Repeat) -> NoReturn:
-        """Gives each ambiguous message to `adopt` with its broadcast, or to `repeat`, its claim renewed."""
+    async def run(self, adopt: Adopt, repeat: Repeat, give_back: GiveBack) -> NoReturn:
+        """Gives each ambiguous message to `adopt` with its broadcast, or to `repeat`, its claim renewed.
+
+        Where this gateway is not to send, to `give_back` instead, with all of its task.
+        """
         while True:
             self._changed.clear()
             now = self._time()
             wait = min((ambiguous.next_look for ambiguous in self._open.values()), default=math.inf) - now
-            if wait <= 0 and self._settings.target is not None:
-                await self._look(adopt, repeat)
+            if wait <= 0 and self._settings.base is not None and self._settings.settings is not None:
+                await self._look(adopt, repeat, give_back)
                 continue
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait if 0 < wait < math.inf else None):
                     await self._changed.wait()
 
-    def _on_pause(self) -> None:
-        """Looks again, after a pause, at what would have been sent again in it: much may have happened meanwhile."""
-        if not self._pause.is_on:
+    @property
+    def _gives_back(self) -> bool:
+        """Whether what was not sent is not to be sent by this gateway: another one is chosen, or it is drained."""
+        return self._settings.target is None or self._pause.is_draining
+
+    def _reconsider(self) -> None:
+        """Looks again at what would have been sent again in a pause that is over: much may have happened meanwhile."""
+        if self._gives_back or not self._pause.is_on:
             for ambiguous in self._open.values():
                 if ambiguous.next_look == math.inf:
                     ambiguous.next_look = self._time()
-            self._changed.set()
+        self._changed.set()
 
-    async def _look(self, adopt: Adopt, repeat: Repeat) -> None:
+    async def _look(self, adopt: Adopt, repeat: Repeat, give_back: GiveBack) -> None:
         """One listing for all that is due, or soon will be; a message that cannot be told widens it for no other."""
         started, clocks = self._time(), (self._wall_clock(), self._lookup.rapidpro_time())
         due = [ambiguous for ambiguous in self._open.values() if ambiguous.next_look <= started + self._request_time]
@@ -246,6 +267,7 @@ class Reconciler:
         verdicts = await self._ask(
             [ambiguous for ambiguous in due if self._is_open(ambiguous) and not self._in_flight[ambiguous.pair]]
         )
+        unsent: dict[ClaimedTask, list[AmbiguousSend]] = defaultdict(list)
         async with asyncio.TaskGroup() as group:
             for ambiguous in filter(self._is_open, due):
                 verdict = verdicts.get(ambiguous.key)
@@ -258,6 +280,10 @@ class Reconciler:
                 elif isinstance(verdict, NotFound) and (
                     started >= ambiguous.since + self._settle_time or self._has_ended(ambiguous, *clocks)
                 ):
+                    if self._gives_back:
+                        unsent[ambiguous.held].append(ambiguous)
+                        ambiguous.next_look = self._next_look(ambiguous, None)
+                        continue
                     if self._pause.is_on:
                         ambiguous.next_look = math.inf  # until the pause ends
                         continue
@@ -267,10 +293,15 @@ class Reconciler:
                     group.create_task(self._report(ambiguous, _UNDECIDABLE))
                 elif isinstance(verdict, Contested):
                     group.create_task(self._report(ambiguous, _CONTESTED.format(doc_id=verdict.doc_id)))
-                elif self._settings.target not in (None, ambiguous.base):
+                elif self._settings.base not in (None, ambiguous.base):
                     group.create_task(self._report(ambiguous, _MOVED))
                 else:
                     ambiguous.next_look = self._next_look(ambiguous, verdict)
+        for held, found in unsent.items():
+            if not any(each.held is held and each not in found for each in self._open.values()):
+                for each in found:
+                    del self._open[each.key]
+                give_back(found)
 
     async def _outlast(self, asking: Collection[AmbiguousSend]) -> None:
         """Renews claims that could expire during the look-up: another daemon would take them over and start the same
@@ -297,7 +328,7 @@ class Reconciler:
 
     async def _ask(self, asking: list[AmbiguousSend]) -> dict[MessageKey, Verdict | Blocked | Contested]:
         """The verdicts on those of the present RapidPro; none at all when it could not be asked."""
-        base, settings = self._settings.target, self._settings.settings
+        base, settings = self._settings.base, self._settings.settings
         asked = [
             Asked(ambiguous.key, ambiguous.pair, ambiguous.held, until=ambiguous.since + self._settle_time)
             for ambiguous in asking

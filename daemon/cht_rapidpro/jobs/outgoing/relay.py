@@ -10,7 +10,7 @@ that is so from their turn until its answer, and not remembered: each is claimed
 import asyncio
 import itertools
 import math
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from typing import Final, NoReturn
 
@@ -21,7 +21,6 @@ from cht_rapidpro.cancellation import end
 from cht_rapidpro.config.schema import Outgoing, Rapidpro
 from cht_rapidpro.config.secret_store import Keyring
 from cht_rapidpro.domain.circuit_breaker import CircuitBreaker
-from cht_rapidpro.domain.claim import Claim
 from cht_rapidpro.domain.outgoing import (
     Ambiguous,
     Answer,
@@ -43,6 +42,7 @@ from cht_rapidpro.jobs.outgoing.pause import PauseWatch
 from cht_rapidpro.jobs.outgoing.reconciler import AmbiguousSend, Reconciler
 from cht_rapidpro.jobs.outgoing.send_queue import Candidate, SendQueue
 from cht_rapidpro.jobs.outgoing.sender import Sender
+from cht_rapidpro.jobs.outgoing.takeover import Takeover
 from cht_rapidpro.telemetry.metrics import Metrics, Outcome
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -62,6 +62,7 @@ class Relay:
         rapidpro: RapidPro,
         settings: SettingsWatch,
         pause: PauseWatch,
+        takeover: Takeover,
         config: Outgoing,
         limits: Rapidpro,
         keyring: Keyring,
@@ -73,6 +74,7 @@ class Relay:
         self._rapidpro = rapidpro
         self._settings = settings
         self._pause = pause
+        self._takeover = takeover
         self._keyring = keyring
         self._metrics = metrics
         self._circuit_breaker = CircuitBreaker(limits.max_concurrency)
@@ -93,6 +95,7 @@ class Relay:
         self._wake = asyncio.Event()
         settings.subscribe(self._wake.set)
         pause.subscribe(self._wake.set)
+        takeover.subscribe(self._wake.set)
         send_queue.subscribe(self._wake.set)
         keyring.subscribe(self._wake.set)
 
@@ -108,7 +111,7 @@ class Relay:
         async with asyncio.TaskGroup() as self._work:
             loops = [
                 self._work.create_task(self._steer()),
-                self._work.create_task(self._reconciler.run(self._adopt, self._repeat)),
+                self._work.create_task(self._reconciler.run(self._adopt, self._repeat, self._give_back)),
             ]
             try:
                 await stop.wait()
@@ -139,8 +142,8 @@ class Relay:
                     await self._wake.wait()
 
     def _delay(self) -> float:
-        """Seconds until a broadcast may be posted; infinite while sending is not ours, or paused."""
-        if self._target is None or not self._token or self._pause.is_on:
+        """Seconds until a broadcast may be posted; infinite while sending is not ours, or held."""
+        if self._target is None or not self._token or self._pause.is_on or self._takeover.is_opening:
             return math.inf
         now = self._time()
         return max(self._circuit_breaker.delay(now), self._rapidpro.budget.delay(now))
@@ -193,8 +196,14 @@ class Relay:
         return int(max(0, min(room, self._left() - len(self._batches))))
 
     def _release_ready(self) -> None:
-        """Gives back every claim that nothing was sent under, so that others can act on the task again."""
-        unused = {task for task in self._batches.tasks if task.state.is_releasable}
+        """Gives back every claim that nothing was sent under, so that others can act on the task again.
+
+        Where this gateway is not to send, also what a look-up has shown to be unsent.
+        """
+        is_leaving = self._settings.target is None or self._pause.is_draining
+        unused = {
+            task for task in self._batches.tasks if task.state.is_releasable or (is_leaving and task.state.is_unsent)
+        }
         self._batches.remove(unused)
         for held in unused:
             self._start(self._claims.release(held))
@@ -202,16 +211,25 @@ class Relay:
     def _start(self, work: Coroutine[None, None, None]) -> None:
         self._work.create_task(work).add_done_callback(lambda _: self._wake.set())
 
-    async def _claim(self, candidates: list[Candidate], max_batch_size: int, base: str) -> None:
+    def take_up(self, candidates: Sequence[Candidate]) -> None:
+        """Renews claims of an earlier process of ours, so that their messages are looked up; we do not send."""
+        base = self._settings.base
+        if candidates and base is not None and not self._claiming and not self._stopping:
+            self._claiming = True
+            self._start(self._claim(candidates, 1, base, only_own=True))
+
+    async def _claim(
+        self, candidates: Sequence[Candidate], max_batch_size: int, base: str, *, only_own: bool = False
+    ) -> None:
         rapidpro_began = self._rapidpro.clock()
         with self._claims.liveness.step():
-            held = await self._claims.claim(candidates)
+            held = await self._claims.claim(candidates, only_own=only_own)
         self._claiming = False
         for task in held:
             task.rapidpro_began = rapidpro_began
             task.max_batch_size = self._backoff.max_batch_size(task, max_batch_size)
-            if task.earlier is not None:
-                self._mark_ambiguous(task, task.earlier, base)
+            if task.earlier is not None or task.is_suspect:
+                self._mark_ambiguous(task, base)
             else:
                 self._queue_all(task)
         if self._stopping:
@@ -278,11 +296,17 @@ class Relay:
         settings = self._settings.settings
         return prepare(message, settings.values if settings else {})
 
-    def _mark_ambiguous(self, held: ClaimedTask, earlier: Claim, base: str) -> None:
-        """An earlier process of ours ended before our start, another daemon's last attempt may be as late as now."""
+    def _mark_ambiguous(self, held: ClaimedTask, base: str) -> None:
+        """An earlier process of ours ended before our start, another daemon's last attempt may be as late as now.
+
+        Another gateway that we took over from ended when it was last seen to send.
+        """
         is_own = held.is_earlier_process
         since = self._claims.started.loop if is_own else self._time()
         sent_by = held.past.last_sending if is_own and held.past else None
+        if held.is_suspect:
+            held.began, sent_by = self._takeover.earliest, None
+            since = self._takeover.quiet_since if is_own or held.earlier is None else since
         for message in held.messages:
             pair = self._prepare(message)
             if isinstance(pair, SmsIdentity):
@@ -290,12 +314,24 @@ class Relay:
                 self._reconciler.add(held, message, pair, base, since, sent_by)
             else:
                 self._queue(held, message)
-        if earlier.instance != self._claims.me.id:
+        if held.earlier is not None and held.earlier.instance != self._claims.me.id:
             self._start(self._reconciler.keep_alike(held))
 
     def _repeat(self, ambiguous: AmbiguousSend) -> None:
         ambiguous.held.state.missing(ambiguous.message.uuid)
         self._queue(ambiguous.held, ambiguous.message)
+
+    def _give_back(self, ambiguous: Sequence[AmbiguousSend]) -> None:
+        """These messages of one task were not sent, and are not to be sent by us: any gateway may act on the task."""
+        held = ambiguous[0].held
+        for each in ambiguous:
+            held.state.missing(each.message.uuid)
+        if held.state.is_unsent:
+            self._batches.remove({held})
+            self._start(self._claims.release(held))
+        else:  # another message of the task was sent, or is being sent
+            for each in ambiguous:
+                self._queue(held, each.message)
 
     def _adopt(self, ambiguous: AmbiguousSend, created: Created) -> None:
         ambiguous.held.state.found(ambiguous.message.uuid, created)

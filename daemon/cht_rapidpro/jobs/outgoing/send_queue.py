@@ -47,6 +47,7 @@ class SendQueue:
         self._zone: tuple[int, float] | None = None  # nothing due up to then comes in by a sweep, until then
         self._swept = 0.0
         self._firm: set[MessageKey] = set()
+        self.is_held: Callable[[MessageKey], bool] = lambda _: False  # by a takeover: it stays out, and takes no room
         self.more = False
         self.low = asyncio.Event()
         self._listeners: list[Callable[[], None]] = []
@@ -96,7 +97,7 @@ class SendQueue:
         return self._take_in(candidate)
 
     def _take_in(self, candidate: Candidate) -> bool:
-        if candidate.key in self._known or candidate.key in self._held:
+        if candidate.key in self._known or candidate.key in self._held or self.is_held(candidate.key):
             return True
         if len(self._waiting) >= self._capacity:
             self.more = True

@@ -8,7 +8,7 @@ journal.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any, Final
@@ -32,7 +32,7 @@ class Status:
 
     `can_store`: False while an incoming message cannot be stored; `problems`: the problems of single parts. `paused`:
     the pause of sending, None if there is none. `stuck`: by kind of problem, the documents with their reasons.
-    `miswired`: mistakes in the flow.
+    `miswired`: mistakes in the flow. `leftovers`: what another gateway would send again.
     """
 
     def __init__(self, me: Instance, settings: SettingsWatch, healths: Iterable[Health]) -> None:
@@ -43,6 +43,7 @@ class Status:
         self.can_store: Callable[[], bool] = lambda: True
         self.stuck: dict[str, Callable[[], Iterable[tuple[str, str]]]] = {}
         self.paused: Callable[[], dict[str, Any] | None] = lambda: None
+        self.leftovers: Callable[[], dict[str, int]] = dict
         self.miswired: Callable[[], list[dict[str, Any]]] = list
         self.problems: list[Callable[[], Iterable[Finding]]] = [settings.problems, self._stalls, self._miswirings]
         self._jobs: list[asyncio.Task[Any]] = []
@@ -57,6 +58,12 @@ class Status:
         own = {name: read() for name, read in self.figures.items()}
         state = worst(self._findings(own))
         return {"state": {level: int(level is state) for level in Level}, **own}
+
+    def spooled(self) -> int:
+        """How many incoming messages wait in the spool."""
+        read = self.figures.get("spooled_messages")
+        found = read() if read is not None else None
+        return int(found.get("waiting") or 0) if isinstance(found, Mapping) else 0
 
     def watch(self, pulses: Iterable[Liveness], jobs: Iterable[asyncio.Task[Any]]) -> None:
         """Adds parts that have to make progress, and jobs that must not end by themselves."""
