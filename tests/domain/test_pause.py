@@ -11,9 +11,10 @@ NOW = 1_795_860_000_000  # 2026-11-28T10:00:00Z
 moments = st.integers(0, 4_000_000_000_000)
 
 
-@given(since=moments, until=st.none() | moments)
-def test_a_written_pause_is_read_again(since: int, until: int | None) -> None:
-    assert read(written(Pause(since, until))) == Pause(since, until)
+@given(since=moments, until=st.none() | moments, drains=st.booleans())
+def test_a_written_pause_is_read_again(since: int, until: int | None, drains: bool) -> None:
+    pause = Pause(since, until, drains=drains)
+    assert read(written(pause)) == pause
 
 
 @given(st.text())

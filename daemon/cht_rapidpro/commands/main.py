@@ -77,7 +77,7 @@ def _run_command(args: argparse.Namespace) -> int:
         case "run":
             return _run(args.config, is_dry=args.dry_run)
         case "check":
-            return _check(args.config, offline=args.offline, as_json=args.json)
+            return _check(args.config, offline=args.offline, as_json=args.json, of_migration=args.migration)
         case "credentials":
             return _set_credential(args.config, CredentialName(args.name))
         case "status":
@@ -115,6 +115,7 @@ def parser() -> argparse.ArgumentParser:
     )
     arguments.add_config(check)
     check.add_argument("--offline", action="store_true", help="check the configuration only, without a connection")
+    check.add_argument("--migration", action="store_true", help="where a move from another gateway, or back, stands")
     check.add_argument("--json", action="store_true", help="for machines")
     credentials = commands.add_parser(
         "credentials", help="write RapidPro's token or the webhooks' key into CHT's vault"
@@ -189,11 +190,14 @@ def _take_all_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _check(path: Path, *, offline: bool, as_json: bool) -> int:
+def _check(path: Path, *, offline: bool, as_json: bool, of_migration: bool) -> int:
     from cht_rapidpro.commands.check import report  # noqa: PLC0415 - only this command loads it
 
     logs.configure("critical", "console", sys.stderr)  # the findings contain the errors
-    findings = asyncio.run(report.check(path, _of_service(path), offline=offline))
+    if of_migration:
+        findings = asyncio.run(report.check_migration(path, _of_service(path)))
+    else:
+        findings = asyncio.run(report.check(path, _of_service(path), offline=offline))
     print(report.as_json(findings) if as_json else report.as_text(findings))
     return 0 if report.is_good(findings) else CRASHED
 

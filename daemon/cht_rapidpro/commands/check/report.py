@@ -13,14 +13,17 @@ import msgspec
 
 from cht_rapidpro.adapters.couchdb.inspection import Inspection, Seen
 from cht_rapidpro.adapters.host.pause_file import PauseFile
+from cht_rapidpro.adapters.host.sender_file import SenderFile
 from cht_rapidpro.adapters.host.state_dir import is_in_use
 from cht_rapidpro.adapters.rapidpro.transport import Transport
+from cht_rapidpro.adapters.web import control
 from cht_rapidpro.commands import status
 from cht_rapidpro.commands.check.cht import check_settings
 from cht_rapidpro.commands.check.couchdb import UNSENDABLE, check_couchdb
 from cht_rapidpro.commands.check.finding import Finding, Mark, bad, good, note
 from cht_rapidpro.commands.check.host import check_address, check_files, check_pause, check_state_dir
 from cht_rapidpro.commands.check.incoming import check_archive, check_flow, check_incoming, check_miswired
+from cht_rapidpro.commands.check.migration import Site, migration
 from cht_rapidpro.commands.check.rapidpro import check_rapidpro
 from cht_rapidpro.commands.check.vault import check_vault
 from cht_rapidpro.config import loader
@@ -28,8 +31,8 @@ from cht_rapidpro.config.addresses import check_url
 from cht_rapidpro.config.schema import Config
 from cht_rapidpro.config.secrets import Secret
 from cht_rapidpro.domain.findings import unsendable
-from cht_rapidpro.domain.settings import AppSettings, read_settings
-from cht_rapidpro.errors import ConfigError, TransientError
+from cht_rapidpro.domain.settings import AppSettings, choose, read_settings
+from cht_rapidpro.errors import ConfigError, GatewayError, TransientError
 
 _LIMITS = "set [rapidpro] requests_per_hour to what RapidPro allows, a number for each scope where they differ"
 
@@ -60,6 +63,39 @@ async def check(path: Path, environ: Mapping[str, str], *, offline: bool) -> lis
     findings += await _rapidpro(loaded, token, settings)
     are_named = any(finding.about == UNSENDABLE for finding in findings)
     return findings + await asyncio.to_thread(_told_by_daemon, loaded, is_running=is_running, are_named=are_named)
+
+
+async def check_migration(path: Path, environ: Mapping[str, str]) -> list[Finding]:
+    """The steps of moving over and back. Raises ConfigError if the file cannot be used."""
+    findings = await check(path, environ, offline=False)
+    loaded = loader.load(path, environ)
+    state_dir = Path(loaded.cht.state_dir)
+    async with Inspection(loaded.couchdb) as couchdb:
+        found = await _settings(couchdb, loaded)
+    settings = found if isinstance(found, AppSettings) else None
+    is_off = loaded.cht.builtin_gateway_is_off
+    choice = choose(settings, loaded.cht.outgoing_service, builtin_gateway_is_off=is_off) if settings else None
+    pause = PauseFile(state_dir).read()
+    return migration(
+        Site(
+            findings,
+            settings,
+            choice,
+            await _status(state_dir),
+            is_in_use(state_dir),
+            None if pause is None or pause.is_over(_now()) else pause,
+            SenderFile(state_dir).read(),
+            loaded.incoming.enabled,
+        )
+    )
+
+
+async def _status(state_dir: Path) -> Mapping[str, Any] | None:
+    """What the running daemon says; None where none runs or answers."""
+    try:
+        return await control.ask(state_dir, "GET", "/status") if is_in_use(state_dir) else None
+    except GatewayError:
+        return None
 
 
 def _told_by_daemon(loaded: Config, *, is_running: bool, are_named: bool) -> list[Finding]:
