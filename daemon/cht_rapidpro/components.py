@@ -48,6 +48,7 @@ from cht_rapidpro.jobs.outgoing.pause import PauseWatch
 from cht_rapidpro.jobs.outgoing.reconciler import Reconciler
 from cht_rapidpro.jobs.outgoing.relay import Relay
 from cht_rapidpro.jobs.outgoing.send_queue import SendQueue
+from cht_rapidpro.jobs.outgoing.suspects import Suspects
 from cht_rapidpro.jobs.outgoing.takeover import Takeover
 from cht_rapidpro.jobs.outgoing.unlisted import UnlistedMessages
 from cht_rapidpro.jobs.outgoing.unsendable import Unsendable
@@ -132,16 +133,9 @@ def sending(runtime: Runtime, me: Instance) -> tuple[list[Job], list[Relay | Del
         runtime.wall_clock,
         runtime.metrics,
     )
-    takeover = Takeover(
-        SenderFile(Path(runtime.config.cht.state_dir)),
-        couch,
-        lookup,
-        reconciler,
-        settings,
-        send_queue,
-        config.settle_time,
-        runtime.wall_clock,
-    )
+    note = SenderFile(Path(runtime.config.cht.state_dir))
+    search = Suspects(couch, lookup, settings, reconciler.known, config.settle_time, runtime.wall_clock)
+    takeover = Takeover(note, search, reconciler, settings, send_queue, runtime.wall_clock)
     send_queue.is_held, claims.is_suspect = takeover.holds, takeover.suspects
     feed = Feed(couch, settings, send_queue, unsendable, runtime.writer.cache, config.sweep_interval)
     contest = ContestWatch(takeover, config.settle_time, runtime.wall_clock)

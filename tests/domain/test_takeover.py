@@ -60,7 +60,7 @@ def test_a_message_may_have_been_sent_where_a_free_broadcast_is_like_it() -> Non
 
 
 def test_one_that_a_task_has_is_no_sign() -> None:
-    assert not FreeBroadcasts([listed(1, "a", URN)], frozenset({(BroadcastId("1"), URN)})).texts
+    assert not FreeBroadcasts([listed(1, "a", URN)], frozenset({(BroadcastId("1"), URN)})).may_have("a")
 
 
 def test_where_numbers_are_hidden_the_text_is_enough() -> None:
@@ -76,6 +76,8 @@ def test_an_at_sign_is_found_however_it_was_posted(text: str) -> None:
     ]
     texts = {row.text for row in rows if row}
     assert texts == {SmsIdentity(URN, escape(text).strip()).listed_text} == {comparable(text).strip()}
+    free = FreeBroadcasts([row for row in rows if row], frozenset())
+    assert free.may_have(text)
 
 
 def task(ref: object, *entries: dict[str, Any], state: str = "received-by-gateway") -> dict[str, Any]:

@@ -121,6 +121,11 @@ def _in_turn(daemon: Daemon, sweep_interval: float) -> str:
     if daemon.phase is Phase.WAITING:
         ahead = "It is the next" if not daemon.before_it else f"{daemon.before_it} others go before it"
         return f"It waits to be claimed. {ahead}, and it is sent in its turn.{amiss}"
+    if daemon.phase is Phase.TAKEN_OVER:
+        return (
+            "The gateway before this one may have sent it: RapidPro is asked about two minutes after that one's last"
+            f" sign. If it has no such broadcast, the message is sent in its turn.{amiss}"
+        )
     if daemon.phase is Phase.PASSED_OVER:
         return f"The daemon could not claim it, and tries again in {span(daemon.again_in or 0)}.{amiss}"
     return f"The daemon has not seen it yet: the next look at CouchDB, within {span(sweep_interval)}, brings it.{amiss}"
@@ -165,8 +170,9 @@ def _ambiguous(daemon: Daemon, known: Known) -> str:
     blocked = (
         " Another daemon has one of the same number and text, which is settled first." if daemon.is_blocked else ""
     )
+    then = "given back" if known.not_ours else "sent again"
     return (
         "It may have been sent: its last attempt had no clear answer. RapidPro is asked in"
-        f" {span(daemon.next_look_in)}; it is adopted where it is found, and sent again only where a complete listing"
+        f" {span(daemon.next_look_in)}; it is adopted where it is found, and {then} only where a complete listing"
         f" has none.{blocked}"
     )

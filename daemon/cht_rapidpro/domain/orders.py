@@ -17,6 +17,7 @@ class Phase(StrEnum):
     """Where the running daemon has a message."""
 
     NOWHERE = "nowhere"
+    TAKEN_OVER = "from before the takeover"
     WAITING = "waiting"
     PASSED_OVER = "passed over"
     READY = "ready"

@@ -20,7 +20,8 @@ from cht_rapidpro.jobs.outgoing.claims import Claims
 from cht_rapidpro.jobs.outgoing.pause import PauseWatch
 from cht_rapidpro.jobs.outgoing.send_queue import Candidate
 
-_AGAIN: Final = 5.0  # seconds until the next look, while the last one has found some
+_AGAIN: Final = 5.0  # seconds until the next look, while the last one has found some, doubling up to
+_LONGEST: Final = 300.0
 
 
 class AbandonedClaims:
@@ -57,10 +58,12 @@ class AbandonedClaims:
             self._changed.set()
 
     async def run(self) -> NoReturn:
+        pause = _AGAIN
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(_AGAIN if self._is_leaving and not self.is_done else None):
+                async with asyncio.timeout(pause if self._is_leaving and not self.is_done else None):
                     await self._changed.wait()
+            pause = _AGAIN if self._changed.is_set() else min(2 * pause, _LONGEST)
             self._changed.clear()
             if self._is_leaving:
                 found = await until_it_works(self._look)

@@ -9,26 +9,23 @@ later is sent at once. A takeover is over when its suspects are settled; a resta
 
 import asyncio
 from collections.abc import Callable, Collection, Iterator
-from contextlib import aclosing
 from dataclasses import replace
 from typing import Final, NoReturn
 
 import structlog
 
-from cht_rapidpro.adapters.couchdb.client import Couch
 from cht_rapidpro.adapters.host.sender_file import SenderFile
 from cht_rapidpro.cancellation import end
 from cht_rapidpro.domain.findings import Finding, Level, counted
-from cht_rapidpro.domain.outgoing import pair_of
-from cht_rapidpro.domain.takeover import FreeBroadcasts, Sender, foreign, is_takeover
-from cht_rapidpro.domain.task import Doc, DocId, Message, MessageKey, message_fields, read_message
+from cht_rapidpro.domain.takeover import Sender, foreign, is_takeover
+from cht_rapidpro.domain.task import Doc, DocId, MessageKey
 from cht_rapidpro.errors import GatewayError
 from cht_rapidpro.jobs.documents.retry import until_it_works
 from cht_rapidpro.jobs.live_config.app_settings import SettingsWatch
-from cht_rapidpro.jobs.outgoing.broadcast_lookup import Lookup
 from cht_rapidpro.jobs.outgoing.claimed_task import Moment
 from cht_rapidpro.jobs.outgoing.reconciler import Reconciler
 from cht_rapidpro.jobs.outgoing.send_queue import SendQueue
+from cht_rapidpro.jobs.outgoing.suspects import Suspects
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -42,30 +39,22 @@ _LONGEST_LOOK: Final = 300.0
 
 
 class Takeover:
-    """`settle_time`: seconds; `wall_clock`: ms since the epoch. Until the file was read nothing is sent.
-
-    `quiet_since`: loop time of the other gateway's last sign; `earliest`: when the first broadcast that counts may have
-    been made.
-    """
+    """`wall_clock`: ms since the epoch. Until the file was read nothing is sent."""
 
     def __init__(
         self,
         file: SenderFile,
-        couch: Couch,
-        lookup: Lookup,
+        search: Suspects,
         reconciler: Reconciler,
         settings: SettingsWatch,
         send_queue: SendQueue,
-        settle_time: float,
         wall_clock: Callable[[], int],
     ) -> None:
         self._file = file
-        self._couch = couch
-        self._lookup = lookup
+        self._search = search
         self._reconciler = reconciler
         self._settings = settings
         self._send_queue = send_queue
-        self._settle_time = settle_time
         self._wall_clock = wall_clock
         self._last: Sender | None = None
         self._stored: Sender | None = None
@@ -74,8 +63,6 @@ class Takeover:
         self._work: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._listeners: list[Callable[[], None]] = []
-        self.quiet_since = _time()
-        self.earliest = Moment(wall_clock(), _time())
         settings.subscribe(self._on_settings)
 
     @property
@@ -119,7 +106,17 @@ class Takeover:
             sent = {hash((doc_id, uuid)) for uuid, _ in foreign(doc)} & self._held
             if sent:
                 self._held -= sent
-                self.quiet_since = _time()
+                self._search.quiet_since = asyncio.get_running_loop().time()
+
+    @property
+    def quiet_since(self) -> float:
+        """When the other gateway was last seen to send, loop time."""
+        return self._search.quiet_since
+
+    @property
+    def earliest(self) -> Moment:
+        """When the first broadcast that counts may have been made."""
+        return self._search.earliest
 
     # -- who sends --------------------------------------------------------------------------------------------------
 
@@ -153,7 +150,7 @@ class Takeover:
             is_new = self._last is None or not self._last.is_open
             since = self._wall_clock() if is_new or self._last is None else self._last.since
             await self._note(Sender(True, settings.revision, since, is_open=True))
-            self._work = group.create_task(self._take_over(is_new=is_new))
+            self._work = group.create_task(self._take_over(since))
         else:
             is_open = self._work is not None and not self._work.done()
             await self._note(replace(self._last, revision=settings.revision, is_open=is_open))
@@ -184,21 +181,17 @@ class Takeover:
 
     # -- taking over ------------------------------------------------------------------------------------------------
 
-    async def _take_over(self, *, is_new: bool) -> None:
-        now = Moment(self._wall_clock(), _time())
-        ago = 0.0 if is_new or self._last is None else max(0.0, (now.wall - self._last.since) / 1000)
-        self.earliest = Moment(now.wall - round((ago + _BACK) * 1000), now.loop - ago - _BACK)
-        self._reconciler.doubt(now.loop)
+    async def _take_over(self, since: int) -> None:
+        self._search.begin(since)
+        self._reconciler.doubt(self._search.quiet_since)
         await asyncio.sleep(_GRACE)
-        held = await until_it_works(self._sendable)
-        self.quiet_since = _time()
+        held = await until_it_works(self._search.sendable)
+        self._search.quiet_since = asyncio.get_running_loop().time()
         self._let_through(held)
         if held:
-            log.warning(
-                "takeover.started", messages=len(held), means=f"they wait {self._settle_time:g} s, new ones not"
-            )
-            suspects = await self._find_suspects(ago)
-            log.info("takeover.listed", suspects=len(suspects), others=len(self._held or ()) - len(suspects))
+            log.warning("takeover.started", messages=len(held), means="they wait for a look-up; new ones are sent")
+            suspects = await self._search.find(self.holds)
+            log.info("takeover.listed", suspects=len(suspects), others=len(held) - len(suspects))
             self._suspects = suspects
             self._let_through(set())
             await self._until_settled()
@@ -206,97 +199,16 @@ class Takeover:
             await self._note(self._last)
         log.info("takeover.finished")
 
-    async def _sendable(self) -> set[int]:
-        async with aclosing(self._couch.messages_in(_SENDABLE)) as pages:
-            return {
-                hash((row.doc_id, found.uuid))
-                async for page in pages
-                for row in page
-                if (found := read_message(message_fields(row.value)))
-            }
-
-    async def _find_suspects(self, ago: float) -> set[MessageKey]:
-        """The messages held back that have a free broadcast; `ago`: seconds since the takeover began before a restart.
-
-        A free broadcast that is younger than `settle_time` says that the other gateway still sends.
-        """
-        while True:
-            base, now = self._settings.target, await self._clock()
-            is_proven = ago >= self._settle_time and now is not None and self._is_past(now)
-            if not is_proven:
-                await self._until_quiet()
-            ago = 0.0
-            if base is None:
-                await asyncio.sleep(_RETRY)  # the app settings name no RapidPro that can be asked
-                continue
-            free = await self._list(base)
-            found = await until_it_works(self._match, free)
-            newest, now = max(found.values(), default=None), await self._clock()
-            age = self._settle_time if newest is None or now is None else (now - newest) / 1000
-            if age >= self._settle_time:
-                return set(found)
-            self.quiet_since = max(self.quiet_since, _time() - max(0.0, age))
-
-    async def _clock(self) -> int | None:
-        """RapidPro's present time in ms, None where it does not tell."""
-        base = self._settings.target
-        return None if base is None else await self._lookup.present(base)
-
-    def _is_past(self, now: int) -> bool:
-        """Whether this machine's clock and RapidPro's both say that `settle_time` is over since the takeover."""
-        since = self._last.since if self._last is not None else self._wall_clock()
-        return min(now, self._wall_clock()) >= since + self._settle_time * 1000
-
-    async def _until_quiet(self) -> None:
-        while True:
-            left = self.quiet_since + self._settle_time - _time()
-            if left <= 0:
-                return
-            await asyncio.sleep(left)  # a sign may come meanwhile
-
-    async def _list(self, base: str) -> FreeBroadcasts:
-        retry = _RETRY
-        while True:
-            settings = self._settings.settings
-            after = _time() - self.earliest.loop
-            free = await self._lookup.free(base, after, self._reconciler.known, settings.values if settings else {})
-            if not isinstance(free, str):
-                return free
-            if retry == _RETRY:
-                log.warning("listing.failed", why=free, means="messages from before the takeover wait for it")
-            await asyncio.sleep(retry)
-            retry = min(2 * retry, _LONGEST_RETRY)
-
-    async def _match(self, free: FreeBroadcasts) -> dict[MessageKey, int]:
-        """Those held back that may have a broadcast, and when its latest one was made; forgets what is not sendable."""
-        found: dict[MessageKey, int] = {}
-        async with aclosing(self._couch.messages_in(_SENDABLE)) as pages:
-            async for page in pages:
-                for row in page:
-                    message = read_message(message_fields(row.value))
-                    if message is not None and self.holds(key := (row.doc_id, message.uuid)):
-                        moment = self._broadcast_of(message, free)
-                        found |= {} if moment is None else {key: moment}
-        return found
-
-    def _broadcast_of(self, message: Message, free: FreeBroadcasts) -> int | None:
-        settings = self._settings.settings
-        return free.newest(pair_of(message, settings.values if settings else {})) if free.texts else None
-
     async def _until_settled(self) -> None:
         """A suspect that only an operator can decide stays under its claim, which a restart looks up by itself."""
         pause = _LOOK
         while self._open_suspects():
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_LOOK)
-            sendable = await until_it_works(self._sendable)
+            sendable = await until_it_works(self._search.sendable)
             self._suspects = {key for key in self._suspects if hash(key) in sendable}
 
     def _open_suspects(self) -> Collection[MessageKey]:
         return [
             key for key in self._suspects if (ambiguous := self._reconciler.find(key)) is None or not ambiguous.reported
         ]
-
-
-def _time() -> float:
-    return asyncio.get_running_loop().time()

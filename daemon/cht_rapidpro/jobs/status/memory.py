@@ -61,6 +61,8 @@ class Memory:
             return _PHASES[held.state.phase(key[1])]
         if self._send_queue.place(key) is not None:
             return Phase.WAITING
+        if self._send_queue.is_held(key):
+            return Phase.TAKEN_OVER
         return Phase.NOWHERE if self._send_queue.held_until(key) is None else Phase.PASSED_OVER
 
     async def _known(self, request: web.Request) -> web.Response:
