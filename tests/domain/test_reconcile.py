@@ -279,6 +279,15 @@ def test_rows_are_read_as_all_versions_write_them(row: object, read: Listed | No
     assert read_listed(row) == read
 
 
+def test_a_settled_task_whose_broadcast_is_not_listed_takes_no_slot() -> None:
+    assert taken_by([holder("9", pair(), pair(text="other"))], [listed(1), listed(2, text="other")], {}) == NOBODY
+
+
+def test_the_former_broadcast_of_a_message_that_was_ordered_again_stays_taken() -> None:
+    former = [(BroadcastId("1"), Urn("tel:0712345678")), (BroadcastId("9"), Urn(NUMBER))]
+    assert taken_by([], [listed(1), listed(2)], {}, former) == {("1", NUMBER)}
+
+
 @pytest.mark.parametrize(
     ("spans", "expected"),
     [
