@@ -79,9 +79,6 @@ class Status:
         """The present findings, the worst first."""
         return self._findings({name: read() for name, read in self.figures.items()})
 
-    def overall(self) -> Level:
-        return worst(self.findings())
-
     def snapshot(self) -> dict[str, Any]:
         """The whole status, as JSON types."""
         choice = self._settings.choice
