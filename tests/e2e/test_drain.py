@@ -56,7 +56,7 @@ async def test_a_running_daemon_decides_what_may_have_been_sent_and_claims_nothi
     assert "stop.left_over" not in events(daemon)
 
 
-async def test_what_a_killed_daemon_has_left_is_decided_without_one(
+async def test_a_drain_without_a_daemon_decides_the_sends_of_a_killed_one(
     daemon: Daemon, medic: Database, rapidpro: RapidPro
 ) -> None:
     record = data_record(task(message("hello")))
@@ -74,7 +74,7 @@ async def test_what_a_killed_daemon_has_left_is_decided_without_one(
     assert len(rapidpro.broadcasts) == 1
 
 
-async def test_what_cannot_be_decided_is_named(daemon: Daemon, medic: Database, rapidpro: RapidPro) -> None:
+async def test_a_drain_names_each_undecidable_message(daemon: Daemon, medic: Database, rapidpro: RapidPro) -> None:
     rapidpro.fail(Fault("POST broadcasts", Answer(500, "{}")))
     rapidpro.fail(Fault("GET broadcasts", Answer(500, "{}"), times=None))
     try:

@@ -17,7 +17,7 @@ def test_a_number_is_what_it_is_anew(values: list[object]) -> None:
         assert senders.normalized(value) == (KENYA.normalize(value) or value)
 
 
-def test_what_is_kept_is_bounded() -> None:
+def test_the_cache_of_senders_is_bounded() -> None:
     senders = Senders(KENYA)
     for number in range(3000):
         senders.normalized(f"+2547{number:08}")

@@ -57,7 +57,7 @@ async def choose(medic: Database, service: str) -> None:
     )
 
 
-async def test_what_the_other_gateway_may_have_sent_is_adopted_and_what_is_new_goes_at_once(
+async def test_a_suspect_is_adopted_or_sent_and_a_new_message_goes_at_once(
     config: Config, medic: Database, rapidpro: RapidPro
 ) -> None:
     sent, unsent, new = records(2), records(2, 10), records(1, 20)
@@ -203,7 +203,7 @@ async def test_while_another_gateway_is_chosen_claims_are_looked_up_and_given_ba
     assert not events(logs, "broadcast.resent", "stop.left_over")
 
 
-async def test_what_an_earlier_process_left_is_looked_up_while_another_gateway_is_chosen(
+async def test_an_earlier_process_send_is_looked_up_while_another_gateway_is_chosen(
     config: Config, medic: Database, rapidpro: RapidPro
 ) -> None:
     docs = records(2)
