@@ -23,7 +23,7 @@ from cht_rapidpro.telemetry.metrics import GAUGES, Metrics, request_times
 from demo.couchdb import CouchDBServer
 from demo.database import Database
 from demo.medic import data_record, message, task
-from demo.process import COMMAND, HAND_OVER
+from demo.process import COMMAND, HAND_OVER, note_sender
 from demo.rapidpro import RapidPro
 from tests.conftest import TOKEN
 from tests.support.daemon import reaches
@@ -118,6 +118,7 @@ class Systemd:
                 shutil.copy(self._machine.here(file), credentials / name)
         state = self._machine.root / "var/lib" / unit("StateDirectory")[0]
         state.mkdir(parents=True)
+        note_sender(state)
         given = {
             "NOTIFY_SOCKET": self._heard.getsockname(),
             "CREDENTIALS_DIRECTORY": str(credentials),

@@ -64,6 +64,7 @@ async def test_install_check_run_upgrade_and_purge(
         daemon = await asyncio.to_thread(started, root, journal)
         try:
             await until(lambda: "incoming.listening" in journal.read_text())
+            await until(lambda: "takeover.finished" in journal.read_text())
             record = data_record(task(message("hello")))
             await medic.put(record)
             await reaches(medic, record["_id"], "received-by-gateway")

@@ -168,6 +168,11 @@ async def test_the_service_from_its_installation_to_its_purge(
         await machine.succeeds("cht-rapidpro", "check", "--offline")
         await machine.succeeds("systemctl", "enable", "--now", *BOTH)
         assert await machine.is_active()
+
+        async def has_taken_over() -> bool:
+            return "takeover.finished" in await machine.journal()
+
+        await until(has_taken_over)
         record = data_record(task(message("hello")))
         await medic.put(record)
         await reaches(medic, record["_id"], "received-by-gateway")
