@@ -1,7 +1,7 @@
 # `make demo` and `make test` each work as the first command after a clone: what they need is installed into the
 # checkout (.venv, node_modules) from the lock files.
 .DEFAULT_GOAL := help
-.PHONY: help install prerequisites demo test coverage test-browser check format soak bench bench-full lock pages deb test-deb test-boot clean
+.PHONY: help install prerequisites demo test coverage test-browser check format soak rehearsal bench bench-full lock pages deb test-deb test-boot clean
 BIN := .venv/bin
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
@@ -59,6 +59,9 @@ format: install ## let ruff format, and fix what it can
 soak: install ## ten minutes of random faults; ARGS="--daemons 2 --repeated --coalesce always", --seed N, --minutes N
 	$(BIN)/python -m tests.faults.soak $(ARGS)
 
+rehearsal: install ## fifty moves from CHT's own gateway and back, with kills; ARGS="--moves N --seed N"
+	$(BIN)/python -m tests.faults.rehearsal $(ARGS)
+
 bench: install ## the benchmarks in small form, in under five minutes; bench/README.md
 	$(BIN)/python -m bench.limits
 	$(BIN)/python -m bench.outgoing
@@ -77,6 +80,7 @@ bench-full: install ## the same at full size; takes about ten minutes
 	$(BIN)/python -m bench.delivery --full
 	$(BIN)/python -m bench.memory --long 20000
 	$(BIN)/python -m bench.start
+	$(BIN)/python -m bench.takeover
 
 lock: install ## renew requirements.lock and package-lock.json
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
