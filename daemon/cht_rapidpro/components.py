@@ -143,7 +143,8 @@ def sending(runtime: Runtime, me: Instance) -> tuple[list[Job], list[Relay | Del
     runtime.status.problems += [takeover.problems, contest.problems]
     runtime.status.figures["takeover_messages"] = lambda: takeover.undecided
     runtime.status.figures["contested_messages"] = lambda: len(contest)
-    finders: list[Job] = [feed, takeover, contest, UnlistedMessages(couch, settings, unsendable, config.sweep_interval)]
+    unlisted = UnlistedMessages(couch, settings, unsendable, config.sweep_interval, send_queue.is_draining)
+    finders: list[Job] = [feed, takeover, contest, unlisted]
     limits = runtime.config.rapidpro
     outgoing = Relay(
         claims,
@@ -201,7 +202,7 @@ def _delivery(runtime: Runtime, send_queue: SendQueue) -> Delivery:
     own = runtime.config.delivery
     interval, give_up_after = (round(seconds * 1000) for seconds in (own.interval, own.give_up_after))
     tracker = DeliveryTracker(interval, give_up_after)
-    outstanding = OutstandingTasks(runtime.couch, tracker, runtime.settings, give_up_after)
+    outstanding = OutstandingTasks(runtime.couch, tracker, runtime.settings, give_up_after, send_queue.is_draining)
     states = StateWriter(runtime.writer, tracker, runtime.settings, own.write, runtime.wall_clock, runtime.metrics)
     runtime.status.figures["outstanding_messages"] = lambda: len(tracker)
     queries = PollPlan(runtime.rapidpro, tracker, lambda: len(send_queue), own.interval, runtime.wall_clock)

@@ -21,6 +21,7 @@ const utils = require('express-pouchdb/lib/utils');
 const { mendChanges } = require('./changes');
 const { mendRequests } = require('./requests');
 const { mendResponses } = require('./responses');
+const { mendViews } = require('./views');
 
 const PouchDB = require('pouchdb').plugin(require('pouchdb-adapter-memory')); // beside LevelDB, its default
 
@@ -51,6 +52,7 @@ function createApp(store) {
   mendResponses(utils);
   mendChanges();
   shareViewContext();
+  mendViews(PouchDB);
   const couch = require('express-pouchdb')(store, {
     inMemoryConfig: true,
     logPath: '/dev/null',

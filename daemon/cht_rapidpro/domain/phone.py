@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
 from typing import Final
 
 import phonenumbers
@@ -24,6 +25,7 @@ _ASCII_LETTER: Final = re.compile("[A-Za-z]")
 _CALLING_CODE: Final = re.compile("[1-9][0-9]{0,2}")
 _NO_CALLING_CODE: Final = 0
 _MAX_UTF16_UNITS: Final = 250
+_REMEMBERED: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +41,10 @@ class Numbering:
         Never raises.
         """
         # Letters could be a vanity number, an extension or a `tel:` URI for the library: CHT refuses all of them.
-        if not isinstance(phone, str) or _ASCII_LETTER.search(phone):
+        if not isinstance(phone, str) or len(phone) > _MAX_UTF16_UNITS or _ASCII_LETTER.search(phone):
             return None
-        number = _parse(phone, self.region)
-        if number is None or not _accepts(self.validation, number):
-            return None
-        return _format(number, phone)
+        mode = _mode(self.validation)
+        return None if mode is None else _normalize(phone, self.region, mode)
 
 
 def read_numbering(settings: Mapping[str, object]) -> Numbering:
@@ -116,12 +116,21 @@ def _through_double(national_number: int) -> int:
     return int(Decimal(repr(float(national_number))))
 
 
-def _accepts(phone_validation: object, number: PhoneNumber) -> bool:
-    # Quirk: CHT calls toLowerCase() of every truthy value, [] and {} too, but only a text has it.
+def _mode(phone_validation: object) -> str | None:
+    """None: no number is accepted. Quirk: CHT calls toLowerCase() of every truthy value, but only a text has it."""
     mode = "" if phone_validation in (None, False, 0) else phone_validation
-    if not isinstance(mode, str):
-        return False
-    match mode.lower():
+    return mode.lower() if isinstance(mode, str) else None
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _normalize(phone: str, region: str | None, mode: str) -> str | None:
+    """Sending a message takes its number several times."""
+    number = _parse(phone, region)
+    return _format(number, phone) if number is not None and _accepts(mode, number) else None
+
+
+def _accepts(mode: str, number: PhoneNumber) -> bool:
+    match mode:
         case "none":
             return True
         case "partial":

@@ -100,6 +100,14 @@ class MessageRow:
     value: Any
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where to go on in a view: at the rows of this document under this key."""
+
+    key: object
+    doc_id: DocId
+
+
 class _Row(msgspec.Struct):
     id: str | None = None
     doc: dict[str, Any] | None = None
@@ -185,31 +193,48 @@ class Couch:
         with self.edge():
             return Seq(str((await self._database.info())["update_seq"]))
 
-    async def messages_in(self, state: str, page_size: int = PAGE) -> AsyncGenerator[list[MessageRow], None]:
+    async def messages_in(
+        self, state: str, page_size: int = PAGE, since: tuple[Any, DocId] | None = None
+    ) -> AsyncGenerator[list[MessageRow], None]:
         """Yields the messages of the tasks in a state, oldest due first, in pages; a row may come twice.
 
-        `state`: one of CHT's, or `pending-or-forwarded`, the view's name for messages that may be sent.
+        `state`: one of CHT's, or `pending-or-forwarded`, the view's name for messages that may be sent. `since`: the
+        due and the document of the row to go on at, in the index as it is: what changed meanwhile may be missing.
         """
-        async for rows in self.pages(MESSAGES_BY_STATE, [state], [state, {}], page_size):
+        place = None if since is None else Place([state, since[0]], since[1])
+        async for rows in self.pages(MESSAGES_BY_STATE, [state], [state, {}], page_size, since=place):
             yield [MessageRow(DocId(row["id"]), row["key"][1], row["value"]) for row in rows]
 
     async def pages(
-        self, view: View, start: object, end: object, size: int, *, descending: bool = False
+        self,
+        view: View,
+        start: object,
+        end: object,
+        size: int,
+        *,
+        descending: bool = False,
+        since: Place | None = None,
     ) -> AsyncGenerator[list[dict[str, Any]], None]:
-        """Yields the rows of a view from one key to another, paged by key; a row may come twice.
+        """Yields the rows of a view from one key to another, paged by key and document; a row may come twice.
 
-        Equal keys (a thousand reminders of one due time) are passed with `skip`, except for the last `OVERLAP` of them:
-        so many rows may leave the view between two pages without hiding another row. A page that is too long, or that
-        cannot be decoded, is requested again with fewer rows; a single such row is left out, with an ERROR.
+        The rows of one key and document are passed with `skip`, except for the last `OVERLAP` of them: so many may
+        leave the view between two pages without hiding another row. A page that is too long, or that cannot be decoded,
+        is requested again with fewer rows; a single such row is left out, with an ERROR. `since`: the rows from there
+        on, of the index as it is, which CouchDB does not bring up to date for them.
         """
         skip, limit = 0, size
-        order = {"descending": "true"} if descending else {}
+        query = {"endkey": _json(end)}
+        query |= {"descending": "true"} if descending else {}
+        query |= {"update": "false"} if since else {}
+        first = {"startkey": _json(start)}
+        place = since
         left_out = 0
         cap: int | None = None  # rows, after `limit` rows were too many
         while True:
             rows = limit if cap is None else min(limit, cap)
             try:
-                page = await self._page(view, start, end, skip, rows, order)
+                begin = {"startkey": _json(place.key), "startkey_docid": place.doc_id} if place else first
+                page = await self._page(view, {**query, **begin, "skip": str(skip), "limit": str(rows)})
             except (TooLargeError, UnreadableError):
                 cap = max(1, rows // 2)
                 if rows == 1:
@@ -224,16 +249,13 @@ class Couch:
                 yield page
             if len(page) < rows:
                 return
-            last = page[-1]["key"]
-            same = sum(1 for row in page if row["key"] == last) + (skip if last == start else 0)
-            start, skip = last, same if cap else max(0, same - OVERLAP)
+            last = Place(page[-1]["key"], DocId(page[-1]["id"]))
+            same = sum(Place(row["key"], row["id"]) == last for row in page) + (skip if last == place else 0)
+            place, skip = last, same if cap else max(0, same - OVERLAP)
             limit = size + same - skip
             cap = 2 * cap if cap and 2 * cap < size else None
 
-    async def _page(
-        self, view: View, start: object, end: object, skip: int, limit: int, order: Mapping[str, str]
-    ) -> list[dict[str, Any]]:
-        query = {"startkey": _json(start), "endkey": _json(end), "skip": str(skip), "limit": str(limit), **order}
+    async def _page(self, view: View, query: Mapping[str, str]) -> list[dict[str, Any]]:
         with self.edge(view[1]):
             async with self.session.get(f"{self.url}/_design/{view[0]}/_view/{view[1]}", params=query) as response:
                 raise_for_status(response, self.config)

@@ -3,11 +3,12 @@
 The relay reports the tasks that it settles; other daemons' tasks, and all tasks after a restart, are only in CouchDB.
 So each round reads the changes of the last minutes, and an hourly walk reads all tasks that are young enough, a bounded
 part a round. Documents are read only if the view shows a new state. Messages that are too old are outside of the key
-range: a million of them cost nothing.
+range: a million of them cost nothing. While many messages are being sent the views are rarely read: to bring them up to
+date takes CouchDB as long as the sending.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Final
 
@@ -32,6 +33,7 @@ from cht_rapidpro.jobs.live_config.app_settings import SettingsWatch
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 _WALK_EVERY: Final = 3600.0  # s of loop time
+_PAUSE_WHILE_BUSY: Final = 300.0  # s of loop time
 _OVERLAP: Final = 300_000  # ms by which another daemon's clock, or its writes, may be late
 _PAGES: Final = 20  # a round
 _PAGES_WITHOUT_TIMES: Final = 2  # each row of these needs a document read
@@ -40,13 +42,22 @@ Pages = AsyncGenerator[list[StateRow], None]
 
 
 class OutstandingTasks:
-    """`give_up_after`: ms."""
+    """`give_up_after`: ms; `is_busy`: whether CouchDB is busy with a long queue."""
 
-    def __init__(self, couch: Couch, tracker: DeliveryTracker, settings: SettingsWatch, give_up_after: int) -> None:
+    def __init__(
+        self,
+        couch: Couch,
+        tracker: DeliveryTracker,
+        settings: SettingsWatch,
+        give_up_after: int,
+        is_busy: Callable[[], Awaitable[bool]] | None = None,
+    ) -> None:
         self._couch = couch
         self._tracker = tracker
         self._settings = settings
         self._give_up_after = give_up_after
+        self._is_busy = is_busy
+        self._read_at: float | None = None
         self._walk: Pages | None = None
         self._has_times = False
         self._next_walk = 0.0
@@ -55,7 +66,9 @@ class OutstandingTasks:
 
     async def refresh(self, now: int) -> None:
         """Reads one round's part. `now`: ms since the epoch. Raises TransientError and OperatorActionRequiredError."""
-        loop_time = asyncio.get_running_loop().time()
+        if self._is_busy is not None and await self._is_busy() and not self._is_overdue():
+            return
+        loop_time = self._read_at = asyncio.get_running_loop().time()
         if self._has_times:
             await self._read_latest(now)
         if self._walk is None and loop_time >= self._next_walk:
@@ -67,6 +80,12 @@ class OutstandingTasks:
             except GatewayError:
                 await self.close()
                 raise
+
+    def _is_overdue(self) -> bool:
+        now = asyncio.get_running_loop().time()
+        if self._read_at is None:
+            self._read_at = now
+        return now >= self._read_at + _PAUSE_WHILE_BUSY
 
     async def close(self) -> None:
         """Forgets the position of the walk: the next round begins again."""

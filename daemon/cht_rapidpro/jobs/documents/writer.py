@@ -3,8 +3,9 @@
 An edit is a pure function of the document that may be applied again. On a conflict, or when the answer of a write is
 lost, the document is read again and the edit decides anew: a claim then sees that it is too late, while the outcome of
 a message has to be written in any case. Before an edit, claims and settlements of losing branches are copied into the
-document. One write is in flight at a time. A document at which CouchDB fails is tried alone, so that it does not stop
-other documents.
+document. One write is in flight at a time. Settlements are gathered for a moment while they follow each other fast,
+since no sending waits for them; a claim takes them along. A document at which CouchDB fails is tried alone, so that it
+does not stop other documents.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ import math
 import random
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
@@ -31,6 +33,7 @@ _ROWS: Final = 200  # documents a round
 _COPIES_BYTES: Final = 1024 * 1024
 _COPY_OVERHEAD: Final = 400  # bytes that a copy takes besides its JSON: its id, the objects around it
 _LONGEST_PAUSE: Final = 2.0
+_GATHERING: Final = 0.1  # seconds from one write of edits that may wait to the next, unless others go along
 _TRIES: Final = 5  # of a document that CouchDB fails at while it works for others
 
 
@@ -70,6 +73,7 @@ class Waiting:
     conflicts: int = 0
     faults: int = 0
     is_claim: bool = False  # a claim needs a quorum, and is not tried for ever
+    may_wait: bool = False  # for others to go along
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +133,8 @@ class Writer:
         self._couch = couch
         self._waiting: list[Waiting] = []
         self._wake = asyncio.Event()
+        self._urgent = asyncio.Event()
+        self._gathered = -math.inf  # loop time: when edits that may wait were last written
         self.cache = DocumentCache()
         self.liveness = Liveness("writer", couch.health)
 
@@ -141,23 +147,29 @@ class Writer:
         will not take the edited document, FaultyError when it fails at it, and UnconfirmedError for a claim. Waits
         for as long as CouchDB is away.
         """
-        stored: Doc | None = await self._apply(doc_id, edit, max_age, None, is_claim)
+        stored: Doc | None = await self._apply(Waiting(doc_id, edit, _future(), is_claim=is_claim), max_age)
         return stored
 
     async def apply_to_task(
-        self, doc_id: DocId, edit: TaskEdit, *, max_age: float | None = None, is_claim: bool = False
+        self,
+        doc_id: DocId,
+        edit: TaskEdit,
+        *,
+        max_age: float | None = None,
+        is_claim: bool = False,
+        may_wait: bool = False,
     ) -> list[Task]:
-        """Like `apply`: the tasks with the message as they are stored after the edit; none when they are gone."""
-        stored: list[Task] = await self._apply(doc_id, edit, max_age, edit.uuid, is_claim)
+        """Like `apply`: the tasks with the message as they are stored after the edit; none when they are gone.
+
+        `may_wait`: a tenth of a second, so that one write serves many.
+        """
+        item = Waiting(doc_id, edit, _future(), edit.uuid, is_claim=is_claim, may_wait=may_wait)
+        stored: list[Task] = await self._apply(item, max_age)
         return stored
 
-    async def _apply(
-        self, doc_id: DocId, edit: Edit, max_age: float | None, uuid: MessageId | None, is_claim: bool
-    ) -> Any:
-        loop = asyncio.get_running_loop()
+    async def _apply(self, item: Waiting, max_age: float | None) -> Any:
         if max_age is not None:
-            self.cache.drop_older(doc_id, loop.time() - max_age)
-        item = Waiting(doc_id, edit, loop.create_future(), uuid, is_claim=is_claim)
+            self.cache.drop_older(item.doc_id, _time() - max_age)
         self._queue(item)
         return await item.done
 
@@ -186,14 +198,27 @@ class Writer:
     def _queue(self, item: Waiting) -> None:
         self._waiting.append(item)
         self._wake.set()
+        if not item.may_wait or len(self._waiting) >= _ROWS:
+            self._urgent.set()
 
     async def run(self) -> NoReturn:
         while True:
             await self._wake.wait()
             self._wake.clear()
             while self._waiting:
+                await self._gather()
                 with self.liveness.step():
                     await until_it_works(self._commit, self._take())
+
+    async def _gather(self) -> None:
+        """Waits if all may wait and such were written just now; not for the first after a while."""
+        if all(item.may_wait for item in self._waiting) and len(self._waiting) < _ROWS:
+            self._urgent.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(self._gathered + _GATHERING):
+                    await self._urgent.wait()
+        if any(item.may_wait for item in self._waiting):
+            self._gathered = _time()
 
     def _take(self) -> dict[DocId, list[Waiting]]:
         edits: dict[DocId, list[Waiting]] = {}
@@ -283,7 +308,7 @@ class Writer:
             case Written(rev, size, has_quorum):
                 doc["_rev"] = rev
                 if has_quorum:
-                    self.cache.put(doc, size, asyncio.get_running_loop().time())
+                    self.cache.put(doc, size, _time())
                 else:
                     self.cache.drop(doc["_id"])
                     _fail([item for item in items if item.is_claim], UnconfirmedError("CouchDB answers 202: no quorum"))
@@ -323,6 +348,14 @@ class Writer:
     def _queue_later(self, item: Waiting, pause: float) -> None:
         jittered = min(pause, _LONGEST_PAUSE) * random.uniform(0.5, 1)  # noqa: S311 - jitter
         asyncio.get_running_loop().call_later(jittered, self._queue, item)
+
+
+def _time() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _future() -> asyncio.Future[Any]:
+    return asyncio.get_running_loop().create_future()
 
 
 def _halves(ids: Sequence[DocId]) -> list[list[DocId]]:

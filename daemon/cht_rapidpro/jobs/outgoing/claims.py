@@ -243,17 +243,25 @@ class Claims:
             held.claimed, held.seen = moment, moment.loop
             return True
 
-    async def confirm(self, held_tasks: Collection[ClaimedTask]) -> None:
-        """Reads their documents again, at once, and gives up each task that is not ours or not wanted as it was."""
-        docs = await self._writer.latest({held.doc_id for held in held_tasks})
-        for held in held_tasks:
-            doc = docs.get(held.doc_id)
-            found = holding(doc, [held.uuid]).get(held.uuid, []) if doc else []
-            ours = [task for task in found if claim_of(task) == Claim(self.me.id, held.claimed.wall)]
-            if any(messages(task) == held.messages for task in ours):
+    async def confirm(self, held_tasks: Collection[ClaimedTask], following: Collection[ClaimedTask] = ()) -> None:
+        """Reads their documents again, at once, and gives up each task that is not ours or not wanted as it was.
+
+        Of `following`, whose turn comes later, none is given up yet.
+        """
+        claimed = {held: held.claimed for held in [*held_tasks, *following]}
+        docs = await self._writer.latest({held.doc_id for held in claimed})
+        for held, moment in claimed.items():
+            if held.claimed is not moment or held.renewing.locked():
+                continue  # the answer may be of the moment before or after it
+            if self._is_as_claimed(held, docs.get(held.doc_id)):
                 held.seen = _time()
-            else:
+            elif held in held_tasks:
                 self._lose(held)
+
+    def _is_as_claimed(self, held: ClaimedTask, doc: Doc | None) -> bool:
+        found = holding(doc, [held.uuid]).get(held.uuid, []) if doc else []
+        ours = [task for task in found if claim_of(task) == Claim(self.me.id, held.claimed.wall)]
+        return any(messages(task) == held.messages for task in ours)
 
     async def is_held(self, held: ClaimedTask) -> bool:
         """Whether the task is still under our claim; if not, it is given up."""
@@ -330,7 +338,7 @@ class Claims:
         complained = False
         while True:
             try:
-                return await self._writer.apply_to_task(doc_id, edit)
+                return await self._writer.apply_to_task(doc_id, edit, may_wait=True)
             except PermanentError as error:
                 if not complained:
                     known.error("settle.rejected", error=str(error), means="sent, but the document cannot say so")

@@ -1,7 +1,10 @@
 """Finds the messages to send: the feed gives fast hints, the sweep of the view finds every message.
 
 A sweep reads the view `medic/messages_by_state` from the oldest due message on until the send queue is full; it runs at
-the start, every `sweep_interval`, and when the queue runs low with more behind it. The follower continues from an
+the start and every `sweep_interval`. When the queue runs low with more behind it, the feed goes on after the last row
+that had room, in the index as it is: to bring the index up to date for each page costs CouchDB more than the messages
+do. Such a page may lack what has changed since the sweep and show what was sent meanwhile: the claim decides on the
+document, and the next sweep finds the rest. The follower continues from an
 `update_seq` taken *before* a sweep, so that no change between the two is missed. If it got no answer since the sweep
 before, it is started again from a new position: a filtered longpoll may wait for ever and gives no position of its own.
 No checkpoint is stored: the state of the tasks is the checkpoint.
@@ -10,9 +13,9 @@ No checkpoint is stored: the state of the tasks is the checkpoint.
 import asyncio
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, suppress
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from cht_rapidpro.adapters.couchdb.changes import Changes, ChangesFeed, Hint
 from cht_rapidpro.adapters.couchdb.client import Couch, MessageRow, Seq
@@ -29,6 +32,7 @@ from cht_rapidpro.telemetry.liveness import Liveness
 
 _SENDABLE: Final = "pending-or-forwarded"  # the view's own name for it
 _SETTINGS_EVERY: Final = 10  # sweeps
+_MANY_ALIKE: Final = 50  # rows of one due and document; to go on among more of them would bring many again
 
 
 class Feed:
@@ -57,8 +61,10 @@ class Feed:
         self._follower: asyncio.Task[NoReturn] | None = None
         self._answered = -math.inf  # loop time: when the follower last learned a position
         self.watchers: list[Callable[[DocId, Doc], None]] = []  # of what others do to documents, while we send
+        self._place: tuple[Any, DocId] | None = None  # due and document of the row to go on at, if rows are left
+        self._alike = 0  # rows of that due and document
         self.heard: float | None = None  # loop time: when CouchDB last reported what there is to send
-        settings.subscribe(send_queue.low.set)
+        settings.subscribe(send_queue.want_sweep)
 
     async def run(self) -> NoReturn:
         async with asyncio.TaskGroup() as group:
@@ -95,11 +101,22 @@ class Feed:
     async def _until_next_sweep(self) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(self._interval):
-                await self._send_queue.low.wait()
+                await self._until_sweep_wanted()
         self._send_queue.low.clear()
+
+    async def _until_sweep_wanted(self) -> None:
+        """Fills the queue with what follows the last sweep, as long as that is enough."""
+        while True:
+            await self._send_queue.low.wait()
+            self._send_queue.low.clear()
+            if self._place is None or self._alike > _MANY_ALIKE or self._send_queue.is_sweep_wanted:
+                return
+            with self.sweeping.step():
+                await until_it_works(self._go_on)
 
     async def _sweep(self) -> None:
         if self._settings.target is None:
+            self._place = None
             self._send_queue.clear()
             self._unsendable.clear()
             return
@@ -110,13 +127,36 @@ class Feed:
         """Begins with the oldest and ends when the queue is full; it never waits for room."""
         self._send_queue.start_sweep(_time())
         self._unsendable.start_sweep()
-        async with aclosing(self._couch.messages_in(_SENDABLE)) as pages:
+        self._place = None
+        if await self._read(self._couch.messages_in(_SENDABLE)):
+            self._unsendable.end_sweep()
+
+    async def _go_on(self) -> None:
+        self._send_queue.go_on(_time())
+        await self._read(self._couch.messages_in(_SENDABLE, since=self._place))
+
+    async def _read(self, rows: AsyncGenerator[list[MessageRow], None]) -> bool:
+        """Fills the queue, and notes where to go on; whether it has taken in all that there is."""
+        async with aclosing(rows) as pages:
             async for page in pages:
                 for row in page:
                     self._unsendable.see(row)
-                if not all(self._send_queue.add(candidate) for row in page if (candidate := _candidate(row))):
-                    return
-        self._unsendable.end_sweep()
+                if not all(map(self._take_in, page)):
+                    self._send_queue.end_sweep(at_the_end=False)
+                    return False
+        self._place = None
+        self._send_queue.end_sweep(at_the_end=True)
+        return True
+
+    def _take_in(self, row: MessageRow) -> bool:
+        """Whether there was room for it, or there is nothing to send."""
+        candidate = _candidate(row)
+        if candidate is not None and not self._send_queue.add(candidate):
+            return False
+        place = row.due, row.doc_id
+        self._alike = self._alike + 1 if place == self._place else 1
+        self._place = place
+        return True
 
     async def _follow(self, since: Seq) -> NoReturn:
         while True:
@@ -125,7 +165,7 @@ class Feed:
             self.heard = self._answered = _time()
             since = changes.last_seq
             if not changes.is_complete:
-                self._send_queue.low.set()
+                self._send_queue.want_sweep()
             for hint in changes.hints:
                 self._take(hint)
 

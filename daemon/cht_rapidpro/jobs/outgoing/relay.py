@@ -81,7 +81,7 @@ class Relay:
         self._max_ahead = AHEAD * limits.max_concurrency
         self._batches = BatchAccumulator()
         self._sender = Sender(
-            claims, reconciler, rapidpro, settings, pause, self._circuit_breaker, config.claim_timeout
+            claims, reconciler, rapidpro, settings, pause, self._circuit_breaker, self._batches, config.claim_timeout
         )
         self._backoff = MessageBackoff()
         self._batching = BatchingPolicy(rapidpro, send_queue, self._batches, config.coalesce, limits.limits.broadcasts)
@@ -132,7 +132,9 @@ class Relay:
             delay = self._delay()
             if delay > RELEASE_AFTER:
                 self._release_ready()
-            elif not delay and (self._circuit_breaker.needs_probe or self._batching.has_to_ask(self._target)):
+            elif not delay and (
+                self._circuit_breaker.needs_probe or self._batching.has_to_ask(self._target, self._slots)
+            ):
                 self._start_probe()
             elif not delay:
                 self._start_sends()
@@ -148,6 +150,10 @@ class Relay:
         now = self._time()
         return max(self._circuit_breaker.delay(now), self._rapidpro.budget.delay(now))
 
+    @property
+    def _slots(self) -> int:
+        return self._circuit_breaker.max_in_flight
+
     def _start_probe(self) -> None:
         if not self._probing and (self._batches or len(self._send_queue)):
             self._probing = True
@@ -162,7 +168,7 @@ class Relay:
         self._probing = False
 
     def _start_sends(self) -> None:
-        while len(self._batches) and self._in_flight < self._circuit_breaker.max_in_flight and self._left() != 0:
+        while len(self._batches) and self._in_flight < self._slots and self._left() != 0:
             turns = self._batches.pop()
             for turn in turns:
                 turn.task.state.post(turn.message.uuid)
@@ -179,7 +185,7 @@ class Relay:
         base = self._target
         if self._claiming or base is None:
             return
-        max_batch_size = self._batching.max_batch_size(base)
+        max_batch_size = self._batching.max_batch_size(base, self._slots)
         if candidates := self._send_queue.take(self._room(), max_batch_size):
             self._claiming = True
             self._start(self._claim(candidates, max_batch_size, base))
@@ -188,8 +194,7 @@ class Relay:
         """How many broadcasts to claim for now: in batches, never far ahead of the sends, none beyond the budget."""
         if self._reconciler.is_full:
             return 0
-        max_in_flight = self._circuit_breaker.max_in_flight
-        limit = min(self._max_ahead, AHEAD * max_in_flight) if max_in_flight > 1 else 1
+        limit = min(self._max_ahead, AHEAD * self._slots) if self._slots > 1 else 1
         room = limit - len(self._batches) - self._in_flight
         if room < max(1, limit // 2):
             return 0
@@ -248,11 +253,14 @@ class Relay:
     async def _send(self, turns: list[OutboundMessage]) -> None:
         """One broadcast; its slot is free again when the answer is there, before the tasks are settled."""
         answers: list[tuple[OutboundMessage, Answer | RetrySmaller]] = []
+        began = self._time()
         try:
             answers = await self._sender.post(turns)
         finally:
             self._in_flight -= 1
             self._wake.set()
+        if any(isinstance(answer, Created) for _, answer in answers):
+            self._batching.answered(self._time() - began)
         for turn, answer in answers:
             self._conclude(turn, answer)
         if self._stopping:

@@ -175,7 +175,7 @@ class Takeover:
 
     def _let_through(self, held: set[int]) -> None:
         self._held = held
-        self._send_queue.low.set()
+        self._send_queue.want_sweep()
         for listener in self._listeners:
             listener()
 

@@ -4,11 +4,12 @@ Such a message stays `pending` for ever. The feed shows its document when it cha
 daemon started there is a walk, at the start and once a day: CHT's view of tasks by their last state tells which
 documents have a task that is to be sent, and these are read. It is slow on purpose, a page and then a pause, and what
 it costs depends on the tasks that are on their way, not on the size of the database. Documents that were found are
-looked at again after each sweep interval, until they are repaired.
+looked at again after each sweep interval, until they are repaired. While many messages are being sent the walk waits
+before each page, for five minutes at the most: to bring the view up to date takes CouchDB as long as the sending.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
 from typing import Final, NoReturn
 
@@ -21,17 +22,27 @@ from cht_rapidpro.jobs.outgoing.unsendable import Unsendable
 
 _WALK_EVERY: Final = 86_400.0  # seconds
 _PAUSE: Final = 0.5  # seconds after each page
+_BUSY_LOOKS: Final = 10  # at whether it is busy still
+_BUSY_PAUSE: Final = 30.0  # seconds between two of them
 _AT_ONCE: Final = 100  # documents that are looked at again in one interval
 
 
 class UnlistedMessages:
-    """`interval`: seconds between two looks at what is known."""
+    """`interval`: seconds between two looks at what is known; `is_busy`: whether CouchDB is busy with a long queue."""
 
-    def __init__(self, couch: Couch, settings: SettingsWatch, unsendable: Unsendable, interval: float) -> None:
+    def __init__(
+        self,
+        couch: Couch,
+        settings: SettingsWatch,
+        unsendable: Unsendable,
+        interval: float,
+        is_busy: Callable[[], Awaitable[bool]] | None = None,
+    ) -> None:
         self._couch = couch
         self._settings = settings
         self._unsendable = unsendable
         self._interval = interval
+        self._is_busy = is_busy
         self._changed = asyncio.Event()
         self._position: object = None  # of a walk that CouchDB did not let end
         settings.subscribe(self._changed.set)
@@ -62,12 +73,20 @@ class UnlistedMessages:
     async def _walk(self) -> None:
         if not await has_view(self._couch, BY_LAST_UPDATED_STATE):
             return
+        await self._until_calm()
         async with aclosing(unfinished(self._couch, self._position)) as pages:
             async for page in pages:
                 await self._look(list(dict.fromkeys(row.doc_id for row in page if row.state in SENDABLE)))
                 self._position = page[-1].changed
                 await asyncio.sleep(_PAUSE)
+                await self._until_calm()
         self._position = None
+
+    async def _until_calm(self) -> None:
+        for _ in range(_BUSY_LOOKS):
+            if self._is_busy is None or not await self._is_busy():
+                return
+            await asyncio.sleep(_BUSY_PAUSE)
 
     async def _look_at_known(self) -> None:
         await self._look(self._unsendable.to_look_at(_AT_ONCE))
