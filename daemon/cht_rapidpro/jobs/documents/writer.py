@@ -185,6 +185,9 @@ class Writer:
         waiting = [ids]
         while waiting:
             part = waiting.pop()
+            if len(part) > self._couch.rows_at_once:
+                waiting += [part[self._couch.rows_at_once :], part[: self._couch.rows_at_once]]
+                continue
             try:
                 bases = await self._fetch(part)
             except TransientError as error:
