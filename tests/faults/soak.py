@@ -1,9 +1,9 @@
 """Many faults at random steps while messages are written, edited and withdrawn; then a verdict.
 
-`python -m tests.faults.soak [--minutes 10] [--seed N] [--daemons 1|2] [--messages N] [--repeated] [--coalesce always]
-[--no-faults] [--keep]` prints the seed, the faults by kind, what a message cost, and every violation; exits 1 if there
-is one. Then its files stay, and the last line says where; so they do with `--keep`, and when it was broken off. With
-$COUCHDB_URL it runs on that server.
+`python -m tests.faults.soak [--minutes 10] [--seed N] [--daemons 1|2] [--messages N] [--repeated]
+[--coalesce auto|always] [--no-faults] [--keep]` prints the seed, the faults by kind, what a message cost, and every
+violation; exits 1 if there is one. Then its files stay, and the last line says where; so they do with `--keep`, and
+when it was broken off. With $COUCHDB_URL it runs on that server.
 """
 
 import argparse
@@ -171,7 +171,9 @@ def _options() -> Soak:
     parser.add_argument("--daemons", type=int, choices=(1, 2), default=1)
     parser.add_argument("--repeated", action="store_true", help="texts and numbers repeat")
     parser.add_argument("--no-faults", action="store_true", help="to see what a message costs")
-    parser.add_argument("--coalesce", choices=("off", "always"), default="off", help="one broadcast for equal texts")
+    parser.add_argument(
+        "--coalesce", choices=("off", "auto", "always"), default="off", help="one broadcast for equal texts"
+    )
     parser.add_argument("--keep", action="store_true", help="keep the files and the database in any case")
     given = parser.parse_args()
     return Soak(

@@ -255,6 +255,21 @@ async def test_messages_come_in_pages_oldest_first_with_the_rows_that_hold_no_me
         assert [row for number, row in enumerate(paged) if row not in paged[:number]] == rows
 
 
+@pytest.mark.parametrize("page_size", [1, 2, 100])
+async def test_pages_go_on_at_a_due_and_a_document(couch: Couch, medic: Database, page_size: int) -> None:
+    """So many have one due time that the ones before are not counted again."""
+    await medic.bulk(
+        data_record(*(task(message(f"text {number}"), due=due) for number in range(2)), doc_id=f"doc-{due}-{place}")
+        for due in (10, 20)
+        for place in range(3)
+    )
+    await _messages(couch, 100)  # brings the index up to date
+    pages = couch.messages_in("pending-or-forwarded", page_size, since=(10, DocId("doc-10-1")))
+    found = [row.doc_id async for page in pages for row in page]
+    assert list(dict.fromkeys(found)) == ["doc-10-1", "doc-10-2", "doc-20-0", "doc-20-1", "doc-20-2"]
+    assert all(found.count(doc_id) >= 2 for doc_id in found)
+
+
 async def test_rows_that_leave_the_view_between_two_pages_hide_no_other_row(couch: Couch, medic: Database) -> None:
     """Hundreds of tasks have one due time, and the relay settles some of them while the sweep reads on."""
     docs = [data_record(task(message(f"text {number}"), due=10), doc_id=f"doc-{number}") for number in range(9)]

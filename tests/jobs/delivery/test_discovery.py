@@ -145,6 +145,30 @@ class OldRows:
         return [{"id": f"doc-{moment}", "key": ["final", moment, "sent"], "value": None} for moment in found]
 
 
+async def test_while_many_are_sent_the_views_are_read_every_five_minutes() -> None:
+    """To bring them up to date takes CouchDB as long as the sending."""
+    is_busy = True
+
+    async def busy() -> bool:
+        return is_busy
+
+    async with scripted(OldRows(age=WEEK + 60_000)) as server, Couch(couchdb_at(server)) as couch:
+        tracker = DeliveryTracker(60_000, WEEK, 20_000)
+        finder = OutstandingTasks(couch, tracker, SettingsWatch(couch, Cht(), Rapidpro()), WEEK, busy)
+        asked = []
+        for _ in range(11):
+            await finder.refresh(NOW)
+            asked.append(len(server.requests))
+            jump(60)
+        is_busy = False
+        await finder.refresh(NOW)
+        await finder.close()
+    assert asked[:5] == [0] * 5
+    assert asked[5] == asked[9] > 0
+    assert asked[10] > asked[9]
+    assert len(server.requests) > asked[10]
+
+
 async def test_a_million_sent_messages_that_are_too_old_cost_nothing() -> None:
     rows = OldRows(age=WEEK + 60_000)
     async with scripted(rows) as server, Couch(couchdb_at(server)) as couch:

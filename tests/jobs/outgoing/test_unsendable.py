@@ -168,6 +168,35 @@ async def test_a_walk_goes_on_where_couchdb_went_away() -> None:
         await end(walking)
 
 
+async def test_the_walk_waits_while_many_are_sent_but_not_for_ever() -> None:
+    asked: list[str] = []
+
+    async def script(request: Request) -> Reply:
+        asked.append(request.name)
+        return Reply({"views": {"messages_by_last_updated_state": {}}, "rows": []})
+
+    async def busy() -> bool:
+        return True
+
+    async with scripted(script) as server, Couch(couchdb_at(server)) as couch:
+        settings = SettingsWatch(couch, Cht(), Rapidpro(url="https://rapidpro.example.org"))
+        settings.target = settings.base
+        walking = asyncio.create_task(UnlistedMessages(couch, settings, Unsendable(HeldBack()), 3600.0, busy).run())
+        await until(lambda: asked == ["GET medic-sms"])
+        waited = 0
+
+        async def is_over() -> bool:
+            nonlocal waited
+            jump(10)
+            waited += 10
+            return len(asked) > 1
+
+        await until(is_over)
+        assert asked[1] == "GET messages_by_last_updated_state"
+        assert waited >= 290
+        await end(walking)
+
+
 def test_only_so_many_messages_without_a_row_are_remembered() -> None:
     unsendable = Unsendable(HeldBack())
     with capture_logs() as logs:

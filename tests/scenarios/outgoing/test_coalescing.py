@@ -56,13 +56,16 @@ async def test_a_district_is_told_in_few_requests(gate: Gate, medic: Database, r
         ("auto", 2, 120, 2),
         ("auto", 8, 60, 1),
         ("auto", 8, None, 8),
+        ("auto", 400, None, 4),
         ("always", 2, None, 1),
     ],
 )
 async def test_when_equal_texts_go_together(
     coalesce: str, people: int, per_hour: int | None, broadcasts: int, gate: Gate, medic: Database, rapidpro: RapidPro
 ) -> None:
-    """`auto`: only where more wait than a minute's share of the budget, so that a single one keeps exact states."""
+    """`auto`: only where more wait than a minute's share of the budget, or than are sent in two seconds, so that a
+    single one keeps exact states.
+    """
     record = campaign(*map(phone, range(people)))
     await medic.put(record)
     async with running(configure(gate, medic, rapidpro, TOKEN, coalesce=coalesce, requests_per_hour=per_hour)):

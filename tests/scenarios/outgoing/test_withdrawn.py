@@ -67,6 +67,25 @@ async def test_a_task_withdrawn_after_its_claim_is_not_sent(
     assert "hello" not in [made.text for made in rapidpro.broadcasts if made.urns == ("tel:+254712345678",)]
 
 
+async def test_one_look_serves_all_that_come_next(gate: Gate, medic: Database, rapidpro: RapidPro) -> None:
+    records = [data_record(task(message(f"hello {number}"))) for number in range(30)]
+    await medic.bulk(records)
+    rapidpro.fail(Fault("POST broadcasts", Answer(429, "{}", headers={"Retry-After": "4"}), times=None))
+    with capture_logs() as logs:
+
+        async def claimed() -> bool:
+            return Counter(entry["event"] for entry in logs)["task.claimed"] == 30
+
+        async with running(configure(gate, medic, rapidpro, TOKEN, sweep_interval=3600.0)):
+            assert await passes(60, 1, claimed)
+            rapidpro.clear_faults()
+            reads = gate.requests.count("POST _all_docs")
+            await passes(4, 1)
+            for record in records:
+                await reaches(medic, record["_id"], "received-by-gateway")
+    assert gate.requests.count("POST _all_docs") - reads < 10
+
+
 async def _has_sent(rapidpro: RapidPro, text: str) -> bool:
     return text in [made.text for made in rapidpro.broadcasts]
 
