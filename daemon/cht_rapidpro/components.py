@@ -21,7 +21,7 @@ from cht_rapidpro.adapters.rapidpro.client import RapidPro
 from cht_rapidpro.adapters.spool.spool import Spool
 from cht_rapidpro.adapters.web.control import Control
 from cht_rapidpro.adapters.web.webhook import Webhook
-from cht_rapidpro.cancellation import end
+from cht_rapidpro.concurrency.cancellation import end
 from cht_rapidpro.config.schema import Config
 from cht_rapidpro.config.secret_store import Keyring, Secrets
 from cht_rapidpro.domain.claim import Instance

@@ -27,8 +27,8 @@ from cht_rapidpro.adapters.rapidpro.dry_run import ReadOnlyCouch, ReadOnlyRapidP
 from cht_rapidpro.adapters.web.admin import Admin
 from cht_rapidpro.adapters.web.control import Control
 from cht_rapidpro.adapters.web.operators_page import OperatorsPage
-from cht_rapidpro.cancellation import end
 from cht_rapidpro.components import Job, Runtime, credentials, receiving, secrets, sending, watch_ground
+from cht_rapidpro.concurrency.cancellation import end
 from cht_rapidpro.config.schema import Config
 from cht_rapidpro.config.secret_store import Keyring
 from cht_rapidpro.domain.claim import Instance

@@ -13,7 +13,7 @@ from typing import Final
 
 import aiohttp
 
-from cht_rapidpro.cancellation import end
+from cht_rapidpro.concurrency.cancellation import end
 from demo.database import Database, DatabaseError, Doc
 from demo.medic import iso_time
 from demo.rapidpro import RapidPro

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
-from cht_rapidpro.cancellation import end
+from cht_rapidpro.concurrency.cancellation import end
 from demo.couchdb import CouchDBServer, couchdb_server
 from demo.database import Database, Doc, delete_database
 from demo.medic import create_medic, data_record, task

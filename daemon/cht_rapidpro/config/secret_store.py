@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from cht_rapidpro.concurrency.signal import Signal
 from cht_rapidpro.config.secrets import NO_SECRET, Secret
 
 Refused = Literal["rapidpro_token", "incoming_keys"]
@@ -40,12 +41,9 @@ class Keyring:
     def __init__(self, secrets: Secrets, *, is_filled: bool = True) -> None:
         self.secrets = secrets
         self.is_filled = is_filled
-        self._listeners: list[Callable[[], None]] = []
+        self._changed = Signal[()]()
+        self.subscribe = self._changed.subscribe  # called after every change of `secrets`
         self._source: Callable[[Refused], Awaitable[None]] | None = None
-
-    def subscribe(self, listener: Callable[[], None]) -> None:
-        """`listener` is called after every change of `secrets`."""
-        self._listeners.append(listener)
 
     def refill_from(self, source: Callable[[Refused], Awaitable[None]]) -> None:
         """Sets the coroutine that reads newer secrets; it limits its own pace and duration, and raises nothing."""
@@ -55,8 +53,7 @@ class Keyring:
         self.is_filled = True
         if secrets != self.secrets:
             self.secrets = secrets
-            for listener in self._listeners:
-                listener()
+            self._changed.emit()
 
     async def renew(self, refused: Refused) -> None:
         """Await this after a secret of this kind was refused; afterwards `secrets` may hold a newer one."""

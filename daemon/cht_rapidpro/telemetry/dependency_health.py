@@ -18,6 +18,7 @@ from typing import Final
 
 import structlog
 
+from cht_rapidpro.concurrency.signal import Signal
 from cht_rapidpro.errors import GatewayError, OperatorActionRequiredError
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -70,13 +71,10 @@ class Health:
         self._clock = clock
         self._known_since = clock()
         self._failing: dict[str, _Failing] = {}
-        self._listeners: list[Callable[[], None]] = []
+        self._failed = Signal[()]()
+        self.subscribe = self._failed.subscribe  # called at the first failure after a success, or of a kind
         self._reported: set[str] = set()
         self._is_reported = False
-
-    def subscribe(self, listener: Callable[[], None]) -> None:
-        """`listener` is called at the first failure after a success, or of a kind."""
-        self._listeners.append(listener)
 
     @property
     def condition(self) -> Condition:
@@ -134,8 +132,7 @@ class Health:
         self.last_error = error
         self.tell()
         if is_first:
-            for listener in self._listeners:
-                listener()
+            self._failed.emit()
 
     def tell(self) -> None:
         """Logs a change that was not logged yet. Call it regularly, too, because a time limit can end without a

@@ -7,7 +7,7 @@ message, and would disclose it.
 """
 
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from importlib.metadata import version
 from typing import Final
@@ -24,6 +24,7 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from cht_rapidpro.concurrency.signal import Signal
 from cht_rapidpro.domain.history import MessageEvent, MessageRef
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -95,7 +96,8 @@ class Metrics:
     """The counters and histograms that the jobs share. Subscribers also get the message that each fact is about."""
 
     def __init__(self) -> None:
-        self._subscribers: list[Callable[[MessageEvent], None]] = []
+        self._noted = Signal[MessageEvent]()
+        self.subscribe = self._noted.subscribe
         self.registry = CollectorRegistry()
         messages = Counter(
             "messages",
@@ -131,9 +133,6 @@ class Metrics:
         for histogram in histograms:
             self.registry.register(histogram)
 
-    def subscribe(self, subscriber: Callable[[MessageEvent], None]) -> None:
-        self._subscribers.append(subscriber)
-
     def count(self, outcome: Outcome | Arrived, about: MessageRef, failure: str = "") -> None:
         """Counts one message with this outcome; `failure`: why it will not arrive, if that is so."""
         self._report(MessageEvent(_DIRECTIONS[type(outcome)], outcome, about, failure=failure))
@@ -147,8 +146,7 @@ class Metrics:
 
     def _report(self, fact: MessageEvent) -> None:
         self._series[fact.direction, fact.outcome].inc()
-        for subscriber in self._subscribers:
-            subscriber(fact)
+        self._noted.emit(fact)
 
     def render(self, figures: Mapping[str, Figure]) -> bytes:
         """Returns all metrics in Prometheus' text format. Reads /proc, so call it in a thread."""

@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from cht_rapidpro.adapters.couchdb.client import PAGE, Couch, MessageRow
-from cht_rapidpro.cancellation import end
+from cht_rapidpro.concurrency.cancellation import end
 from cht_rapidpro.config.schema import Cht, Rapidpro
 from cht_rapidpro.domain.task import DocId, Lack, lack, message_fields, read_message, unlisted
 from cht_rapidpro.jobs.live_config.app_settings import SettingsWatch

@@ -16,9 +16,9 @@ from cht_rapidpro.adapters.couchdb.client import Couch
 from cht_rapidpro.adapters.couchdb.vault import CredentialName, Vault
 from cht_rapidpro.adapters.host.state_dir import LEAST_ROOM
 from cht_rapidpro.adapters.web.webhook import PATHS
-from cht_rapidpro.cancellation import end
 from cht_rapidpro.commands.check.cht import check_settings
 from cht_rapidpro.commands.check.finding import Mark
+from cht_rapidpro.concurrency.cancellation import end
 from cht_rapidpro.config.schema import Admin, Cht, Rapidpro
 from cht_rapidpro.config.secrets import NO_SECRET, Secret
 from cht_rapidpro.daemon import serve

@@ -17,7 +17,7 @@ import msgspec
 
 from cht_rapidpro.adapters.http.bounded_body import TooLargeError
 from cht_rapidpro.adapters.http.error_words import in_words
-from cht_rapidpro.cancellation import raise_cancelled
+from cht_rapidpro.concurrency.cancellation import raise_cancelled
 from cht_rapidpro.config.schema import Couchdb
 from cht_rapidpro.errors import DeniedError, GatewayError, OperatorActionRequiredError, TransientError
 from cht_rapidpro.telemetry.dependency_health import Health

@@ -6,7 +6,6 @@ requests at the same time. So this module holds back a refused pair for all of t
 once.
 """
 
-import asyncio
 import math
 from typing import Final
 
@@ -15,6 +14,7 @@ from yarl import URL
 
 from cht_rapidpro.adapters.couchdb.errors import denied
 from cht_rapidpro.adapters.http.user_agent import USER_AGENT
+from cht_rapidpro.concurrency.timing import loop_time
 from cht_rapidpro.config.schema import Couchdb
 from cht_rapidpro.errors import OperatorActionRequiredError
 
@@ -37,7 +37,7 @@ class Login:
 
     async def sign(self, request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
         config = self._config
-        if asyncio.get_running_loop().time() < self._refused_at + _PAUSE:
+        if loop_time() < self._refused_at + _PAUSE:
             raise denied(config)
         request.headers.update(USER_AGENT)
         if self._header is not None:
@@ -48,7 +48,7 @@ class Login:
             raise _redirected(config, response)
         # Below _node a 401 may also mean that the user is no administrator.
         if response.status == _UNAUTHORIZED and config is self._config and "/_node/" not in request.url.path:
-            self._refused_at = asyncio.get_running_loop().time()
+            self._refused_at = loop_time()
         return response
 
 

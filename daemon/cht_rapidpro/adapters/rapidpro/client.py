@@ -3,7 +3,6 @@
 Failures are returned, not raised: the caller has to tell "surely not sent" from "perhaps sent" in every case.
 """
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,6 +14,7 @@ import msgspec
 import structlog
 
 from cht_rapidpro.adapters.rapidpro.transport import Reply, Transport
+from cht_rapidpro.concurrency.timing import loop_time
 from cht_rapidpro.config.schema import Limits, Rapidpro
 from cht_rapidpro.config.secret_store import Keyring
 from cht_rapidpro.config.secrets import Secret
@@ -134,7 +134,7 @@ class RapidPro:
         if self._date is None:
             return None
         date, at = self._date
-        return date + round((asyncio.get_running_loop().time() - at) * 1000)
+        return date + round((loop_time() - at) * 1000)
 
     def hides_urns(self, base: str) -> bool | None:
         """Whether the workspace is anonymous, by its last answer; None before the first answer."""
@@ -211,11 +211,11 @@ class RapidPro:
         A token that RapidPro does not know may have been rotated meanwhile. RapidPro has then done nothing, so the
         request is made again with the newer token, unless so much time has passed that a claim could become too old.
         """
-        until = asyncio.get_running_loop().time() + self._patience
+        until = loop_time() + self._patience
         token = self._keyring.secrets.rapidpro_token
         answer = await self._ask_once(method, url, token, data, names, scope)
         while is_invalid_token(answer) and (newer := await self._newer_than(token)):
-            if asyncio.get_running_loop().time() > until:
+            if loop_time() > until:
                 break
             token = newer
             answer = await self._ask_once(method, url, token, data, names, scope)
@@ -236,12 +236,12 @@ class RapidPro:
             return NotSent("there is no token yet")
         budget = self.budgets[scope]
         budget.begin()
-        started = asyncio.get_running_loop().time()
+        started = loop_time()
         answer: Mapping[str, object] | Answer | BadCursor = Ambiguous("cancelled")
         try:
             answer = self._read(await self._transport.request(method, url, token, data), names)
         finally:
-            now = asyncio.get_running_loop().time()
+            now = loop_time()
             budget.end(now, counted=not isinstance(answer, _NOT_COUNTED))
             self.times.labels(scope).observe(now - started)
         return answer
@@ -252,7 +252,7 @@ class RapidPro:
         if not isinstance(reply, Reply):
             return reply
         if reply.date is not None:
-            self._date = reply.date, asyncio.get_running_loop().time()
+            self._date = reply.date, loop_time()
         if 200 <= reply.status < 300 and isinstance(reply.body, Mapping):
             return reply.body if names in reply.body else Ambiguous(_WITHOUT[names])
         if reply.status == 404 and reply.body == _BAD_CURSOR:
@@ -263,7 +263,7 @@ class RapidPro:
         """Reports the answer to the budget and the health."""
         url = url.partition("?")[0]
         kind = f"{method} {url.rpartition('/')[2]}"
-        now = asyncio.get_running_loop().time()
+        now = loop_time()
         budget, health = self.budgets[scope], self.healths[scope]
         match answer:
             case Throttled(retry_after):

@@ -19,7 +19,7 @@ import msgspec
 
 from cht_rapidpro.adapters.http.error_words import in_words
 from cht_rapidpro.adapters.http.user_agent import USER_AGENT
-from cht_rapidpro.cancellation import raise_cancelled
+from cht_rapidpro.concurrency.cancellation import raise_cancelled
 from cht_rapidpro.config.schema import Rapidpro
 from cht_rapidpro.config.secrets import Secret
 from cht_rapidpro.domain.budget import HOUR

@@ -6,6 +6,7 @@ until there is room: the connection that has been without a request for longest 
 """
 
 import asyncio
+import math
 import resource
 import socket
 from collections.abc import Awaitable, Callable, Sequence
@@ -18,7 +19,8 @@ import structlog
 from aiohttp import web
 
 from cht_rapidpro.adapters.web.server_log import OnceAMinute, ServerLog
-from cht_rapidpro.cancellation import end
+from cht_rapidpro.concurrency.cancellation import end
+from cht_rapidpro.concurrency.timing import loop_time, wait_for_event
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -138,17 +140,15 @@ class Listener:
         while len(self._open) >= self._most:
             if times := self._reported.count("crowded"):
                 log.warning("listener.crowded", listener=self._name, connections=self._most, times=times)
-            wait: float | None = None
+            wait = math.inf
             if longest := next(iter(self._idle), None):
-                wait = self._idle[longest] + _IDLE - asyncio.get_running_loop().time()
+                wait = self._idle[longest] + _IDLE - loop_time()
                 if wait <= 0:
                     del self._idle[longest]
                     longest.abort()
-                    wait = None  # its end sets `changed`
+                    wait = math.inf  # its end sets `changed`
             self._changed.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(wait):
-                    await self._changed.wait()
+            await wait_for_event(self._changed, wait)
 
     def _connection(self) -> "_Connection":
         server = self._runner.server if self._runner else None
@@ -166,7 +166,7 @@ class Listener:
         self._changed.set()
 
     def _rest(self, connection: "_Connection") -> None:
-        self._idle[connection] = asyncio.get_running_loop().time()
+        self._idle[connection] = loop_time()
         self._changed.set()
 
     @web.middleware

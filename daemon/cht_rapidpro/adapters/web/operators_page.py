@@ -8,13 +8,13 @@ limited.
 import asyncio
 import json
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
 from cht_rapidpro import page
+from cht_rapidpro.concurrency.timing import loop_time, wait_for_event
 from cht_rapidpro.domain.history import History
 from cht_rapidpro.telemetry.logs import masked_id
 
@@ -95,15 +95,13 @@ class OperatorsPage:
                 if request.transport is not None:
                     request.transport.abort()
                 break
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_INTERVAL):
-                    await self._stopping.wait()
+            await wait_for_event(self._stopping, _INTERVAL)
         return response
 
     async def _draw(self) -> "Drawing":
         if self._drawing is None:
             await asyncio.to_thread(_load)
-        now = asyncio.get_running_loop().time()
+        now = loop_time()
         if self._drawing is None or now - self._drawn_at >= _INTERVAL:
             self._drawn_at = now
             self._drawing = _load()(self._snapshot(), self._history, self._wall_clock(), now)

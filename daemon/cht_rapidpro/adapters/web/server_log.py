@@ -5,7 +5,6 @@ that reaches the port can send such requests, without a key and in any number. S
 each kind is logged once a minute.
 """
 
-import asyncio
 import logging
 import math
 import traceback
@@ -14,6 +13,8 @@ from typing import Final
 
 import structlog
 from aiohttp import http_exceptions, web
+
+from cht_rapidpro.concurrency.timing import loop_time
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -40,7 +41,7 @@ class OnceAMinute:
 
     def count(self, kind: Hashable) -> int | None:
         """Returns the number since the last line, this one included; None if no line is due yet."""
-        now = asyncio.get_running_loop().time()
+        now = loop_time()
         count, told = self._seen.get(kind, (0, -math.inf))
         is_due = now - told >= _PAUSE
         self._seen[kind] = (0, now) if is_due else (count + 1, told)

@@ -19,8 +19,8 @@ from cht_rapidpro.adapters.host.pause_file import PauseFile
 from cht_rapidpro.adapters.host.state_dir import is_in_use, known_instance_id
 from cht_rapidpro.adapters.rapidpro.client import RapidPro
 from cht_rapidpro.adapters.web import control
-from cht_rapidpro.cancellation import end
 from cht_rapidpro.commands.status import ensure_no_other
+from cht_rapidpro.concurrency.cancellation import end
 from cht_rapidpro.config.addresses import check_url
 from cht_rapidpro.config.schema import Config
 from cht_rapidpro.config.secret_store import Keyring, Secrets

@@ -7,7 +7,6 @@ range: a million of them cost nothing. While many messages are being sent the vi
 date takes CouchDB as long as the sending.
 """
 
-import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Final
@@ -23,6 +22,7 @@ from cht_rapidpro.adapters.couchdb.state_views import (
     updated_since,
     with_ref_in,
 )
+from cht_rapidpro.concurrency.timing import loop_time
 from cht_rapidpro.domain.delivery import FAILED_FOR, ON_ITS_WAY, outstanding_in
 from cht_rapidpro.domain.statuses import State
 from cht_rapidpro.domain.task import DocId
@@ -68,12 +68,12 @@ class OutstandingTasks:
         """Reads one round's part. `now`: ms since the epoch. Raises TransientError and OperatorActionRequiredError."""
         if self._is_busy is not None and await self._is_busy() and not self._is_overdue():
             return
-        loop_time = self._read_at = asyncio.get_running_loop().time()
+        now_here = self._read_at = loop_time()
         if self._has_times:
             await self._read_latest(now)
-        if self._walk is None and loop_time >= self._next_walk:
+        if self._walk is None and now_here >= self._next_walk:
             self._walk = await self._begin(now)
-            self._next_walk = loop_time + _WALK_EVERY
+            self._next_walk = now_here + _WALK_EVERY
         if self._walk is not None:
             try:
                 await self._go_on(self._walk, now)
@@ -82,7 +82,7 @@ class OutstandingTasks:
                 raise
 
     def _is_overdue(self) -> bool:
-        now = asyncio.get_running_loop().time()
+        now = loop_time()
         if self._read_at is None:
             self._read_at = now
         return now >= self._read_at + _PAUSE_WHILE_BUSY

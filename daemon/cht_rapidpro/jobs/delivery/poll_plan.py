@@ -1,11 +1,11 @@
 """The input of a polling round: which messages are due, when they were created, and how many requests it may make."""
 
-import asyncio
 from collections.abc import Callable
 from math import ceil
 from typing import Final
 
 from cht_rapidpro.adapters.rapidpro.client import RapidPro
+from cht_rapidpro.concurrency.timing import loop_time
 from cht_rapidpro.domain.budget import HOUR, Scope
 from cht_rapidpro.domain.planner import Round
 from cht_rapidpro.jobs.delivery.tracker import DeliveryTracker, TrackedMessage
@@ -68,4 +68,4 @@ class PollPlan:
 
     def spare(self, scope: Scope) -> int | None:
         """Returns how many requests polling may make now; None: no limit."""
-        return self._rapidpro.sharing.spare(scope, asyncio.get_running_loop().time(), self._waiting())
+        return self._rapidpro.sharing.spare(scope, loop_time(), self._waiting())

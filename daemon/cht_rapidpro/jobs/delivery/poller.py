@@ -15,7 +15,8 @@ from typing import Final, NoReturn
 import structlog
 
 from cht_rapidpro.adapters.rapidpro.client import Failure, RapidPro
-from cht_rapidpro.cancellation import end
+from cht_rapidpro.concurrency.cancellation import end
+from cht_rapidpro.concurrency.timing import loop_time
 from cht_rapidpro.config.schema import Delivery as DeliveryConfig
 from cht_rapidpro.domain.budget import Scope
 from cht_rapidpro.domain.delivery import MessageRow, is_plausible, match_broadcast, read_outstanding
@@ -100,14 +101,14 @@ class Delivery:
     async def _rounds(self) -> NoReturn:
         try:
             while True:
-                started = _time()
+                started = loop_time()
                 self._changed.clear()
                 if self._settings.polled is None:
                     await self._changed.wait()
                     continue
                 await self._round(self._settings.polled)
                 await self._write_postponed()
-                await asyncio.sleep(max(_SHORTEST_PAUSE, started + self._config.interval - _time()))
+                await asyncio.sleep(max(_SHORTEST_PAUSE, started + self._config.interval - loop_time()))
         finally:
             await self._outstanding.close()
 
@@ -307,7 +308,3 @@ class Delivery:
         if self._faults >= _FAULTS:
             self._tracker.forgive()
         self._faults = 0
-
-
-def _time() -> float:
-    return asyncio.get_running_loop().time()

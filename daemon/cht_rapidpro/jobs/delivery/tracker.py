@@ -5,13 +5,13 @@ capacity. A task without room is read again later, and tasks that are rarely pol
 poll, as after a restart.
 """
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
 from cht_rapidpro.adapters.couchdb.state_views import StateRow
+from cht_rapidpro.concurrency.timing import loop_time
 from cht_rapidpro.domain.delivery import FAILED_FOR, SentTask
 from cht_rapidpro.domain.outgoing import BroadcastId
 from cht_rapidpro.domain.planner import UNLIMITED, pause
@@ -216,4 +216,4 @@ def _place(task: SentTask) -> tuple[MessageId, BroadcastId]:
 
 def loop_ms() -> int:
     """The loop's own clock in ms."""
-    return round(asyncio.get_running_loop().time() * 1000)
+    return round(loop_time() * 1000)

@@ -13,7 +13,6 @@ import math
 import random
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
@@ -22,6 +21,7 @@ import msgspec
 from cht_rapidpro.adapters.couchdb.client import Conflict, Couch, Rejected, WriteResult, Written
 from cht_rapidpro.adapters.couchdb.errors import AwayError
 from cht_rapidpro.adapters.http.bounded_body import TooLargeError
+from cht_rapidpro.concurrency.timing import loop_time, wait_for_event
 from cht_rapidpro.domain.branches import adopt
 from cht_rapidpro.domain.edit import Edit, TaskEdit, edited, holding
 from cht_rapidpro.domain.task import Doc, DocId, MessageId, Task
@@ -169,7 +169,7 @@ class Writer:
 
     async def _apply(self, item: Waiting, max_age: float | None) -> Any:
         if max_age is not None:
-            self.cache.drop_older(item.doc_id, _time() - max_age)
+            self.cache.drop_older(item.doc_id, loop_time() - max_age)
         self._queue(item)
         return await item.done
 
@@ -217,11 +217,9 @@ class Writer:
         """Waits if all may wait and such were written just now; not for the first after a while."""
         if all(item.may_wait for item in self._waiting) and len(self._waiting) < _ROWS:
             self._urgent.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(self._gathered + _GATHERING):
-                    await self._urgent.wait()
+            await wait_for_event(self._urgent, self._gathered + _GATHERING - loop_time())
         if any(item.may_wait for item in self._waiting):
-            self._gathered = _time()
+            self._gathered = loop_time()
 
     def _take(self) -> dict[DocId, list[Waiting]]:
         edits: dict[DocId, list[Waiting]] = {}
@@ -311,7 +309,7 @@ class Writer:
             case Written(rev, size, has_quorum):
                 doc["_rev"] = rev
                 if has_quorum:
-                    self.cache.put(doc, size, _time())
+                    self.cache.put(doc, size, loop_time())
                 else:
                     self.cache.drop(doc["_id"])
                     _fail([item for item in items if item.is_claim], UnconfirmedError("CouchDB answers 202: no quorum"))
@@ -351,10 +349,6 @@ class Writer:
     def _queue_later(self, item: Waiting, pause: float) -> None:
         jittered = min(pause, _LONGEST_PAUSE) * random.uniform(0.5, 1)  # noqa: S311 - jitter
         asyncio.get_running_loop().call_later(jittered, self._queue, item)
-
-
-def _time() -> float:
-    return asyncio.get_running_loop().time()
 
 
 def _future() -> asyncio.Future[Any]:

@@ -6,7 +6,6 @@ messages again; until then new messages go to the spool without a try.
 """
 
 import asyncio
-from contextlib import suppress
 from typing import Final, NoReturn
 
 import structlog
@@ -14,6 +13,7 @@ import structlog
 from cht_rapidpro.adapters.couchdb.client import Rejected
 from cht_rapidpro.adapters.spool.file import Counts, Row
 from cht_rapidpro.adapters.spool.spool import Spool
+from cht_rapidpro.concurrency.timing import wait_for_event
 from cht_rapidpro.domain.incoming import InboundMessage, doc_id, shown_id
 from cht_rapidpro.errors import TransientError
 from cht_rapidpro.jobs.documents.retry import until_it_works
@@ -64,9 +64,7 @@ class SpoolDrainer:
             while await until_it_works(self._step):
                 pass
             self.left = await until_it_works(self._spool.counts)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK):
-                    await self._wake.wait()
+            await wait_for_event(self._wake, _LOOK)
             self._wake.clear()
 
     async def _tell_what_was_left(self) -> None:

@@ -6,13 +6,14 @@ is sent, and incoming messages wait in the spool.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Final, NoReturn
 from urllib.parse import urlsplit
 
 import structlog
 
 from cht_rapidpro.adapters.couchdb.client import Couch
+from cht_rapidpro.concurrency.signal import Signal
 from cht_rapidpro.config.addresses import check_url
 from cht_rapidpro.config.schema import Cht, Rapidpro
 from cht_rapidpro.domain.findings import Finding, Level
@@ -51,7 +52,8 @@ class SettingsWatch:
         self._cht = cht
         self._rapidpro = rapidpro
         self._requested = asyncio.Event()
-        self._listeners: list[Callable[[], None]] = []
+        self._changed = Signal[()]()
+        self.subscribe = self._changed.subscribe  # called after every change of `settings`, `base` or `target`
         self.choice: Choice | None = None
         self._problem = ""
         self.liveness = Liveness("settings", couch.health)
@@ -66,10 +68,6 @@ class SettingsWatch:
         if self.target is None and self.settings and self.settings.outgoing_service == BUILT_IN_SERVICE:
             return None
         return self.base if self.settings else None
-
-    def subscribe(self, listener: Callable[[], None]) -> None:
-        """`listener` is called after every change of `settings`, `base` or `target`."""
-        self._listeners.append(listener)
 
     def refresh(self) -> None:
         """Requests another reading of the documents."""
@@ -111,8 +109,7 @@ class SettingsWatch:
         self._report_choice(choice)
         self.base = self._find_base(found, is_needed=choice.sends)
         self.target = self.base if choice.sends else None
-        for listener in self._listeners:
-            listener()
+        self._changed.emit()
 
     def _report_choice(self, choice: Choice) -> None:
         """Logs a change of the choice: on, off, or a conflict that an operator has to solve."""

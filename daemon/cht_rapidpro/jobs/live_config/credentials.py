@@ -14,6 +14,7 @@ from typing import Final, NoReturn
 import structlog
 
 from cht_rapidpro.adapters.couchdb.vault import CredentialName, Unreadable, Vault
+from cht_rapidpro.concurrency.timing import loop_time, wait_for_event
 from cht_rapidpro.config.secret_store import Keyring, Refused, Secrets
 from cht_rapidpro.config.secrets import NO_SECRET, Secret
 from cht_rapidpro.domain.findings import Finding, Level
@@ -65,9 +66,7 @@ class Credentials:
     async def run(self) -> NoReturn:
         while True:
             await until_it_works(self._read)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._pause()):
-                    await self._wake.wait()
+            await wait_for_event(self._wake, self._pause())
             self._wake.clear()
 
     async def renew(self, refused: Refused) -> None:
@@ -77,15 +76,15 @@ class Credentials:
         separately: wrong keys, which any client may send, must not delay a rotated token. If the reading fails, `run`
         goes on trying.
         """
-        asked, before = self._time(), self._keyring.secrets
+        asked, before = loop_time(), self._keyring.secrets
         async with self._one_at_a_time:  # a reading in progress may bring the answer
-            pause = self._allowed.get(refused, asked) - self._time()
+            pause = self._allowed.get(refused, asked) - loop_time()
         if self._keyring.secrets is not before:
             return
         await asyncio.sleep(max(0.0, pause))
         async with self._one_at_a_time:
             if self._begun <= asked:
-                self._allowed[refused] = self._time() + LEAST_PAUSE
+                self._allowed[refused] = loop_time() + LEAST_PAUSE
                 with suppress(TransientError, OperatorActionRequiredError):
                     await self._read_alone()
 
@@ -94,7 +93,7 @@ class Credentials:
             await self._read_alone()
 
     async def _read_alone(self) -> None:
-        self._begun = self._time()
+        self._begun = loop_time()
         for name, value in (await self._vault.read(self._names)).items():
             self._take(name, value)
         self._keyring.replace(Secrets(self._found.get(CredentialName.OUTGOING, NO_SECRET), self._incoming_keys()))
@@ -115,27 +114,24 @@ class Credentials:
 
     def _retire(self, name: CredentialName, secret: Secret, *, is_replaced: bool) -> None:
         if name is CredentialName.INCOMING:
-            self._retired = {**self._retired, secret: self._time() + GRACE} if is_replaced else {}
+            self._retired = {**self._retired, secret: loop_time() + GRACE} if is_replaced else {}
             self._wake.set()  # `run` may be about to wait for longer
 
     def _incoming_keys(self) -> tuple[Secret, ...]:
         """Returns the vault's key first, then the keys that it has replaced a short time ago."""
-        now = self._time()
+        now = loop_time()
         self._retired = {key: until for key, until in self._retired.items() if until > now}
         current = self._found.get(CredentialName.INCOMING, NO_SECRET)
         return tuple(dict.fromkeys((current, *self._retired))) if current else ()
 
     def _pause(self) -> float:
         """Returns seconds until the next reading: earlier if a replaced key expires."""
-        return max(0.0, min([REFRESH, *(until - self._time() for until in self._retired.values())]))
+        return max(0.0, min([REFRESH, *(until - loop_time() for until in self._retired.values())]))
 
     def _report(self, name: CredentialName, problem: str) -> None:
         if problem and problem != self._problems.get(name):
             log.error("credential.unusable", credential=str(name), problem=problem, remedy=_remedy(name))
         self._problems[name] = problem
-
-    def _time(self) -> float:
-        return asyncio.get_running_loop().time()
 
 
 def _remedy(name: CredentialName) -> str:

@@ -13,6 +13,7 @@ import msgspec
 import structlog
 
 from cht_rapidpro.adapters.host.sd_notify import SILENT, Notifier
+from cht_rapidpro.concurrency.signal import Signal
 from cht_rapidpro.config.schema import LIVE, Config
 from cht_rapidpro.errors import ConfigError
 from cht_rapidpro.telemetry import logs
@@ -30,11 +31,8 @@ class Reload:
         self._load = load
         self._requested = requested
         self._notifier = notifier
-        self._listeners: list[Callable[[Config], None]] = []
-
-    def subscribe(self, listener: Callable[[Config], None]) -> None:
-        """`listener` is called with the configuration in force after every reload, changed or not."""
-        self._listeners.append(listener)
+        self._applied = Signal[Config]()
+        self.subscribe = self._applied.subscribe  # called after every reload with the configuration in force
 
     async def run(self) -> NoReturn:
         while True:
@@ -53,8 +51,7 @@ class Reload:
         changed = list(_differences(self._config, found))
         reloaded = frozenset(key for key, live in LIVE.items() if live.bound_to.isdisjoint(changed))
         self._config = _with(self._config, found, reloaded)
-        for listener in self._listeners:
-            listener(self._config)
+        self._applied.emit(self._config)
         # Logged even if the level would hide it, because an operator asked for the reload.
         logs.set_level("info")
         for warning in found.warnings:

@@ -6,11 +6,13 @@ given back (docs/exactly-once.md#leaving).
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import Final, NoReturn
 
 from cht_rapidpro.adapters.couchdb.client import Couch
+from cht_rapidpro.concurrency.timing import wait_for_event
 from cht_rapidpro.domain.claim import claim_of
 from cht_rapidpro.domain.statuses import State
 from cht_rapidpro.domain.task import Doc, DocId, due, messages, tasks
@@ -60,9 +62,7 @@ class AbandonedClaims:
     async def run(self) -> NoReturn:
         pause = _AGAIN
         while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(pause if self._is_leaving and not self.is_done else None):
-                    await self._changed.wait()
+            await wait_for_event(self._changed, pause if self._is_leaving and not self.is_done else math.inf)
             pause = _AGAIN if self._changed.is_set() else min(2 * pause, _LONGEST)
             self._changed.clear()
             if self._is_leaving:

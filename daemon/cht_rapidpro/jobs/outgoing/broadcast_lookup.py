@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from cht_rapidpro.adapters.couchdb.client import Couch
 from cht_rapidpro.adapters.rapidpro.client import Page, RapidPro
+from cht_rapidpro.concurrency.timing import loop_time
 from cht_rapidpro.domain.claim import claim_of, orders
 from cht_rapidpro.domain.outgoing import BroadcastId, SmsIdentity, Throttled, pair_of
 from cht_rapidpro.domain.reconcile import (
@@ -125,7 +126,7 @@ class Lookup:
         RapidPro's clock and the loop time that has passed bound the window. Stamps in documents and this machine's wall
         clock only widen it.
         """
-        loop_now = asyncio.get_running_loop().time()
+        loop_now = loop_time()
         began = item.held.began
         start = now - round((loop_now - began.loop) * 1000)
         if item.held.rapidpro_began is not None:
@@ -169,7 +170,7 @@ class Lookup:
 
     async def _turn(self) -> None:
         """Waits until the budget has room; a 429 closes it for as long as RapidPro says."""
-        while pause := self._rapidpro.budget.delay(asyncio.get_running_loop().time()):  # noqa: ASYNC110 - no event
+        while pause := self._rapidpro.budget.delay(loop_time()):  # noqa: ASYNC110 - no event
             await asyncio.sleep(pause)
 
     async def _list(self, base: str, after: int, before: int | None) -> dict[BroadcastId, Listed] | str:

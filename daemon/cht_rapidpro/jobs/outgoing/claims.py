@@ -11,6 +11,8 @@ from typing import Final
 
 import structlog
 
+from cht_rapidpro.concurrency.signal import Signal
+from cht_rapidpro.concurrency.timing import loop_time
 from cht_rapidpro.config.schema import Outgoing
 from cht_rapidpro.domain.claim import (
     EXPIRED,
@@ -74,10 +76,11 @@ class Claims:
         self._lost: OrderedDict[MessageKey, None] = OrderedDict()  # tasks that this process may have sent and gave up
         self.held_back = HeldBack()
         self.is_suspect: Callable[[MessageKey], bool] = lambda _: False  # another gateway may have sent it
-        self._listeners: list[Callable[[DocId, Task], None]] = []
+        self._settled = Signal[DocId, Task]()
+        self.subscribe = self._settled.subscribe  # called with every task that has just been settled, as it is stored
         self.me = me
         self.liveness = Liveness("claim", writer.liveness.needs)
-        self.started = Moment(wall_clock(), _time())
+        self.started = Moment(wall_clock(), loop_time())
 
     def __len__(self) -> int:
         return len(set(self._held.values()))
@@ -85,10 +88,6 @@ class Claims:
     def find(self, key: MessageKey) -> ClaimedTask | None:
         """The task under our claim that has this message."""
         return self._held.get(key)
-
-    def subscribe(self, listener: Callable[[DocId, Task], None]) -> None:
-        """`listener` is called with every task that has just been settled, as it is stored."""
-        self._listeners.append(listener)
 
     async def claim(self, candidates: Sequence[Candidate], *, only_own: bool = False) -> list[ClaimedTask]:
         """The tasks that we hold now; the candidates that we could not get stay in the send queue's care.
@@ -98,7 +97,7 @@ class Claims:
         wanted: dict[DocId, list[Candidate]] = defaultdict(list)
         for candidate in candidates:
             wanted[candidate.doc_id].append(candidate)
-        moment = Moment(self._wall_clock(), _time())
+        moment = Moment(self._wall_clock(), loop_time())
         async with asyncio.TaskGroup() as group:
             claims = [
                 group.create_task(self._claim_in(doc_id, mine, moment, only_own=only_own))
@@ -159,12 +158,12 @@ class Claims:
 
     def _stale_in(self, doc_id: DocId) -> list[Claim]:
         """The claims of other instances in a document that have not changed for `claim_timeout` before our eyes."""
-        first = _time() - self._config.claim_timeout
+        first = loop_time() - self._config.claim_timeout
         return [claim for claim, since in self._seen.get(doc_id, {}).items() if since <= first]
 
     def _see(self, doc_id: DocId, doc: Doc) -> None:
         """Notes the claims of other instances in the document, and since when this process sees each unchanged."""
-        known, now = self._seen.pop(doc_id, {}), _time()
+        known, now = self._seen.pop(doc_id, {}), loop_time()
         claims = (claim for task in tasks(doc) if (claim := claim_of(task)) and claim.instance != self.me.id)
         found = {claim: known.get(claim, now) for claim in claims}
         if found:
@@ -207,8 +206,8 @@ class Claims:
         pause = _PASSED_PAUSE
         if claim is not None:
             log.debug("claim.missed", doc=candidate.doc_id, message=candidate.uuid, holder=claim.instance)
-            since = self._seen.get(candidate.doc_id, {}).get(claim, _time())
-            pause = max(0.0, since + self._config.claim_timeout - _time())
+            since = self._seen.get(candidate.doc_id, {}).get(claim, loop_time())
+            pause = max(0.0, since + self._config.claim_timeout - loop_time())
         elif task and (task.get("state"), task.get("state_details")) == (EXPIRED.state, EXPIRED.details):
             log.warning("task.expired", doc=candidate.doc_id, message=candidate.uuid)
             self._metrics.count(
@@ -217,7 +216,7 @@ class Claims:
         self._hold_back(candidate, pause)
 
     def _hold_back(self, candidate: Candidate, seconds: float) -> None:
-        self._send_queue.defer(candidate.key, _time() + seconds)
+        self._send_queue.defer(candidate.key, loop_time() + seconds)
 
     async def renew(self, held: ClaimedTask, *, sends: bool) -> bool:
         """Gives the claim a new date; False, and the task is given up, when it is not ours any more.
@@ -227,7 +226,7 @@ class Claims:
         async with held.renewing:
             if held.is_lost:
                 return False  # another of its messages has met with it
-            moment = Moment(self._wall_clock(), _time())
+            moment = Moment(self._wall_clock(), loop_time())
             edit = renew(self.me, held.uuid, held.claimed.wall, moment.wall, sends=sends)
             try:
                 found = await self._writer.apply_to_task(held.doc_id, edit, is_claim=True)
@@ -254,7 +253,7 @@ class Claims:
             if held.claimed is not moment or held.renewing.locked():
                 continue  # the answer may be of the moment before or after it
             if self._is_as_claimed(held, docs.get(held.doc_id)):
-                held.seen = _time()
+                held.seen = loop_time()
             elif held in held_tasks:
                 self._lose(held)
 
@@ -284,11 +283,11 @@ class Claims:
 
         Loop time stands still in a suspended machine, so the wall clock may make the claim older, never younger.
         """
-        return max(_time() - held.claimed.loop, (self._wall_clock() - held.claimed.wall) / 1000)
+        return max(loop_time() - held.claimed.loop, (self._wall_clock() - held.claimed.wall) / 1000)
 
     def unseen_for(self, held: ClaimedTask) -> float:
         """Seconds since CouchDB was last known to want it sent, under our claim."""
-        return _time() - held.seen
+        return loop_time() - held.seen
 
     async def release(self, held: ClaimedTask) -> None:
         """Makes the task `pending` again, for any daemon; in this daemon's send queue it keeps its place."""
@@ -301,7 +300,7 @@ class Claims:
         self._let_go(held)
         for key, message in zip(held.keys, held.messages, strict=True):
             if held.pause:
-                self._send_queue.defer(key, _time() + held.pause, firmly=True)
+                self._send_queue.defer(key, loop_time() + held.pause, firmly=True)
             else:
                 self._send_queue.add(Candidate(held.due, *key, hash(message.text)))
 
@@ -314,13 +313,12 @@ class Claims:
             known.warning("settle.dropped", why="the document or its task was deleted meanwhile")
         for task in found[:1]:
             known.info("task.settled", state=task.get("state"))
-            for listener in self._listeners:
-                listener(held.doc_id, task)
+            self._settled.emit(held.doc_id, task)
         self._let_go(held)
 
     async def give_back(self, held: ClaimedTask, gateway_ref: str) -> bool:
         """Holds the settled task under a claim again, since its broadcast is another task's; whether that worked."""
-        moment = Moment(self._wall_clock(), _time())
+        moment = Moment(self._wall_clock(), loop_time())
         try:
             edit = give_back(self.me, held.uuid, gateway_ref, moment.wall)
             found = await self._writer.apply_to_task(held.doc_id, edit, is_claim=True)
@@ -349,7 +347,3 @@ class Claims:
 def _about(candidate: Candidate, task: Task) -> MessageRef:
     numbers = [message.to for message in messages(task) if message.uuid == candidate.uuid]
     return MessageRef(candidate.doc_id, candidate.uuid, *numbers)
-
-
-def _time() -> float:
-    return asyncio.get_running_loop().time()

@@ -6,12 +6,13 @@ another reason, is no sign.
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from typing import Final, NoReturn
 
 import structlog
 
+from cht_rapidpro.concurrency.timing import loop_time, wait_for_event
 from cht_rapidpro.domain.findings import Finding, Level, counted
 from cht_rapidpro.domain.takeover import foreign
 from cht_rapidpro.domain.task import Doc, DocId, MessageKey
@@ -56,7 +57,7 @@ class ContestWatch:
             log.error("sending.contested", doc=doc_id, message=fresh[0][0][1], means=_ADVICE)
         if len(self._found) < _MOST:
             self._found |= dict(fresh)
-        self._seen_at = _time()
+        self._seen_at = loop_time()
         self._changed.set()
 
     def problems(self) -> Iterator[Finding]:
@@ -68,14 +69,8 @@ class ContestWatch:
         """Ends the alarm when there was no sign for a while, or another gateway is chosen."""
         while True:
             self._changed.clear()
-            left = self._seen_at + _QUIET - _time()
+            left = self._seen_at + _QUIET - loop_time()
             if self._found and (left <= 0 or self._takeover.since is None):
                 log.info("sending.uncontested", messages=len(self._found))
                 self._found = {}
-            with suppress(TimeoutError):
-                async with asyncio.timeout(max(left, 0.0) if self._found else None):
-                    await self._changed.wait()
-
-
-def _time() -> float:
-    return asyncio.get_running_loop().time()
+            await wait_for_event(self._changed, max(left, 0.0) if self._found else math.inf)

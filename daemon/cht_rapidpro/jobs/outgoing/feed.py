@@ -19,7 +19,8 @@ from typing import Any, Final, NoReturn
 
 from cht_rapidpro.adapters.couchdb.changes import Changes, ChangesFeed, Hint
 from cht_rapidpro.adapters.couchdb.client import Couch, MessageRow, Seq
-from cht_rapidpro.cancellation import end
+from cht_rapidpro.concurrency.cancellation import end
+from cht_rapidpro.concurrency.timing import loop_time
 from cht_rapidpro.domain.settings import concerns_settings
 from cht_rapidpro.domain.statuses import State
 from cht_rapidpro.domain.task import Doc, DocId, due, message_fields, messages, milliseconds, read_message, tasks
@@ -79,7 +80,7 @@ class Feed:
         with self.sweeping.step():
             await self._sweep_and_follow(group)
         for sweeps in itertools.count(2):
-            began = _time()
+            began = loop_time()
             await self._until_next_sweep()
             with self.sweeping.step():
                 if self._answered > began:
@@ -121,18 +122,18 @@ class Feed:
             self._unsendable.clear()
             return
         await until_it_works(self._sweep_once)
-        self.heard = _time()
+        self.heard = loop_time()
 
     async def _sweep_once(self) -> None:
         """Begins with the oldest and ends when the queue is full; it never waits for room."""
-        self._send_queue.start_sweep(_time())
+        self._send_queue.start_sweep(loop_time())
         self._unsendable.start_sweep()
         self._place = None
         if await self._read(self._couch.messages_in(_SENDABLE)):
             self._unsendable.end_sweep()
 
     async def _go_on(self) -> None:
-        self._send_queue.go_on(_time())
+        self._send_queue.go_on(loop_time())
         await self._read(self._couch.messages_in(_SENDABLE, since=self._place))
 
     async def _read(self, rows: AsyncGenerator[list[MessageRow], None]) -> bool:
@@ -162,7 +163,7 @@ class Feed:
         while True:
             with self.following.step():
                 changes = await until_it_works(self._wait, since)
-            self.heard = self._answered = _time()
+            self.heard = self._answered = loop_time()
             since = changes.last_seq
             if not changes.is_complete:
                 self._send_queue.want_sweep()
@@ -183,14 +184,10 @@ class Feed:
             if hint.has_branches:
                 self._cache.drop(hint.doc_id)
             else:
-                self._cache.put(hint.doc, hint.size, _time())
+                self._cache.put(hint.doc, hint.size, loop_time())
             self._unsendable.look(hint.doc_id, hint.doc)
             for candidate in _candidates(hint.doc):
                 self._send_queue.offer(candidate)
-
-
-def _time() -> float:
-    return asyncio.get_running_loop().time()
 
 
 def _candidate(row: MessageRow) -> Candidate | None:

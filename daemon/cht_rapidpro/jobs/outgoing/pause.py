@@ -11,6 +11,7 @@ from typing import Any, Final, NoReturn
 import structlog
 
 from cht_rapidpro.adapters.host.pause_file import PauseFile
+from cht_rapidpro.concurrency.signal import Signal
 from cht_rapidpro.domain.findings import Finding
 from cht_rapidpro.domain.pause import Pause
 
@@ -28,7 +29,8 @@ class PauseWatch:
         self._found: Pause | None = None
         self._is_known = False
         self._reported: Pause | None = None
-        self._listeners: list[Callable[[], None]] = []
+        self._changed = Signal[()]()
+        self.subscribe = self._changed.subscribe  # called when a pause begins, changes or ends
 
     @property
     def pause(self) -> Pause | None:
@@ -50,10 +52,6 @@ class PauseWatch:
         """Seconds until it ends by itself; None where it has no end, or there is none."""
         pause = self.pause
         return None if pause is None or pause.until is None else (pause.until - self._wall_clock()) / 1000
-
-    def subscribe(self, listener: Callable[[], None]) -> None:
-        """`listener` is called when a pause begins, changes or ends."""
-        self._listeners.append(listener)
 
     def problems(self) -> Iterator[Finding]:
         if (pause := self.pause) is not None:
@@ -81,5 +79,4 @@ class PauseWatch:
             log.warning("sending.paused", **self._reported.plain())
         elif before is not None:
             log.info("sending.resumed")
-        for listener in self._listeners:
-            listener()
+        self._changed.emit()

@@ -9,12 +9,13 @@ import asyncio
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
 import structlog
 
+from cht_rapidpro.concurrency.timing import loop_time, wait_for_event
 from cht_rapidpro.domain.outgoing import BroadcastId, Created, SmsIdentity
 from cht_rapidpro.domain.reconcile import Listed, Matched, NotFound, RecipientSlot, TooRecent, Undecidable, Verdict
 from cht_rapidpro.domain.rivals import Contested
@@ -127,7 +128,7 @@ class Reconciler:
         """Another gateway may have sent any of these, too, at `since` (loop time) at the latest."""
         for ambiguous in self._open.values():
             ambiguous.since, ambiguous.sent_by = max(ambiguous.since, since), None
-            ambiguous.next_look = min(ambiguous.next_look, self._time())
+            ambiguous.next_look = min(ambiguous.next_look, loop_time())
         self._changed.set()
 
     def find(self, key: MessageKey) -> AmbiguousSend | None:
@@ -237,14 +238,12 @@ class Reconciler:
         """
         while True:
             self._changed.clear()
-            now = self._time()
+            now = loop_time()
             wait = min((ambiguous.next_look for ambiguous in self._open.values()), default=math.inf) - now
             if wait <= 0 and self._settings.base is not None and self._settings.settings is not None:
                 await self._look(adopt, repeat, give_back)
                 continue
-            with suppress(TimeoutError):
-                async with asyncio.timeout(wait if 0 < wait < math.inf else None):
-                    await self._changed.wait()
+            await wait_for_event(self._changed, wait if wait > 0 else math.inf)
 
     @property
     def _gives_back(self) -> bool:
@@ -256,12 +255,12 @@ class Reconciler:
         if self._gives_back or not self._pause.is_on:
             for ambiguous in self._open.values():
                 if ambiguous.next_look == math.inf:
-                    ambiguous.next_look = self._time()
+                    ambiguous.next_look = loop_time()
         self._changed.set()
 
     async def _look(self, adopt: Adopt, repeat: Repeat, give_back: GiveBack) -> None:
         """One listing for all that is due, or soon will be; a message that cannot be told widens it for no other."""
-        started, clocks = self._time(), (self._wall_clock(), self._lookup.rapidpro_time())
+        started, clocks = loop_time(), (self._wall_clock(), self._lookup.rapidpro_time())
         due = [ambiguous for ambiguous in self._open.values() if ambiguous.next_look <= started + self._request_time]
         await self._outlast(due)
         verdicts = await self._ask(
@@ -355,7 +354,7 @@ class Reconciler:
 
     async def _report(self, ambiguous: AmbiguousSend, means: str) -> None:
         """Says once that an operator must look, and asks again later, as long as the task is still under our claim."""
-        ambiguous.next_look = self._time() + min(
+        ambiguous.next_look = loop_time() + min(
             _UNDECIDABLE_PAUSE * 2.0**ambiguous.reported, _LONGEST_UNDECIDABLE_PAUSE
         )
         ambiguous.reported, ambiguous.why = min(ambiguous.reported + 1, 10), means.partition(":")[0]
@@ -365,7 +364,7 @@ class Reconciler:
             self.forget(ambiguous.held)
 
     def _next_look(self, ambiguous: AmbiguousSend, verdict: NotFound | TooRecent | Blocked | None) -> float:
-        now = self._time()
+        now = loop_time()
         match verdict:
             case NotFound():
                 has_ended = self._has_ended(ambiguous, self._wall_clock(), self._lookup.rapidpro_time())
@@ -389,6 +388,3 @@ class Reconciler:
         )
         self._metrics.count(Outcome.ADOPTED, ambiguous.held.about(ambiguous.message, broadcast.id))
         return Created(broadcast.id, broadcast.status)
-
-    def _time(self) -> float:
-        return asyncio.get_running_loop().time()

@@ -11,13 +11,13 @@ import asyncio
 import itertools
 import math
 from collections.abc import Coroutine, Sequence
-from contextlib import suppress
 from typing import Final, NoReturn
 
 import structlog
 
 from cht_rapidpro.adapters.rapidpro.client import RapidPro
-from cht_rapidpro.cancellation import end
+from cht_rapidpro.concurrency.cancellation import end
+from cht_rapidpro.concurrency.timing import loop_time, wait_for_event
 from cht_rapidpro.config.schema import Outgoing, Rapidpro
 from cht_rapidpro.config.secret_store import Keyring
 from cht_rapidpro.domain.circuit_breaker import CircuitBreaker
@@ -139,15 +139,13 @@ class Relay:
             elif not delay:
                 self._start_sends()
                 self._start_claim()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(delay if 0 < delay < math.inf else None):
-                    await self._wake.wait()
+            await wait_for_event(self._wake, delay if delay > 0 else math.inf)
 
     def _delay(self) -> float:
         """Seconds until a broadcast may be posted; infinite while sending is not ours, or held."""
         if self._target is None or not self._token or self._pause.is_on or self._takeover.is_opening:
             return math.inf
-        now = self._time()
+        now = loop_time()
         return max(self._circuit_breaker.delay(now), self._rapidpro.budget.delay(now))
 
     @property
@@ -163,7 +161,7 @@ class Relay:
         if self._target is not None:
             answer = await self._rapidpro.probe(self._target)
             if self._circuit_breaker.needs_probe or answer is None:
-                self._circuit_breaker.probed(answer, self._time())
+                self._circuit_breaker.probed(answer, loop_time())
             self._batching.asked()
         self._probing = False
 
@@ -178,7 +176,7 @@ class Relay:
     def _left(self) -> float:
         """Requests left in the budget; those that are about to start count as started."""
         budget = self._rapidpro.budget
-        left = budget.left(self._time())
+        left = budget.left(loop_time())
         return math.inf if left is None else max(0, left - max(0, self._in_flight - budget.open))
 
     def _start_claim(self) -> None:
@@ -253,14 +251,14 @@ class Relay:
     async def _send(self, turns: list[OutboundMessage]) -> None:
         """One broadcast; its slot is free again when the answer is there, before the tasks are settled."""
         answers: list[tuple[OutboundMessage, Answer | RetrySmaller]] = []
-        began = self._time()
+        began = loop_time()
         try:
             answers = await self._sender.post(turns)
         finally:
             self._in_flight -= 1
             self._wake.set()
         if any(isinstance(answer, Created) for _, answer in answers):
-            self._batching.answered(self._time() - began)
+            self._batching.answered(loop_time() - began)
         for turn, answer in answers:
             self._conclude(turn, answer)
         if self._stopping:
@@ -310,7 +308,7 @@ class Relay:
         Another gateway that we took over from ended when it was last seen to send.
         """
         is_own = held.is_earlier_process
-        since = self._claims.started.loop if is_own else self._time()
+        since = self._claims.started.loop if is_own else loop_time()
         sent_by = held.past.last_sending if is_own and held.past else None
         if held.is_suspect:
             held.began, sent_by = self._takeover.earliest, None
@@ -352,7 +350,4 @@ class Relay:
         await self._claims.settle(held)
         if await self._reconciler.is_shared(ambiguous) and await self._claims.give_back(held, created.id):
             held.state.reopen(ambiguous.message.uuid)
-            self._reconciler.add(held, ambiguous.message, ambiguous.pair, ambiguous.base, since=self._time())
-
-    def _time(self) -> float:
-        return asyncio.get_running_loop().time()
+            self._reconciler.add(held, ambiguous.message, ambiguous.pair, ambiguous.base, since=loop_time())

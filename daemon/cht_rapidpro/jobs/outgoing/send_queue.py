@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+from cht_rapidpro.concurrency.signal import Signal
 from cht_rapidpro.domain.task import DocId, MessageId, MessageKey
 
 CAPACITY: Final = 1000
@@ -58,11 +59,8 @@ class SendQueue:
         self.is_sweep_wanted = False
         self._has_dropped = False  # a message that the pages after the last sweep need not have
         self._swept_once = asyncio.Event()
-        self._listeners: list[Callable[[], None]] = []
-
-    def subscribe(self, listener: Callable[[], None]) -> None:
-        """`listener` is called when a candidate came in."""
-        self._listeners.append(listener)
+        self._offered = Signal[()]()
+        self.subscribe = self._offered.subscribe  # called when a candidate came in
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -126,8 +124,7 @@ class SendQueue:
         insort(self._waiting, candidate)
         self._in_waiting.add(candidate.key)
         self._known[candidate.key] = candidate.due
-        for listener in self._listeners:
-            listener()
+        self._offered.emit()
         return True
 
     def take(self, broadcasts: int, max_batch_size: int = 1) -> list[Candidate]:

@@ -8,6 +8,7 @@ import asyncio
 from typing import Final
 
 from cht_rapidpro.adapters.rapidpro.client import RapidPro
+from cht_rapidpro.concurrency.timing import loop_time
 from cht_rapidpro.domain.circuit_breaker import CircuitBreaker
 from cht_rapidpro.domain.outgoing import Ambiguous, Answer, Refused, RetrySmaller, SmsIdentity, join, share
 from cht_rapidpro.jobs.live_config.app_settings import SettingsWatch
@@ -57,7 +58,7 @@ class Sender:
             return [(turn, RetrySmaller(turn.max_batch_size)) for turn in turns]
         with self._reconciler.posting(pairs):
             answer = await self._rapidpro.post_broadcast(base, join(pairs))
-        now = asyncio.get_running_loop().time()
+        now = loop_time()
         if isinstance(answer, Ambiguous):
             for turn, pair in zip(turns, pairs, strict=True):
                 self._reconciler.add(turn.task, turn.message, pair, base, since=now)

@@ -12,6 +12,7 @@ from typing import Any, Final
 import structlog
 
 from cht_rapidpro.adapters.couchdb.client import Couch
+from cht_rapidpro.concurrency.timing import loop_time
 from cht_rapidpro.domain.outgoing import pair_of
 from cht_rapidpro.domain.reconcile import RecipientSlot
 from cht_rapidpro.domain.takeover import FreeBroadcasts
@@ -52,12 +53,12 @@ class Suspects:
         self._settle_time = settle_time
         self._wall_clock = wall_clock
         self._since = 0
-        self.quiet_since = _time()
-        self.earliest = Moment(wall_clock(), _time())
+        self.quiet_since = loop_time()
+        self.earliest = Moment(wall_clock(), loop_time())
 
     def begin(self, since: int) -> None:
         """The takeover began at `since`, ms since the epoch, perhaps in an earlier process."""
-        now = Moment(self._wall_clock(), _time())
+        now = Moment(self._wall_clock(), loop_time())
         ago = max(0.0, (now.wall - since) / 1000) + _BACK
         self._since = since
         self.quiet_since = now.loop
@@ -86,7 +87,7 @@ class Suspects:
             age = self._settle_time if newest is None or now is None else (now - newest) / 1000
             if age >= self._settle_time:
                 return set(found)
-            self.quiet_since = max(self.quiet_since, _time() - max(0.0, age))
+            self.quiet_since = max(self.quiet_since, loop_time() - max(0.0, age))
 
     async def _is_past(self) -> bool:
         """Whether this machine's clock and RapidPro's both say that `settle_time` is over since the takeover."""
@@ -96,7 +97,7 @@ class Suspects:
 
     async def _until_quiet(self) -> None:
         while True:
-            left = self.quiet_since + self._settle_time - _time()
+            left = self.quiet_since + self._settle_time - loop_time()
             if left <= 0:
                 return
             await asyncio.sleep(left)  # a sign may come meanwhile
@@ -106,7 +107,7 @@ class Suspects:
         while True:
             free: FreeBroadcasts | str = "the app settings name no RapidPro that can be asked"
             if (base := self._settings.target) is not None:
-                free = await self._lookup.free(base, _time() - self.earliest.loop, self._known, self._values())
+                free = await self._lookup.free(base, loop_time() - self.earliest.loop, self._known, self._values())
             if not isinstance(free, str):
                 return free
             if retry == _RETRY:
@@ -131,7 +132,3 @@ class Suspects:
     def _values(self) -> Mapping[str, Any]:
         settings = self._settings.settings
         return settings.values if settings else {}
-
-
-def _time() -> float:
-    return asyncio.get_running_loop().time()

@@ -15,7 +15,9 @@ from typing import Final, NoReturn
 import structlog
 
 from cht_rapidpro.adapters.host.sender_file import SenderFile
-from cht_rapidpro.cancellation import end
+from cht_rapidpro.concurrency.cancellation import end
+from cht_rapidpro.concurrency.signal import Signal
+from cht_rapidpro.concurrency.timing import loop_time
 from cht_rapidpro.domain.findings import Finding, Level, counted
 from cht_rapidpro.domain.takeover import Sender, foreign, is_takeover
 from cht_rapidpro.domain.task import Doc, DocId, MessageKey
@@ -62,7 +64,8 @@ class Takeover:
         self._suspects: set[MessageKey] = set()
         self._work: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
-        self._listeners: list[Callable[[], None]] = []
+        self._let_go = Signal[()]()
+        self.subscribe = self._let_go.subscribe  # called when messages may be sent that were held back
         settings.subscribe(self._on_settings)
 
     @property
@@ -89,10 +92,6 @@ class Takeover:
                 "RapidPro is asked which of them it has; new messages are sent at once.",
             )
 
-    def subscribe(self, listener: Callable[[], None]) -> None:
-        """`listener` is called when messages may be sent that were held back."""
-        self._listeners.append(listener)
-
     def holds(self, key: MessageKey) -> bool:
         return self._held is None or hash(key) in self._held
 
@@ -106,7 +105,7 @@ class Takeover:
             sent = {hash((doc_id, uuid)) for uuid, _ in foreign(doc)} & self._held
             if sent:
                 self._held -= sent
-                self._search.quiet_since = asyncio.get_running_loop().time()
+                self._search.quiet_since = loop_time()
 
     @property
     def quiet_since(self) -> float:
@@ -176,8 +175,7 @@ class Takeover:
     def _let_through(self, held: set[int]) -> None:
         self._held = held
         self._send_queue.want_sweep()
-        for listener in self._listeners:
-            listener()
+        self._let_go.emit()
 
     # -- taking over ------------------------------------------------------------------------------------------------
 
@@ -186,7 +184,7 @@ class Takeover:
         self._reconciler.doubt(self._search.quiet_since)
         await asyncio.sleep(_GRACE)
         held = await until_it_works(self._search.sendable)
-        self._search.quiet_since = asyncio.get_running_loop().time()
+        self._search.quiet_since = loop_time()
         self._let_through(held)
         if held:
             log.warning("takeover.started", messages=len(held), means="they wait for a look-up; new ones are sent")

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import Final, assert_never
 
 from cht_rapidpro.adapters.rapidpro.client import BadCursor, Listing, RapidPro, Rows
+from cht_rapidpro.concurrency.timing import loop_time
 from cht_rapidpro.domain.budget import Budget, Scope
 from cht_rapidpro.domain.outgoing import Ambiguous, NotSent, Throttled, Trouble
 from cht_rapidpro.errors import TransientError
@@ -51,7 +52,7 @@ class Listings:
             try:
                 page = await self._rapidpro.list_rows(base, listing, query, cursor)
             finally:
-                share.end(asyncio.get_running_loop().time(), counted=True)
+                share.end(loop_time(), counted=True)
             match page:
                 case Rows():
                     return page
@@ -69,5 +70,5 @@ class Listings:
         whole, share = self._rapidpro.budgets[scope], self._shares[scope]
         share.per_hour = None if whole.per_hour is None else max(1, whole.per_hour // 10)
         budgets = (whole, share)
-        while pause := max(budget.delay(asyncio.get_running_loop().time()) for budget in budgets):  # noqa: ASYNC110 - no event
+        while pause := max(budget.delay(loop_time()) for budget in budgets):  # noqa: ASYNC110 - no event
             await asyncio.sleep(pause)

@@ -7,11 +7,11 @@ answer, and when there was no answer for long. Without it a wrong token would go
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from typing import Final, NoReturn
 
 from cht_rapidpro.adapters.couchdb.client import Couch
 from cht_rapidpro.adapters.rapidpro.client import RapidPro
+from cht_rapidpro.concurrency.timing import loop_time, wait_for_event
 from cht_rapidpro.config.secret_store import Keyring
 from cht_rapidpro.errors import OperatorActionRequiredError, TransientError
 from cht_rapidpro.jobs.live_config.app_settings import SettingsWatch
@@ -74,7 +74,7 @@ class Heartbeat:
     async def _ask_rapidpro(self) -> None:
         """Never exceeds the limit of requests: waiting messages go first."""
         target, has_token = self._settings.target, bool(self._keyring.secrets.rapidpro_token)
-        if target is not None and has_token and not self._rapidpro.budget.delay(asyncio.get_running_loop().time()):
+        if target is not None and has_token and not self._rapidpro.budget.delay(loop_time()):
             await self._rapidpro.probe(target)
 
 
@@ -122,8 +122,4 @@ class _Beat:
 
     async def _woken(self, seconds: float) -> bool:
         """Returns whether a failure or a call of `renew` came within this time."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._wake.wait()
-            return True
-        return False
+        return await wait_for_event(self._wake, seconds)

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Final, NoReturn
 
+from cht_rapidpro.concurrency.timing import loop_time
 from cht_rapidpro.domain.history import Event, History, MessageEvent, MessageRef
 from cht_rapidpro.telemetry.logs import masked, masked_id, masked_number
 from cht_rapidpro.telemetry.metrics import Figure, Metrics
@@ -32,13 +33,13 @@ class HistoryKeeper:
             left = self._figures().get(_SAMPLED)
             for scope, value in left.items() if isinstance(left, Mapping) else ():
                 if value is not None:
-                    self.history.sample(scope, value, asyncio.get_running_loop().time())
+                    self.history.sample(scope, value, loop_time())
             await asyncio.sleep(_INTERVAL)
 
     def _note(self, fact: MessageEvent) -> None:
         failure = masked(fact.failure) if fact.failure else ""
         shown = MessageEvent(fact.direction, fact.outcome, _masked(fact.about), fact.waited, failure)
-        self.history.note(Event(self._wall_clock(), shown), asyncio.get_running_loop().time())
+        self.history.note(Event(self._wall_clock(), shown), loop_time())
 
 
 def _masked(about: MessageRef) -> MessageRef:

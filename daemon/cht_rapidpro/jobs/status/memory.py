@@ -4,13 +4,13 @@ They ask over the control socket. An order is written into CouchDB by the comman
 that a message that it gave up on is looked at again at once and not after its pause.
 """
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from aiohttp import web
 
 from cht_rapidpro.adapters.web.control import Control
+from cht_rapidpro.concurrency.timing import loop_time
 from cht_rapidpro.domain.orders import Phase
 from cht_rapidpro.domain.send_state import SendPhase
 from cht_rapidpro.domain.task import DocId, MessageId, MessageKey
@@ -42,7 +42,7 @@ class Memory:
 
     def tell(self, key: MessageKey) -> dict[str, Any]:
         """The phase of a message and what belongs to it; times in seconds from now."""
-        now = asyncio.get_running_loop().time()
+        now = loop_time()
         told: dict[str, Any] = {"phase": self.phase(key), "held_back": self._claims.held_back.reason(key[0])}
         if (place := self._send_queue.place(key)) is not None:
             told["before_it"] = place

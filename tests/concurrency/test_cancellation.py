@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from cht_rapidpro.cancellation import end, raise_cancelled
+from cht_rapidpro.concurrency.cancellation import end, raise_cancelled
 from cht_rapidpro.errors import TransientError
 from cht_rapidpro.jobs.documents.retry import until_it_works
 from tests.support.fault_proxy import until
