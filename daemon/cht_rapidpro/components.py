@@ -136,6 +136,7 @@ def sending(runtime: Runtime, me: Instance) -> tuple[list[Job], list[Relay | Del
     note = SenderFile(Path(runtime.config.cht.state_dir))
     search = Suspects(couch, lookup, settings, reconciler.known, config.settle_time, runtime.wall_clock)
     takeover = Takeover(note, search, reconciler, settings, send_queue, runtime.wall_clock)
+    claims.subscribe(takeover.settled)
     send_queue.is_held, claims.is_suspect = takeover.holds, takeover.suspects
     feed = Feed(couch, settings, send_queue, unsendable, runtime.writer.cache, config.sweep_interval)
     contest = ContestWatch(takeover, config.settle_time, runtime.wall_clock)
@@ -160,9 +161,9 @@ def sending(runtime: Runtime, me: Instance) -> tuple[list[Job], list[Relay | Del
         runtime.metrics,
     )
     runtime.reload.subscribe(lambda new: outgoing.limit(new.rapidpro))
-    abandoned = AbandonedClaims(couch, settings, runtime.pause, claims, outgoing.take_up)
+    abandoned = AbandonedClaims(couch, settings, runtime.pause, claims, takeover, outgoing.take_up)
     finders.append(abandoned)
-    leftovers = Leftovers(claims, reconciler, abandoned, runtime.pause, runtime.status.spooled)
+    leftovers = Leftovers(claims, reconciler, abandoned, runtime.pause, takeover, settings, runtime.status.spooled)
     runtime.control.offer("GET", "/leftovers", leftovers.plain)
     runtime.status.leftovers = leftovers.counts
     Memory(send_queue, claims, reconciler).add_to(runtime.control)

@@ -135,13 +135,15 @@ async def _ask(folder: Path) -> dict[str, Any]:
 
 def _waits(found: Mapping[str, Any]) -> bool:
     """Whether something is left that is decided without an operator."""
-    return bool(
-        found["spooled"] or found["claimed"] > found["undecidable"] or found["ambiguous"] > found["undecidable"]
-    )
+    undecidable = found["undecidable"]
+    is_deciding = found["claimed"] > undecidable or found["ambiguous"] > undecidable
+    return bool(found["is_taking_over"] or found["spooled"] or is_deciding)
 
 
 def _report(found: Mapping[str, Any]) -> int:
-    if found["is_known"] and not (found["claimed"] or found["ambiguous"] or found["spooled"]):
+    if found["is_known"] and not (
+        found["is_taking_over"] or found["claimed"] or found["ambiguous"] or found["spooled"]
+    ):
         print(f"drained: another gateway can be chosen. {_HELD}")
         return 0
     print("not drained: another gateway would send these again.", *_reasons(found), _HELD, sep="\n", file=sys.stderr)
@@ -154,7 +156,9 @@ def _reasons(found: Mapping[str, Any]) -> list[str]:
         reasons.append("look in RapidPro for each, then type `cht-rapidpro messages settle`")
     if not found["is_known"]:
         reasons.append("it is not known which claims are left: CouchDB, or RapidPro's address, cannot be read")
-    elif _waits(found):
+    if found["is_taking_over"]:
+        reasons.append("the takeover from the gateway before is not finished: it would send again what it has sent")
+    elif found["is_known"] and _waits(found):
         reasons.append(
             f"claimed {found['claimed']}, ambiguous {found['ambiguous']}, spooled {found['spooled']}: it takes longer;"
             " `cht-rapidpro status` says what does not answer; type `cht-rapidpro drain` again"

@@ -212,7 +212,8 @@ class ClaimTasks:
     seen unchanged for long enough to take them over; one of our own is an earlier process's and is renewed. A task
     without a claim that was due before `expire_before` fails with details `Expired` instead. A task with one of the
     messages `held` is this process's already. One with one of the `suspects` may have been sent by another gateway: no
-    POST begins under its claim. `only_own`: claims of this instance are renewed, and no other task is claimed.
+    POST begins under its claim. `only_own`: claims of this instance are renewed, and no task is claimed but
+    those of suspects.
     """
 
     me: Instance
@@ -237,11 +238,11 @@ class ClaimTasks:
 
     def _claim(self, task: Task, doc: Doc) -> Task:
         claim = claim_of(task)
+        if claim is None and not message_ids(task).isdisjoint(self.suspects):
+            return _enter_claim(task, self.me.lookup_details, self.now)
         if self.only_own and (claim is None or claim.instance != self.me.id):
             return task
         if claim is None:
-            if not message_ids(task).isdisjoint(self.suspects):
-                return _enter_claim(task, self.me.lookup_details, self.now)
             if self._is_expired(task, doc):
                 return set_state(task, EXPIRED, self.now)
             return _enter_claim(task, self.me.details, self.now)

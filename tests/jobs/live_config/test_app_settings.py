@@ -92,11 +92,11 @@ async def test_a_cht_with_a_gateway_of_its_own_is_left_alone_until_it_chooses_ch
             await until(lambda: bool(named(logs, "sending.conflicted")))
             assert states(await medic.get(record["_id"])) == ["pending"]
             await _choose(medic, outgoing_service="cht-rapidpro")
-            await reaches(medic, record["_id"], "received-by-gateway")
+            await reaches(medic, record["_id"], "received-by-gateway", hurry=1)
     (conflict,) = named(logs, "sending.conflicted")
     assert conflict["log_level"] == "error"
     assert "set sms.outgoing_service to 'cht-rapidpro'" in conflict["why"]
-    assert "[cht] outgoing_service = 'rapidpro'" in conflict["why"]
+    assert "[cht] builtin_gateway_is_off = true" in conflict["why"]
     assert len(named(logs, "sending.enabled")) == 1
 
 

@@ -9,9 +9,11 @@ import pytest
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
+from cht_rapidpro.adapters.host.pause_file import PauseFile
 from cht_rapidpro.adapters.web import control
 from cht_rapidpro.config.schema import Cht, Config
 from cht_rapidpro.domain.claim import Instance
+from cht_rapidpro.domain.pause import Pause
 from cht_rapidpro.domain.task import timestamp
 from demo.database import Database, Doc
 from demo.medic import data_record, message, task
@@ -119,14 +121,14 @@ async def test_a_sign_of_the_other_gateway_prolongs_the_wait(
     with capture_logs() as logs:
         async with running(config, is_first=True):
             await happens(logs, "takeover.started", hurry=0.2)
-            await passes(50, 5)
+            await passes(40, 5)
             history = [{"state": "pending"}, {"state": RECEIVED, "state_details": "Queued"}]
             changes = {"state": RECEIVED, "gateway_ref": 17, "state_history": history}
             await medic.edit(docs[0]["_id"], lambda doc: {**doc, "tasks": [{**doc["tasks"][0], **changes}]})
-            await passes(50, 5)
+            await passes(40, 5)
             assert not events(logs, "takeover.listed")
             rapidpro.create_broadcast([NUMBER], "hello @ 1")
-            await passes(50, 5)
+            await passes(40, 5)
             assert posts(rapidpro) == 0
             for doc in docs:
                 await reaches(medic, doc["_id"], RECEIVED, hurry=1)
@@ -151,6 +153,31 @@ async def test_a_takeover_that_was_broken_off_is_begun_again(
             await happens(logs, "takeover.finished", hurry=1)
     assert len(events(logs, "takeover.started")) == 2
     assert (posts(rapidpro), len(rapidpro.broadcasts)) == (1, 3)
+
+
+async def test_a_drain_in_a_takeover_settles_what_the_other_gateway_has_sent(
+    config: Config, medic: Database, rapidpro: RapidPro
+) -> None:
+    """It would send that again when it is chosen again; the rest is left to it."""
+    docs, folder = records(2), Path(config.cht.state_dir)
+    await medic.bulk(docs)
+    rapidpro.create_broadcast([NUMBER], "hello @ 0")
+    await asyncio.to_thread(PauseFile(folder).write, Pause(wall_clock(), None, drains=True))
+
+    async def is_drained() -> bool:
+        found = await control.ask(folder, "GET", "/leftovers")
+        assert found is not None
+        return bool(found["is_known"] and not found["is_taking_over"] and not found["claimed"])
+
+    with capture_logs() as logs:
+        async with running(config, is_first=True):
+            await happens(logs, "takeover.started", hurry=0.2)
+            assert not await is_drained()
+            await reaches(medic, docs[0]["_id"], RECEIVED, hurry=1)
+            await until(is_drained)
+    assert states(await medic.get(docs[1]["_id"])) == ["pending"]
+    assert (posts(rapidpro), len(rapidpro.broadcasts)) == (0, 1)
+    assert not events(logs, "stop.left_over")
 
 
 async def test_another_gateway_that_goes_on_is_an_error_until_it_is_quiet(

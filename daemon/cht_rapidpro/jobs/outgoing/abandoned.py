@@ -2,7 +2,8 @@
 
 While it sends, a sweep brings them by itself. Where another gateway is chosen, or is about to be, nothing is claimed
 anew; but these may have been sent, and the other gateway would send them again. So they are looked up, and settled or
-given back (docs/exactly-once.md#leaving).
+given back (docs/exactly-once.md#leaving). So are the suspects of a takeover that is not finished: the gateway before
+would send them again, too.
 """
 
 import asyncio
@@ -15,12 +16,13 @@ from cht_rapidpro.adapters.couchdb.client import Couch
 from cht_rapidpro.concurrency.timing import wait_for_event
 from cht_rapidpro.domain.claim import claim_of
 from cht_rapidpro.domain.statuses import State
-from cht_rapidpro.domain.task import Doc, DocId, due, messages, tasks
+from cht_rapidpro.domain.task import Doc, MessageKey, Task, due, is_sendable, messages, tasks
 from cht_rapidpro.jobs.documents.retry import until_it_works
 from cht_rapidpro.jobs.live_config.app_settings import SettingsWatch
 from cht_rapidpro.jobs.outgoing.claims import Claims
 from cht_rapidpro.jobs.outgoing.pause import PauseWatch
 from cht_rapidpro.jobs.outgoing.send_queue import Candidate
+from cht_rapidpro.jobs.outgoing.takeover import Takeover
 
 _AGAIN: Final = 5.0  # seconds until the next look, while the last one has found some, doubling up to
 _LONGEST: Final = 300.0
@@ -35,18 +37,21 @@ class AbandonedClaims:
         settings: SettingsWatch,
         pause: PauseWatch,
         claims: Claims,
+        takeover: Takeover,
         take_up: Callable[[Sequence[Candidate]], None],
     ) -> None:
         self._couch = couch
         self._settings = settings
         self._pause = pause
         self._claims = claims
+        self._takeover = takeover
         self._take_up = take_up
         self._changed = asyncio.Event()
         self._was_leaving = False
         self.is_done = False
         settings.subscribe(self._on_change)
         pause.subscribe(self._on_change)
+        takeover.subscribe(self._on_suspects)
 
     @property
     def _is_leaving(self) -> bool:
@@ -57,6 +62,11 @@ class AbandonedClaims:
     def _on_change(self) -> None:
         if self._is_leaving != self._was_leaving:
             self._was_leaving, self.is_done = self._is_leaving, False
+            self._changed.set()
+
+    def _on_suspects(self) -> None:
+        if self._is_leaving:
+            self.is_done = False
             self._changed.set()
 
     async def run(self) -> NoReturn:
@@ -71,7 +81,7 @@ class AbandonedClaims:
                 self._take_up(found)
 
     async def _look(self) -> list[Candidate]:
-        ids = set[DocId]()
+        ids = {doc_id for doc_id, _ in self._takeover.open_suspects()}
         async with aclosing(self._couch.messages_in(State.FORWARDED_TO_GATEWAY)) as pages:
             async for page in pages:
                 ids.update(row.doc_id for row in page)
@@ -82,11 +92,15 @@ class AbandonedClaims:
         return found
 
     def _own(self, doc: Doc) -> list[Candidate]:
-        """The messages under a claim of ours that this process does not hold."""
+        """The messages under a claim of ours that this process does not hold, and the suspects without a claim."""
         return [
             Candidate(due(task, doc) or 0, doc["_id"], message.uuid, hash(message.text))
             for task in tasks(doc)
-            if (claim := claim_of(task)) is not None and claim.instance == self._claims.me.id
+            if is_sendable(task)
             for message in messages(task)
-            if self._claims.find((doc["_id"], message.uuid)) is None
+            if self._is_ours(task, key := (doc["_id"], message.uuid)) and self._claims.find(key) is None
         ]
+
+    def _is_ours(self, task: Task, key: MessageKey) -> bool:
+        claim = claim_of(task)
+        return self._takeover.suspects(key) if claim is None else claim.instance == self._claims.me.id

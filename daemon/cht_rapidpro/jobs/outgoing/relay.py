@@ -330,6 +330,7 @@ class Relay:
     def _give_back(self, ambiguous: Sequence[AmbiguousSend]) -> None:
         """These messages of one task were not sent, and are not to be sent by us: any gateway may act on the task."""
         held = ambiguous[0].held
+        self._takeover.decided(each.key for each in ambiguous)
         for each in ambiguous:
             held.state.missing(each.message.uuid)
         if held.state.is_unsent:

@@ -8,7 +8,7 @@ later is sent at once. A takeover is over when its suspects are settled; a resta
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from typing import Final, NoReturn
 
@@ -17,10 +17,10 @@ import structlog
 from cht_rapidpro.adapters.host.sender_file import SenderFile
 from cht_rapidpro.concurrency.cancellation import end
 from cht_rapidpro.concurrency.signal import Signal
-from cht_rapidpro.concurrency.timing import loop_time
+from cht_rapidpro.concurrency.timing import loop_time, wait_for_event
 from cht_rapidpro.domain.findings import Finding, Level, counted
 from cht_rapidpro.domain.takeover import Sender, foreign, is_takeover
-from cht_rapidpro.domain.task import Doc, DocId, MessageKey
+from cht_rapidpro.domain.task import Doc, DocId, MessageKey, Task, message_ids
 from cht_rapidpro.errors import GatewayError
 from cht_rapidpro.jobs.documents.retry import until_it_works
 from cht_rapidpro.jobs.live_config.app_settings import SettingsWatch
@@ -64,6 +64,7 @@ class Takeover:
         self._suspects: set[MessageKey] = set()
         self._work: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
+        self._decided = asyncio.Event()
         self._let_go = Signal[()]()
         self.subscribe = self._let_go.subscribe  # called when messages may be sent that were held back
         settings.subscribe(self._on_settings)
@@ -72,6 +73,11 @@ class Takeover:
     def is_opening(self) -> bool:
         """Whether it is not known yet what to hold back."""
         return self._held is None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing from before a takeover may still be decided."""
+        return self._held is not None and not self._held and not self.open_suspects()
 
     @property
     def since(self) -> int | None:
@@ -91,6 +97,15 @@ class Takeover:
                 f"{counted(waiting, 'message')}.",
                 "RapidPro is asked which of them it has; new messages are sent at once.",
             )
+
+    def settled(self, doc_id: DocId, task: Task) -> None:
+        """Takes note of a task that has been settled."""
+        self.decided((doc_id, uuid) for uuid in message_ids(task))
+
+    def decided(self, keys: Iterable[MessageKey]) -> None:
+        """These are settled, or given back after a look-up."""
+        self._suspects.difference_update(keys)
+        self._decided.set()
 
     def holds(self, key: MessageKey) -> bool:
         return self._held is None or hash(key) in self._held
@@ -200,13 +215,16 @@ class Takeover:
     async def _until_settled(self) -> None:
         """A suspect that only an operator can decide stays under its claim, which a restart looks up by itself."""
         pause = _LOOK
-        while self._open_suspects():
-            await asyncio.sleep(pause)
+        while self.open_suspects():
+            self._decided.clear()
+            if await wait_for_event(self._decided, pause):
+                continue
             pause = min(2 * pause, _LONGEST_LOOK)
             sendable = await until_it_works(self._search.sendable)
             self._suspects = {key for key in self._suspects if hash(key) in sendable}
 
-    def _open_suspects(self) -> Collection[MessageKey]:
+    def open_suspects(self) -> Collection[MessageKey]:
+        """Those that may still be decided without an operator."""
         return [
             key for key in self._suspects if (ambiguous := self._reconciler.find(key)) is None or not ambiguous.reported
         ]
