@@ -79,10 +79,11 @@ def read_settings(settings: Doc | None, medic: Doc | None, translations: Sequenc
     values = settings.get("settings")
     if not isinstance(values, dict):
         return "the document `settings` has no object under the key `settings`"
-    return AppSettings(values, _cht_version(medic or {}), read_translations(translations), _generation(settings))
+    return AppSettings(values, _cht_version(medic or {}), read_translations(translations), generation(settings))
 
 
-def _generation(doc: Doc) -> int:
+def generation(doc: Doc) -> int:
+    """How often the document has been written; 0 where that cannot be read."""
     number, _, _ = str(doc.get("_rev")).partition("-")
     return int(number) if number.isdecimal() else 0
 

@@ -7,6 +7,7 @@ is sent, and incoming messages wait in the spool.
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final, NoReturn
 from urllib.parse import urlsplit
 
@@ -25,6 +26,7 @@ from cht_rapidpro.domain.settings import (
     AppSettings,
     Choice,
     choose,
+    generation,
     read_settings,
 )
 from cht_rapidpro.domain.task import Doc, DocId
@@ -89,17 +91,19 @@ class SettingsWatch:
             self._requested.clear()
             with self.liveness.step():
                 translations, docs = await until_it_works(self._read)
-            self._take(
-                read_settings(docs.get(SETTINGS), docs.get(MEDIC), [docs[key] for key in translations if key in docs])
-            )
+            known = [docs[key] for key in translations if key in docs]
+            self._take(read_settings(docs.get(SETTINGS), docs.get(MEDIC), known), generation(docs.get(SETTINGS, {})))
 
     async def _read(self) -> tuple[list[DocId], dict[DocId, Doc]]:
         translations = await self._couch.ids(*TRANSLATIONS)
         return translations, await self._couch.read([SETTINGS, MEDIC, *translations])
 
-    def _take(self, found: AppSettings | str) -> None:
+    def _take(self, found: AppSettings | str, revision: int) -> None:
         if isinstance(found, str):
             self._report(f"{found}: the last good settings stay in force" if self.settings else found)
+            if self.settings and revision not in (0, self.settings.revision):  # an edit that was seen, all the same
+                self.settings = replace(self.settings, revision=revision)
+                self._changed.emit()
             return
         if found == self.settings:
             self._report("")
