@@ -7,10 +7,11 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from cht_rapidpro.cancellation import end
 
 from cht_rapidpro.adapters.couchdb.client import Couch
 from cht_rapidpro.domain.claim import ClaimTasks, Instance, settle
-from cht_rapidpro.domain.edit import Edit
+from cht_rapidpro.domain.edit import Edit, each
 from cht_rapidpro.domain.statuses import State
 from cht_rapidpro.domain.task import Change, DocId, MessageId
 from cht_rapidpro.errors import PermanentError
@@ -65,6 +66,26 @@ async def test_edits_of_one_document_become_one_revision(writer: Writer, gate: G
     assert (doc["words"], doc["_rev"][:2]) == (words, "2-")
     assert results == [doc] * 10
     assert gate.requests == [READ, WRITE]
+
+
+async def test_edits_that_may_wait_share_a_write_and_others_take_them_along(gate: Gate, medic: Database) -> None:
+    names = [f"report-{number}" for number in range(6)]
+    await medic.bulk([data_record(task(message("hello", uuid=UUID)), doc_id=name) for name in names])
+    first, *later, claimed = map(DocId, names)
+    edit = each(UUID, lambda found: {**found, "state": "sent"})
+    async with Couch(configure(gate, medic, "http://127.0.0.1:9", TOKEN).couchdb) as couch:
+        writer = Writer(couch, gathering=3600.0)
+        job = asyncio.create_task(writer.run())
+        await writer.apply_to_task(first, edit, may_wait=True)
+        assert gate.requests == [READ, WRITE], "the first is written at once"
+        async with asyncio.TaskGroup() as group:
+            for doc_id in later:
+                group.create_task(writer.apply_to_task(doc_id, edit, may_wait=True))
+                await asyncio.sleep(0.01)
+            assert gate.requests == [READ, WRITE]
+            await writer.apply(claimed, append("claimed"))
+        assert gate.requests == [READ, WRITE, READ, WRITE]
+        await end(job)
 
 
 async def test_edits_of_many_documents_go_in_one_request(writer: Writer, gate: Gate, medic: Database) -> None:

@@ -33,7 +33,6 @@ _ROWS: Final = 200  # documents a round
 _COPIES_BYTES: Final = 1024 * 1024
 _COPY_OVERHEAD: Final = 400  # bytes that a copy takes besides its JSON: its id, the objects around it
 _LONGEST_PAUSE: Final = 2.0
-_GATHERING: Final = 0.1  # seconds from one write of edits that may wait to the next, unless others go along
 _TRIES: Final = 5  # of a document that CouchDB fails at while it works for others
 
 
@@ -127,10 +126,13 @@ class DocumentCache:
 
 
 class Writer:
-    """`cache` also takes revisions from the feed, to save a read."""
+    """`cache` also takes revisions from the feed, to save a read. `gathering`: seconds from one write of edits that may
+    wait to the next, unless others go along.
+    """
 
-    def __init__(self, couch: Couch) -> None:
+    def __init__(self, couch: Couch, gathering: float = 0.1) -> None:
         self._couch = couch
+        self._gathering = gathering
         self._waiting: list[Waiting] = []
         self._wake = asyncio.Event()
         self._urgent = asyncio.Event()
@@ -217,7 +219,7 @@ class Writer:
         """Waits if all may wait and such were written just now; not for the first after a while."""
         if all(item.may_wait for item in self._waiting) and len(self._waiting) < _ROWS:
             self._urgent.clear()
-            await wait_for_event(self._urgent, self._gathered + _GATHERING - loop_time())
+            await wait_for_event(self._urgent, self._gathered + self._gathering - loop_time())
         if any(item.may_wait for item in self._waiting):
             self._gathered = loop_time()
 
