@@ -7,9 +7,9 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from cht_rapidpro.cancellation import end
 
 from cht_rapidpro.adapters.couchdb.client import Couch
+from cht_rapidpro.concurrency.cancellation import end
 from cht_rapidpro.domain.claim import ClaimTasks, Instance, settle
 from cht_rapidpro.domain.edit import Edit, each
 from cht_rapidpro.domain.statuses import State
