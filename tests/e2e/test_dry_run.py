@@ -68,6 +68,6 @@ async def test_a_dry_run_reads_and_decides_but_posts_and_writes_nothing(
     assert changes == {old["_id"]: "failed", waits["_id"]: "delivered"}
     assert len(logged(daemon, "daemon.writes_nothing")) == 1
     assert logged(daemon, "incoming.listening") == []
-    assert await asyncio.to_thread(names_in, tmp_path) - SETTING_UP == {"instance-id"}
+    assert await asyncio.to_thread(names_in, tmp_path) - SETTING_UP == {"instance-id", "sender.json"}
     assert (tmp_path / "instance-id").read_text() == MINE + "\n"
     assert "+254" not in daemon.log.read_text()
