@@ -124,7 +124,7 @@ class Reconciler:
         """The broadcasts of this daemon's messages, which their documents may not name yet."""
         return self._known
 
-    def doubt(self, since: float) -> None:
+    def postpone(self, since: float) -> None:
         """Another gateway may have sent any of these, too, at `since` (loop time) at the latest."""
         for ambiguous in self._open.values():
             ambiguous.since, ambiguous.sent_by = max(ambiguous.since, since), None

@@ -196,7 +196,7 @@ class Takeover:
 
     async def _take_over(self, since: int) -> None:
         self._search.begin(since)
-        self._reconciler.doubt(self._search.quiet_since)
+        self._reconciler.postpone(self._search.quiet_since)
         await asyncio.sleep(_GRACE)
         held = await until_it_works(self._search.sendable)
         self._search.quiet_since = loop_time()
