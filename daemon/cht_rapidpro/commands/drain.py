@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from cht_rapidpro import daemon
 from cht_rapidpro.adapters.host.pause_file import PauseFile
 from cht_rapidpro.adapters.host.sd_notify import SILENT
-from cht_rapidpro.adapters.host.state_dir import is_in_use, state_directory
+from cht_rapidpro.adapters.host.state_dir import give_to_owner, is_in_use, state_directory
 from cht_rapidpro.adapters.web import control
 from cht_rapidpro.commands import arguments
 from cht_rapidpro.commands.status import ensure_no_other
@@ -79,8 +79,12 @@ def _drain_alone(config: Config, path: Path, environ: Mapping[str, str], seconds
     logs.configure("error", "console", sys.stderr)
     # It listens for nothing that others know of.
     alone = replace(config, admin=Admin(listen=""), incoming=replace(config.incoming, listen="127.0.0.1:0"))
-    with state_directory(Path(config.cht.state_dir)) as instance_id:
-        return asyncio.run(_run_and_watch(alone, instance_id, seconds, lambda: loader.load(path, environ)))
+    folder = Path(config.cht.state_dir)
+    try:
+        with state_directory(folder) as instance_id:
+            return asyncio.run(_run_and_watch(alone, instance_id, seconds, lambda: loader.load(path, environ)))
+    finally:
+        give_to_owner(folder)
 
 
 async def _run_and_watch(

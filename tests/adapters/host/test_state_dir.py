@@ -1,12 +1,13 @@
 """The state directory: one identity that survives, and one daemon at a time."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from cht_rapidpro.adapters.host.state_dir import state_directory
+from cht_rapidpro.adapters.host.state_dir import give_to_owner, state_directory
 from cht_rapidpro.errors import ConfigError, UnusableError
 
 HOLD = """
@@ -86,3 +87,14 @@ def test_a_folder_where_the_id_should_be_is_named(tmp_path: Path) -> None:
     (tmp_path / "instance-id").mkdir()
     with pytest.raises(ConfigError, match="instance-id cannot be read"):
         identity(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_files_that_root_has_made_belong_to_the_owner_of_the_directory(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    identity(folder)
+    os.chown(folder, 12345, 12346)
+    (folder / "link").symlink_to("/")
+    give_to_owner(folder)
+    assert {(file.lstat().st_uid, file.lstat().st_gid) for file in folder.iterdir()} == {(12345, 12346)}
+    assert Path("/").stat().st_uid == 0

@@ -97,6 +97,16 @@ def has_room(folder: Path) -> bool:
     return found.f_bavail * found.f_frsize >= LEAST_ROOM
 
 
+def give_to_owner(path: Path) -> None:
+    """Gives what root has made in the directory to the directory's owner: the service runs without root's rights."""
+    if os.geteuid() != 0:
+        return
+    owner = path.stat()
+    for file in path.iterdir():
+        if file.lstat().st_uid == 0:
+            os.chown(file, owner.st_uid, owner.st_gid, follow_symlinks=False)
+
+
 def is_in_use(path: Path) -> bool:
     """Whether a daemon holds the lock on the directory at this moment."""
     try:
