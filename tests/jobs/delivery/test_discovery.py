@@ -68,6 +68,11 @@ async def test_each_shape_of_the_views(change: Any, gate: Gate, medic: Database,
     assert states(await medic.get(aged["_id"])) == ["sent"]
 
 
+def documents_read(gate: Gate) -> int:
+    """Requests for documents, without those for the app settings, which also list the translations each time."""
+    return gate.requests.count("POST _all_docs") - gate.requests.count("GET _all_docs")
+
+
 async def test_another_daemons_sends_are_found_while_it_runs(gate: Gate, medic: Database, rapidpro: RapidPro) -> None:
     with followed_by_log() as log:
         async with running(configure(gate, medic, rapidpro, TOKEN, delivery=ON)):
@@ -76,9 +81,9 @@ async def test_another_daemons_sends_are_found_while_it_runs(gate: Gate, medic: 
             rapidpro.move(one.broadcast, "delivered")
             jump(60)
             await reaches(medic, one.doc_id, "delivered")
-            reads = gate.requests.count("POST _all_docs")
+            reads = documents_read(gate)
             await log.rounds(4)
-    assert gate.requests.count("POST _all_docs") == reads, "a row that is no news costs no document"
+    assert documents_read(gate) == reads, "a row that is no news costs no document"
 
 
 async def test_without_any_view_the_gateways_own_messages_are_followed(

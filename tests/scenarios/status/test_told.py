@@ -105,6 +105,7 @@ async def test_an_admin_listener_without_an_address(
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
         config = replace(configure(gate, medic, rapidpro, TOKEN), admin=Admin(listen))
         config = replace(config, incoming=replace(config.incoming, spool=str(tmp_path / "spool"), key=Secret(KEY)))
+        config = replace(config, cht=replace(config.cht, state_dir=str(tmp_path)))
         reload = Reload(config, lambda: config, asyncio.Event())
         note_sender(tmp_path)
         serving = asyncio.create_task(serve(config, Instance("0" * 32, "test"), stop, wall_clock, reload, notifier))
