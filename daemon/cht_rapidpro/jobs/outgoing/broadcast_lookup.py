@@ -292,9 +292,3 @@ def _former_in(doc: Doc, settings: Mapping[str, Any]) -> Iterable[RecipientSlot]
     for task in tasks(doc):
         refs = [BroadcastId(ref) for _, ref in orders(task) if ref]
         yield from ((ref, pair_of(message, settings).urn) for ref in refs for message in messages(task))
-
-
-def _row_pair(value: Any, settings: Mapping[str, Any]) -> SmsIdentity | None:
-    row = value if isinstance(value, dict) else {}
-    message = read_message({"uuid": row.get("id"), "to": row.get("to"), "message": row.get("content")})
-    return pair_of(message, settings) if message else None

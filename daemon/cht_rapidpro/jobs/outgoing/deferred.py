@@ -54,7 +54,3 @@ class HeldBack:
     def all(self) -> list[tuple[str, str]]:
         """Each document with the reason."""
         return list(self._reasons.items())
-
-    def examples(self, most: int) -> list[tuple[DocId, str]]:
-        """Some of them with the reason, the latest first."""
-        return list(reversed(self._reasons.items()))[:most]
