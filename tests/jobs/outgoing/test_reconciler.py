@@ -197,8 +197,8 @@ async def _broken_listing(gate: Gate, medic: Database, rapidpro: RapidPro) -> No
         Fault("GET broadcasts", Answer(404, '{"detail":"Invalid cursor"}', "application/json"), contains="cursor")
     )
     with capture_logs() as logs:
-        async with running(configure(gate, medic, rapidpro, TOKEN, timeout=0.5, settle_time=10.0), ME):
-            doc = await reaches(medic, record["_id"], "received-by-gateway", hurry=0.5)
+        async with running(configure(gate, medic, rapidpro, TOKEN, settle_time=10.0), ME):
+            doc = await reaches(medic, record["_id"], "received-by-gateway", hurry=0.5)  # far below the timeout
     assert doc["tasks"][0]["gateway_ref"] == str(made.id)
     assert len(rapidpro.broadcasts) == 8
     assert sum(call.faulty for call in rapidpro.calls) == 4

@@ -46,7 +46,7 @@ async def test_an_equal_message_is_decided_where_it_does_not_matter_whose_is_whi
     async def there() -> bool:
         return states(await medic.get(ours["_id"])) == [RECEIVED]
 
-    config = configure(gate, medic, rapidpro, TOKEN, sweep_interval=5.0, timeout=0.5, settle_time=10.0)
+    config = configure(gate, medic, rapidpro, TOKEN, sweep_interval=5.0, settle_time=10.0)
     async with running(config, ME):
         assert await passes(3600, 20, there)
     assert len(rapidpro.broadcasts) == after
@@ -60,7 +60,7 @@ async def test_an_undecidable_broadcast_is_logged_with_the_document_to_repair(
     await medic.bulk([theirs, ours])
     await _closes(theirs["_id"], medic, gate, is_readable=is_readable)
     rapidpro.create_broadcast([NUMBER], "same")
-    config = configure(gate, medic, rapidpro, TOKEN, sweep_interval=5.0, timeout=0.5, settle_time=10.0)
+    config = configure(gate, medic, rapidpro, TOKEN, sweep_interval=5.0, settle_time=10.0)
     with capture_logs() as logs:
 
         async def told() -> bool:
