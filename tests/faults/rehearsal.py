@@ -76,8 +76,7 @@ class Rehearsal:
         await asyncio.sleep(self.random.uniform(0, 1.5))
         how = self.random.choice(_WORDS)
         self._tell(how)
-        is_down = how == "forward, daemon down"
-        if is_down:
+        if how == "forward, daemon down":
             await self.daemon.kill()
         await self._resume()
         await self._choose("cht-rapidpro")
@@ -86,7 +85,7 @@ class Rehearsal:
         await asyncio.sleep(self.random.uniform(0, 1.0))
         if how == "forward, API killed":
             self.cht.start()
-        if is_down:
+        if not self.daemon.is_running:  # killed above, or off since the move back
             await self.daemon.start()
         await self._send(how)
 
