@@ -31,11 +31,7 @@ from cht_rapidpro.jobs.outgoing.suspects import Suspects
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-_SENDABLE: Final = "pending-or-forwarded"  # the view's own name for it
 _GRACE: Final = 2.0  # seconds in which the other gateway may learn of the app settings later than this one does
-_BACK: Final = 3600.0  # seconds before the takeover from which broadcasts are listed
-_RETRY: Final = 5.0  # seconds until a listing that failed is tried again, doubling up to
-_LONGEST_RETRY: Final = 300.0
 _LOOK: Final = 5.0  # seconds between two looks at what became of the suspects, doubling up to
 _LONGEST_LOOK: Final = 300.0
 
