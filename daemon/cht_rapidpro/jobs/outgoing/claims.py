@@ -47,7 +47,7 @@ _REJECTED_PAUSE: Final = 3600.0
 _FAULTY_PAUSE: Final = 600.0
 _SETTLE_PAUSE: Final = 60.0
 _REMEMBERED: Final = 10_000
-_GIVEN_UP: Final = "given up for now: repair the document"
+_GIVEN_UP: Final = "the claim is given up: repair the document"
 
 
 class Claims:

@@ -66,7 +66,7 @@ class ContestWatch:
             yield Finding(Level.BROKEN, "Another gateway sends, too.", more, _ADVICE)
 
     async def run(self) -> NoReturn:
-        """Ends the alarm when there was no sign for a while, or another gateway is chosen."""
+        """Ends the alarm five minutes after the last sign, also where another gateway is chosen meanwhile."""
         while True:
             self._changed.clear()
             left = self._seen_at + _QUIET - loop_time()

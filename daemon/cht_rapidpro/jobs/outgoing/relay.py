@@ -189,7 +189,7 @@ class Relay:
             self._start(self._claim(candidates, max_batch_size, base))
 
     def _room(self) -> int:
-        """How many broadcasts to claim for now: in batches, never far ahead of the sends, none beyond the budget."""
+        """How many broadcasts may be claimed now: in batches, never far ahead of the sends, none beyond the budget."""
         if self._reconciler.is_full:
             return 0
         limit = min(self._max_ahead, AHEAD * self._slots) if self._slots > 1 else 1
